@@ -1,0 +1,14 @@
+"""FuSTAL: full-stage pseudo label quality enhancement for weakly-supervised temporal action localization.
+
+The package under the numbered notebooks. Read it in the order in which the notebooks use it: `params`, `annotations`,
+`features`, `generator`, `proposals`, `student`, `distillation`, `evaluation`; `runs`, `training` and `batch` carry them.
+"""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The repository: `notebooks/`, `params/` and `outputs/` lie here, whatever the working directory is."""
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong: a file, a parameter, a label. The message is one line that names it."""

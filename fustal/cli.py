@@ -1,0 +1,145 @@
+"""The command line: `fustal run · fetch · validate · evaluate · results`.
+
+Exit status: 0 done, 1 the work failed, 2 the call or its input was wrong.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from fustal import InputError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
+) -> None:
+    """FuSTAL: pseudo labels for weakly-supervised temporal action localization, stage by stage."""
+
+
+@app.command()
+def run(
+    preset: Annotated[Path, typer.Argument(help="parameter file, e.g. params/demo.yaml")],
+    seed: Annotated[list[int] | None, typer.Option(help="seed; several make a run each, <run>-seed<k>")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="name=value, replaces a parameter")] = None,
+    force: Annotated[bool, typer.Option("--force", help="run again what is already done")] = False,
+) -> None:
+    """Run the chain of notebooks 01 to 05 into outputs/<run>/."""
+    from fustal.batch import run_chain
+    from fustal.params import Params
+    from fustal.runs import OUTPUTS
+
+    changes = dict(_assignment(text) for text in set_ or [])
+    base = Params.read(preset, **changes)
+    if not seed:
+        chosen = [base]
+    else:
+        chosen = [Params.read(preset, **changes | {"seed": k, "run": f"{base.run}-seed{k}"}) for k in seed]
+    for params in chosen:
+        typer.echo(f"{params.run}: {params.dataset}, seed {params.seed}, recipe {params.recipe}")
+        run_chain(params, force=force, say=typer.echo)
+        typer.echo(f"results: {_shown(ROOT / 'outputs' / params.run)}/ (evaluation/metrics.json, notebooks/)")
+    results([params.run for params in chosen])
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="data set: demo, sbhar, thumos14-simulated, thumos14")],
+    source: Annotated[Path | None, typer.Option("--from", help="folder that already holds the original files")] = None,
+) -> None:
+    """Download (or take from a folder) and prepare a data set."""
+    from fustal.fetch import fetch as fetch_
+
+    typer.echo(f"{name}: ready in {_shown(fetch_(name, source))}")
+
+
+@app.command()
+def validate(card: Annotated[str, typer.Argument(help="data-set card: a path, or a name in params/datasets")]) -> None:
+    """List every problem of a data set; exit status 2 when there is one."""
+    from fustal.validation import problems_of
+
+    problems, summary = problems_of(card)
+    for problem in problems:
+        typer.echo(problem)
+    typer.echo(f"{card}: {summary}; {len(problems) or 'no'} problem{'s' * (len(problems) != 1)}")
+    raise typer.Exit(2 if problems else 0)
+
+
+@app.command()
+def evaluate(
+    detections: Annotated[Path, typer.Argument(help="ActivityNet result JSON")],
+    annotations: Annotated[Path, typer.Argument(help="ActivityNet-style annotation JSON")],
+    subset: Annotated[str, typer.Option(help="which videos of the annotations")] = "test",
+    tiou: Annotated[str, typer.Option(help="tIoU thresholds, first:step:last")] = "0.1:0.1:0.7",
+    json_out: Annotated[Path | None, typer.Option("--json", help="also write the numbers here")] = None,
+) -> None:
+    """Print mAP per tIoU and its averages."""
+    from fustal.annotations import read_annotations, read_results
+    from fustal.evaluation import averages, mean_average_precision
+    from fustal.files import write_json
+    from fustal.params import Params, grid
+
+    tious = grid(Params(tious=tiou).tious)
+    videos, segments = read_annotations(annotations)
+    chosen = videos.index[videos.subset.str.lower() == subset.lower()]
+    if not len(chosen):
+        raise InputError(f"{annotations}: no video of subset {subset!r} (there are {sorted(set(videos.subset))})")
+    truth = segments[segments.video.isin(chosen)]
+    ap = mean_average_precision(read_results(detections), truth, tious)
+    numbers = averages(ap)
+    typer.echo(f"{detections} on {annotations}, subset {subset}: {len(chosen)} videos, {len(truth)} segments")
+    for name, value in numbers.items():
+        typer.echo(f"mAP {'average ' if ':' in name else ''}{name:<8} {100 * value:6.2f}")
+    if json_out:
+        write_json({"videos": len(chosen), "segments": len(truth), "mAP": numbers}, json_out)
+
+
+@app.command()
+def results(
+    runs: Annotated[list[str], typer.Argument(help="runs below outputs/, or metrics.json files")],
+    readme: Annotated[Path | None, typer.Option(help="write the table between the markers of this file")] = None,
+) -> None:
+    """Print the table of results of some runs: mean ± std over seeds, from their metrics.json files."""
+    from fustal.results import collect, insert, table
+
+    text = table(collect(runs))
+    typer.echo(text)
+    if readme:
+        insert(text, readme)
+
+
+def _assignment(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--set {text}: must be name=value")
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        return name.strip(), value
+
+
+def _shown(path: Path) -> str:
+    """A path relative to where the user is, if it lies below."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def main() -> None:
+    """Entry point: one readable line for each error, and the right exit status."""
+    try:
+        app()
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        wrong_input = isinstance(error, InputError)
+        line = str(error) if wrong_input else f"{type(error).__name__}: {error}"
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(2 if wrong_input else 1)
+
+
+if __name__ == "__main__":
+    main()

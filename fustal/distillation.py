@@ -1,0 +1,154 @@
+"""EMA distillation: the average of the student's weights labels the training videos once more (METHOD.md section 5).
+
+Taught in notebook 04. The average itself is kept from the first step of training on (`fustal.student.learning`).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from fustal.annotations import Dataset
+from fustal.features import FeatureStore
+from fustal.params import Params
+from fustal.student.decoding import Detections, candidates, suppress
+from fustal.student.learning import Batch, TrainingVideos, to_frame, train_epochs, whole_video
+from fustal.student.network import Student
+
+
+class Relabel(nn.Module):
+    """Replaces the labels of a batch by the teacher's predictions on the same sequences.
+
+    A video without any prediction keeps the generator's labels; in the published recipe it sends the rest of its epoch
+    back to them. A module, so that a checkpoint knows of the latter.
+
+    Args:
+        params: `relabel_confidence`, `recipe`, settings of decoding and soft-NMS.
+    """
+
+    def __init__(self, params: Params) -> None:
+        super().__init__()
+        self.params = params
+        self.register_buffer("fallback_epoch", torch.tensor(-1))
+
+    @torch.no_grad()
+    def forward(self, teacher: Student, batch: Batch, epoch: int) -> Batch:
+        """Labels a batch with the teacher's predictions.
+
+        Args:
+            teacher: the average of the student's weights.
+            batch: sequences without noise, with the generator's labels.
+            epoch: number of the epoch.
+
+        Returns:
+            The batch with other segments and labels.
+        """
+        if self.fallback_epoch == epoch:
+            return batch
+        found = self.predict(teacher, batch)
+        missing = [not len(labels) for _, _, labels in found]
+        if any(missing) and not self.params.corrected:
+            self.fallback_epoch.fill_(epoch)
+            return batch
+        generated = zip(batch.segments, batch.labels, strict=True)
+        chosen = [old if lost else new[::2] for old, new, lost in zip(generated, found, missing, strict=True)]
+        segments, labels = (list(part) for part in zip(*chosen, strict=True))
+        return batch._replace(segments=segments, labels=labels)
+
+    def predict(self, teacher: Student, batch: Batch) -> list[Detections]:
+        """The teacher's segments (N, 2) in snippets, scores and labels (N,) of each video; N may be 0."""
+        found = candidates(teacher.eval()(batch.x, batch.mask), self.params)
+        if self.params.corrected:
+            found = [restrict(video, known > 0) for video, known in zip(found, batch.video_labels, strict=True)]
+        confident = [most_confident(video, self.params) for video in found]
+        lengths = batch.mask.sum(dim=-1).flatten().tolist()
+        return [(video[0].clamp(0, length), *video[1:]) for video, length in zip(confident, lengths, strict=True)]
+
+
+@torch.no_grad()
+def teacher_labels(
+    teacher: Student, dataset: Dataset, store: FeatureStore, videos: Sequence[str], params: Params
+) -> pd.DataFrame:
+    """The labels that the teacher gives to whole videos; to look at, as `distill` labels each batch anew.
+
+    Args:
+        teacher: the average of the student's weights.
+        dataset: names the classes, knows the videos' labels.
+        store: features on the student's grid.
+        videos: training videos.
+        params: `relabel_confidence`, `recipe`, settings of decoding and soft-NMS.
+
+    Returns:
+        Frame with video, label, score, start (s), end (s).
+    """
+    relabel, found = Relabel(params), {}
+    for video, known in zip(videos, torch.from_numpy(dataset.labels(videos)), strict=True):
+        x, mask = whole_video(store, video, params, next(teacher.parameters()).device)
+        found[video] = relabel.predict(teacher, Batch(x, mask, [], [], known[None].to(x.device)))[0]
+    return to_frame(found, dataset, store)
+
+
+def restrict(found: Detections, known: Tensor) -> Detections:
+    """Those detections whose class is among the video's known labels (C,), bool.
+
+    >>> restrict((torch.zeros(2, 2), torch.tensor([0.9, 0.8]), torch.tensor([0, 1])), torch.tensor([False, True]))[1]
+    tensor([0.8000])
+    """
+    segments, scores, labels = found
+    keep = known[labels]
+    return segments[keep], scores[keep], labels[keep]
+
+
+def most_confident(found: Detections, params: Params) -> Detections:
+    """The detections that become labels: those above `relabel_confidence` after soft-NMS, else the single best.
+
+    What is not above it before soft-NMS cannot be afterwards, nor can it suppress what is: it is left out at once.
+
+    Args:
+        found: candidates of one video before NMS; may be empty.
+        params: `relabel_confidence` and settings of soft-NMS.
+    """
+    segments, scores, labels = found
+    confident = scores > params.relabel_confidence
+    if not confident.any():
+        best = scores.argsort(descending=True)[:1]
+        return segments[best], scores[best], labels[best]
+    segments, scores, labels = suppress((segments[confident], scores[confident], labels[confident]), params)
+    keep = scores > params.relabel_confidence
+    return segments[keep], scores[keep], labels[keep]
+
+
+def distill(
+    params: Params,
+    dataset: Dataset,
+    store: FeatureStore,
+    pseudo_labels: pd.DataFrame,
+    student: Student,
+    ema: Student,
+    optimizer: torch.optim.Optimizer,
+    folder: Path,
+) -> tuple[Student, Student]:
+    """Goes on training the student on the labels that its average predicts (notebook 04).
+
+    Args:
+        params: of the run.
+        dataset: its training videos and their video-level labels.
+        store: features on the student's grid.
+        pseudo_labels: the generator's, for videos in which the teacher finds nothing.
+        student: as notebook 03 left it, see `fustal.student.load_student`.
+        ema: the average of its weights.
+        optimizer: in the state in which notebook 03 left it.
+        folder: receives weights and log.
+
+    Returns:
+        The student and its average; the average is the result.
+    """
+    data = TrainingVideos(params, dataset, store, pseudo_labels, next(student.parameters()).device)
+    epochs = range(params.student_epochs, params.student_epochs + params.distill_epochs)
+    relabel = Relabel(params).to(data.device)
+    train_epochs(
+        params, data, student, ema, optimizer, folder, epochs=epochs, relabel=relabel, description="distillation"
+    )
+    return student, ema

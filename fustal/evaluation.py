@@ -1,0 +1,213 @@
+"""How good detections and pseudo labels are: mean average precision, precision and recall, boundary errors.
+
+Taught in notebook 05; the quality of pseudo labels in notebook 02. Detections and pseudo labels are frames with the
+columns video, label, score, start, end, true segments the same without score, times in seconds (METHOD.md section 6).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from fustal import InputError
+
+
+def mean_average_precision(
+    detections: pd.DataFrame, ground_truth: pd.DataFrame, tious: Iterable[float]
+) -> pd.DataFrame:
+    """Interpolated average precision of each class at each tIoU, as the ActivityNet evaluator computes it.
+
+    Detections of a class are visited by falling score; each one takes the free true segment of its video and class with
+    the highest tIoU, if that reaches the threshold, and is a false positive otherwise, also where its video has no true
+    segment. Detections of classes without any true segment are not counted.
+
+    Args:
+        detections: video, label, score, start, end; may be empty.
+        ground_truth: video, label, start, end.
+        tious: thresholds.
+
+    Returns:
+        Average precision in [0, 1]: index class (all of the ground truth, sorted), columns tIoU. Their mean is the mAP.
+
+    Raises:
+        InputError: the ground truth is empty.
+
+    >>> truth = pd.DataFrame({"video": ["v", "v"], "label": ["run", "run"], "start": [0.0, 9.0], "end": [4.0, 12.0]})
+    >>> found = truth.assign(score=[0.9, 0.8], end=[4.0, 10.0])
+    >>> mean_average_precision(found, truth, [0.3, 0.5]).loc["run"].tolist()
+    [1.0, 0.5]
+    """
+    if ground_truth.empty:
+        raise InputError("there are no true segments to evaluate against")
+    tious = list(tious)
+    hits = np.stack([match >= 0 for match in _match(detections, ground_truth, tious)], axis=1)  # (N, K)
+    ranked = detections.label.reset_index(drop=True).iloc[_ranking(detections)]
+    rows = ranked.groupby(ranked).groups  # class -> rows of its detections, best first
+    counts = ground_truth.label.value_counts().sort_index()
+    ap = [_average_precision(hits[rows.get(label, [])], count) for label, count in counts.items()]
+    return pd.DataFrame(ap, index=counts.index.rename("class"), columns=pd.Index(tious, name="tIoU"))
+
+
+def averages(ap: pd.DataFrame) -> dict[str, float]:
+    """The mAP at each tIoU and its averages over ranges of tIoU.
+
+    Args:
+        ap: of `mean_average_precision`.
+
+    Returns:
+        mAP in [0, 1] by tIoU ("0.1", …) and by range: "0.1:0.5", "0.3:0.7" and "0.1:0.7" on the grid .1:.1:.7, the
+        whole range otherwise ("0.5:0.95" for ActivityNet).
+
+    >>> averages(pd.DataFrame([[0.5, 0.25], [0.25, 0.0]], columns=[0.3, 0.5]))
+    {'0.3': 0.375, '0.5': 0.125, '0.3:0.5': 0.25}
+    """
+    values = ap.mean()
+    first, last = values.index[0], values.index[-1]
+    wtal = np.array_equal(np.round(10 * values.index, 4), np.arange(1, 8))
+    ranges = [(0.1, 0.5), (0.3, 0.7), (0.1, 0.7)] if wtal else [(first, last)]
+    result = {f"{tiou:g}": float(value) for tiou, value in values.items()}
+    for low, high in ranges:
+        inside = (values.index > low - 1e-6) & (values.index < high + 1e-6)
+        result[f"{low:g}:{high:g}"] = float(values[inside].mean())
+    return result
+
+
+def summary(stages: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row a stage: its mAP in percent at each tIoU, and the averages.
+
+    Args:
+        stages: name of a stage -> its average precisions, of `mean_average_precision`.
+
+    >>> summary({"student": pd.DataFrame([[0.5, 0.25]], columns=[0.3, 0.5])})
+              0.3   0.5  0.3:0.5
+    student  50.0  25.0     37.5
+    """
+    return 100 * pd.DataFrame({name: averages(ap) for name, ap in stages.items()}).T
+
+
+def pseudo_label_quality(
+    labels: pd.DataFrame, ground_truth: pd.DataFrame, tious: Sequence[float] = (0.3, 0.5, 0.7)
+) -> pd.DataFrame:
+    """What pseudo labels are worth, measured on true segments that no training sees.
+
+    Labels and true segments of a video and class are matched one to one, the highest score first.
+
+    Args:
+        labels: video, label, score, start, end; may be empty.
+        ground_truth: video, label, start, end of the same videos.
+        tious: thresholds.
+
+    Returns:
+        Index tIoU; columns labels (their number), precision, recall, f1, mean_tiou of the matched labels and
+        boundary_error (s), the mean distance of their starts and ends from the true ones; NaN where none is matched.
+
+    >>> truth = pd.DataFrame({"video": ["v"], "label": ["run"], "start": [0.0], "end": [4.0]})
+    >>> pseudo_label_quality(truth.assign(score=1.0, end=5.0), truth).loc[0.5].to_dict()
+    {'labels': 1.0, 'precision': 1.0, 'recall': 1.0, 'f1': 1.0, 'mean_tiou': 0.8, 'boundary_error': 0.5}
+    """
+    found, true = _times(labels), _times(ground_truth)
+    rows = []
+    for match in _match(labels, ground_truth, tious):
+        a, b = found[:, match >= 0], true[:, match[match >= 0]]
+        rows.append(
+            {
+                "labels": len(labels),
+                "precision": a.shape[1] / max(len(labels), 1),
+                "recall": a.shape[1] / max(len(ground_truth), 1),
+                "f1": 2 * a.shape[1] / max(len(labels) + len(ground_truth), 1),
+                "mean_tiou": _mean(_tiou(a, b)),
+                "boundary_error": _mean(np.abs(a - b)),
+            }
+        )
+    return pd.DataFrame(rows, index=pd.Index(tious, name="tIoU"))
+
+
+def true_positive(labels: pd.DataFrame, ground_truth: pd.DataFrame, tiou: float = 0.5) -> np.ndarray:
+    """Whether each label overlaps some true segment of its video and class with at least this tIoU.
+
+    Unlike in `pseudo_label_quality`, several labels may overlap the same segment: this is the TP/FP of the paper's
+    histogram over the IoU score.
+
+    Returns:
+        Booleans (N,), in the order of the labels.
+    """
+    found, _, overlap = _pairs(labels, ground_truth)
+    result = np.zeros(len(labels), dtype=bool)
+    result[found[overlap >= tiou]] = True
+    return result
+
+
+def precision_recall(detections: pd.DataFrame, ground_truth: pd.DataFrame, tiou: float) -> pd.DataFrame:
+    """Precision and recall of all classes together, as more and more detections count, the highest score first.
+
+    Returns:
+        Columns score, precision, recall: one row a detection.
+    """
+    ranking = _ranking(detections)
+    hits = next(_match(detections, ground_truth, [tiou]))[ranking] >= 0
+    right = np.cumsum(hits)
+    precision = right / np.arange(1, len(hits) + 1)
+    columns = {"score": detections.score.to_numpy()[ranking], "precision": precision}
+    return pd.DataFrame(columns | {"recall": right / max(len(ground_truth), 1)})
+
+
+def _average_precision(hits: np.ndarray, count: int) -> np.ndarray:
+    """Interpolated AP (K,) of ranked hits (N, K) of one class with `count` true segments."""
+    precision = np.cumsum(hits, axis=0) / np.arange(1, len(hits) + 1)[:, None]
+    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    return (hits * envelope).sum(axis=0) / count
+
+
+def _match(detections: pd.DataFrame, ground_truth: pd.DataFrame, tious: Iterable[float]) -> Iterable[np.ndarray]:
+    """For each tIoU the row (N,) of the true segment that each detection takes, -1 for none."""
+    found, true, overlap = _pairs(detections, ground_truth)
+    rank = np.empty(len(detections), dtype=int)
+    rank[_ranking(detections)] = np.arange(len(detections))
+    order = np.lexsort((-overlap, rank[found]))
+    found, true, overlap = found[order], true[order], overlap[order]
+    for tiou in tious:
+        near = overlap >= tiou
+        match, free = [-1] * len(detections), [True] * len(ground_truth)
+        for i, j in zip(found[near].tolist(), true[near].tolist(), strict=True):
+            if free[j] and match[i] < 0:
+                match[i], free[j] = j, False
+        yield np.array(match, dtype=int)
+
+
+def _ranking(detections: pd.DataFrame) -> np.ndarray:
+    return np.argsort(-detections.score.to_numpy(float), kind="stable")
+
+
+def _pairs(detections: pd.DataFrame, ground_truth: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows (P,) of the overlapping detections and true segments of the same video and class, and their tIoU (P,)."""
+    found_key, true_key = _keys(detections, ground_truth)
+    order = np.argsort(true_key, kind="stable")
+    first, last = (np.searchsorted(true_key[order], found_key, side=side) for side in ("left", "right"))
+    count = last - first
+    found = np.repeat(np.arange(len(found_key)), count)
+    true = order[np.arange(len(found)) - np.repeat(np.cumsum(count) - last, count)]
+    overlap = _tiou(_times(detections)[:, found], _times(ground_truth)[:, true])
+    return found[overlap > 0], true[overlap > 0], overlap[overlap > 0]
+
+
+def _keys(*frames: pd.DataFrame) -> list[np.ndarray]:
+    """One integer a row, the same for the same video and class in all frames."""
+    both = pd.concat([frame[["video", "label"]] for frame in frames])
+    (video, _), (label, labels) = pd.factorize(both.video), pd.factorize(both.label)
+    return np.split(video * max(len(labels), 1) + label, np.cumsum([len(frame) for frame in frames[:-1]]))
+
+
+def _times(frame: pd.DataFrame) -> np.ndarray:
+    """Starts and ends (2, N)."""
+    return np.stack([frame.start.to_numpy(float), frame.end.to_numpy(float)])
+
+
+def _tiou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Temporal IoU (N,) of the columns of two arrays of segments (2, N)."""
+    overlap = np.maximum(np.minimum(a[1], b[1]) - np.maximum(a[0], b[0]), 0)
+    union = (a[1] - a[0]) + (b[1] - b[0]) - overlap
+    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else float("nan")

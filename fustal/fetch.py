@@ -1,0 +1,237 @@
+"""Gets a data set to where its card says: from a folder, from its public source, or by simulating it.
+
+`fustal fetch NAME [--from DIR]`. A data set appears under its name only when it is complete.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from fustal import InputError, sbhar, simulate
+from fustal.annotations import Grid, find_card, read_annotations, read_card
+from fustal.files import atomic
+
+SBHAR_URL = (
+    "https://archive.ics.uci.edu/static/public/341/"
+    "smartphone+based+recognition+of+human+activities+and+postural+transitions.zip"
+)
+"""The public source of SBHAR; it publishes no checksum."""
+
+_WSTAL = "https://raw.githubusercontent.com/Pilhyeon/WTAL-Uncertainty-Modeling/HEAD/dataset/THUMOS14/"
+_ADAPERFORMER = (
+    "https://raw.githubusercontent.com/happyharrycn/AdaPerFormer/"
+    "2e1acdd742ace6aae039fdb7137726fdd474ed21/data/thumos14/annotations/"
+)
+THUMOS_FILES = {
+    "gt.json": (_WSTAL, "09ec867173d8532cd805769497633617f8a95519491c5558edd29a50731116a2"),
+    "split_train.txt": (_WSTAL, "5b11e290eb24c93c79f23cb1aecc8b85be4c13b47d7cf3b35e30601c1663f4c0"),
+    "split_test.txt": (_WSTAL, "51bad9afadc6545a26833fd1f47b51d0458a05baee5c23ec8f3f8b8693e27f31"),
+    "thumos14.json": (_ADAPERFORMER, "b0fb5ab084e3ae322b899bbbdd54f90621df3bcb83d33779edc2f22fe68adbb9"),
+}
+"""THUMOS'14's annotations: file name -> folder of its public source, SHA-256."""
+
+THUMOS_ARCHIVES = {
+    "CoLA": ("1paAv3FsqHtNsDO6M78mj7J3WqVf_CgSG", None),
+    "ActionFormer": ("1zt2eoldshf99vJMDuu8jqxda55dCyhZP", "375f76ffbf7447af1035e694971ec9b2"),
+}
+"""THUMOS'14's I3D features: whose -> id on Google Drive as the repository's README gives it, MD5 where it gives one."""
+
+
+def fetch(card: str | Path, source: Path | None = None) -> Path:
+    """Gets a data set; one that is there already is replaced.
+
+    Args:
+        card: a name in `params/datasets`, or the path of a card with one of the names in `SOURCES`.
+        source: a folder that holds the data set in its public form; without it, it is downloaded.
+
+    Returns:
+        The data set's root.
+
+    Raises:
+        InputError: there is no way to fetch it, `source` does not hold it, or the download failed.
+    """
+    path = find_card(card)
+    known = read_card(path)
+    if known.name not in SOURCES:
+        raise InputError(f"{path}: there is nothing to fetch for {known.name!r} (only for {', '.join(SOURCES)})")
+    if source is not None and not Path(source).is_dir():
+        raise InputError(f"{source}: no such folder")
+    root = (path.parent / known.root).resolve()
+    with atomic(root) as folder:
+        SOURCES[known.name](None if source is None else Path(source), folder, known.grids)
+    return root
+
+
+def ensure(card: str | Path) -> None:
+    """Makes sure that a data set is there: the demo is made when it is missing, for others the command is told.
+
+    Several processes may call it at once: the first to finish wins.
+
+    Raises:
+        InputError: the data set is missing, and it is not the demo.
+    """
+    path = find_card(card)
+    known = read_card(path)
+    root = (path.parent / known.root).resolve()
+    if (root / known.annotations).exists():
+        return
+    if known.name != "demo" or root.exists():
+        raise InputError(f"{root / known.annotations}: no such file: run `fustal fetch {card}` first")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as folder:
+        _demo(None, Path(folder) / root.name, known.grids)
+        try:
+            (Path(folder) / root.name).rename(root)
+        except OSError:
+            if not (root / known.annotations).exists():
+                raise
+
+
+def _demo(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
+    if source is not None:
+        raise InputError(f"{source}: the demo is simulated and takes no folder")
+    simulate.simulate(*simulate.invent(), root, grids, dim=32, seed=0)
+
+
+def _sbhar(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
+    sbhar.build(source or _download_sbhar(), root, grids)
+
+
+def _thumos_simulated(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
+    source = source or _download_thumos_annotations()
+    videos, segments = merge_thumos(source)
+    end = segments.video.map(videos.duration)
+    segments = segments.assign(start=segments.start.clip(upper=end), end=segments.end.clip(upper=end))
+    segments = segments[segments.end > segments.start]
+    simulate.simulate(videos, segments, root, grids, dim=64, seed=0)
+    _copy_splits(source, root)
+
+
+def _thumos(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
+    root.mkdir(parents=True)
+    place = _link
+    if source is None:
+        source, place = _download_thumos_features(root / "unpacked"), shutil.move
+    simulate.write_annotations(*merge_thumos(source), root / "gt.json")
+    _copy_splits(source, root)
+    place(_find(source, "features/train/rgb").parents[1], root / "features")
+    place(_find(source, "i3d_features"), root / "i3d_features")
+    shutil.rmtree(root / "unpacked", ignore_errors=True)
+
+
+SOURCES: dict[str, Callable[[Path | None, Path, Mapping[str, Grid]], None]] = {
+    "demo": _demo,
+    "sbhar": _sbhar,
+    "thumos14-simulated": _thumos_simulated,
+    "thumos14": _thumos,
+}
+"""Data set -> what builds it in a new folder, from the user's folder or from its public source."""
+
+
+def merge_thumos(source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """THUMOS'14's WSTAL annotations with the durations and frame rates that `thumos14.json` adds.
+
+    Returns:
+        Frames of videos and of segments, see `annotations.read_annotations`.
+    """
+    videos, segments = read_annotations(_find(source, "gt.json"))
+    timing, _ = read_annotations(_find(source, "thumos14.json"))
+    unknown = videos.index.difference(timing.index)
+    if len(unknown):
+        raise InputError(f"{_find(source, 'thumos14.json')}: has no video {unknown[0]!r}, which gt.json has")
+    return videos.assign(**timing.loc[videos.index, ["duration", "fps"]]), segments
+
+
+def _find(source: Path, name: str) -> Path:
+    """The shallowest match of a file or folder below `source`."""
+    found = sorted(source.rglob(name), key=lambda path: (len(path.parts), path))
+    if not found:
+        raise InputError(f"{source}: holds no {name}")
+    return found[0].resolve()
+
+
+def _copy_splits(source: Path, root: Path) -> None:
+    for name in ("split_train.txt", "split_test.txt"):
+        shutil.copyfile(_find(source, name), root / name)
+
+
+def _link(origin: Path, target: Path) -> None:
+    """A link, or a copy where links are not allowed."""
+    try:
+        target.symlink_to(origin, target_is_directory=True)
+    except OSError:
+        shutil.copytree(origin, target)
+
+
+def _download_sbhar() -> Path:
+    archive = _download(SBHAR_URL, None, "sbhar.zip")
+    return _unpack(archive, archive.parent / "sbhar")
+
+
+def _download_thumos_annotations() -> Path:
+    for name, (url, checksum) in THUMOS_FILES.items():
+        folder = _download(url + name, f"sha256:{checksum}", name).parent
+    return folder
+
+
+def _download_thumos_features(folder: Path) -> Path:
+    annotations = _download_thumos_annotations()
+    for whose, (file_id, checksum) in THUMOS_ARCHIVES.items():
+        _unpack(_download_from_drive(whose, file_id, checksum), folder / whose)
+    for name in THUMOS_FILES:
+        shutil.copyfile(annotations / name, folder / name)
+    return folder
+
+
+def _cache() -> Path:
+    """Where downloads are kept."""
+    import pooch
+
+    folder = Path(pooch.os_cache("fustal"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _download(url: str, checksum: str | None, name: str) -> Path:
+    """Downloads a file into the cache, unless it is there, and checks it."""
+    import pooch
+
+    try:
+        return Path(pooch.retrieve(url, checksum, fname=name, path=_cache(), progressbar=True))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{url}: cannot be downloaded, get it by hand and give --from: {_line(error)}") from None
+
+
+def _download_from_drive(whose: str, file_id: str, checksum: str | None) -> Path:
+    """Downloads an archive of some GB from Google Drive; a broken download goes on where it stopped."""
+    import gdown
+    import pooch
+
+    folder = _cache() / whose
+    folder.mkdir(exist_ok=True)
+    url = f"https://drive.google.com/file/d/{file_id}/view"
+    try:
+        archive = gdown.download(id=file_id, output=f"{folder}/", resume=True)
+    except (OSError, gdown.DownloadError) as error:
+        message = f"the THUMOS'14 features of {whose} cannot be downloaded, get them by hand and give --from"
+        raise InputError(f"{url}: {message}: {_line(error)}") from None
+    if checksum and pooch.file_hash(archive, alg="md5") != checksum:
+        raise InputError(f"{archive}: is broken (its MD5 is not {checksum}): remove it and try again")
+    return Path(archive)
+
+
+def _unpack(archive: Path, folder: Path) -> Path:
+    """Unpacks an archive, and archives in it, into a folder."""
+    import gdown
+
+    gdown.extractall(str(archive), str(folder))
+    for inner in list(folder.rglob("*.zip")):
+        gdown.extractall(str(inner), str(inner.parent))
+    return folder
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,244 @@
+"""Every parameter of every stage: one flat, frozen, validated model, read from YAML or from a notebook's namespace.
+
+The fields are grouped by the notebook that uses them; `Params` is their sum. Defaults that are sizes (widths, steps,
+epochs) are the demo's; all others are the paper's (METHOD.md).
+"""
+
+import ast
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fustal import ROOT, InputError
+
+
+def _field(default: Any, description: str, **limits: Any) -> Any:
+    return Field(default=default, description=description, **limits)
+
+
+class SharedParams(BaseModel):
+    """What every notebook needs to know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    run: str = _field("demo", "name of the run, its folder below outputs/", pattern=r"^[\w][\w.-]*$")
+    dataset: str = _field("demo", "data-set card: a name in params/datasets, or a path to a YAML file")
+    seed: int = _field(0, "seed of everything random", ge=0, lt=2**31)
+    device: Literal["auto", "cpu", "cuda"] = _field("auto", "where the networks run")
+    recipe: Literal["published", "corrected"] = _field("corrected", "the released code's behaviour, or its errors mended")
+
+
+class GeneratorParams(BaseModel):
+    """Notebook 01: the classification-based generator and its proposals (METHOD.md section 2)."""
+
+    generator_snippets: int = _field(100, "snippets sampled from a video, T", ge=8)
+    generator_dim: int = _field(128, "width of the embeddings", ge=1)
+    generator_dropout: float = _field(0.7, "dropout before the class activation sequence", ge=0, lt=1)
+    generator_contrast: Literal["none", "in-video", "cross-video"] = _field("cross-video", "which contrastive terms")
+    contrast_weight: float = _field(0.01, "weight of the contrast in the loss", ge=0)
+    cross_video_weight: float = _field(0.2, "weight of the mean cross-video term in the contrast", ge=0)
+    contrast_temperature: float = _field(0.07, "temperature of InfoNCE", gt=0)
+    easy_ratio: int = _field(5, "T // easy_ratio snippets are easy; the same top-k makes the video score", ge=1)
+    hard_ratio: int = _field(20, "T // hard_ratio snippets are hard", ge=1)
+    erosion_small: int = _field(3, "snippets, inner length m of the border regions", ge=1)
+    erosion_large: int = _field(6, "snippets, outer length M of the border regions", ge=2)
+    mining_dropout: float = _field(0.6, "dropout on the actionness while mining easy snippets", ge=0, lt=1)
+    generator_steps: int = _field(300, "training steps", ge=1)
+    generator_batch: int = _field(16, "videos per step", ge=1)
+    generator_lr: float = _field(5e-4, "learning rate of Adam", gt=0)
+    generator_weight_decay: float = _field(5e-4, "weight decay of Adam", ge=0)
+    class_threshold: float = _field(0.2, "classes with at least this video score get proposals", ge=0, le=1)
+    upscale: int = _field(24, "positions per snippet after interpolation", ge=1)
+    cas_thresholds: str = _field("0:0.025:0.225", "thresholds on the CAS, first:step:last")
+    actionness_thresholds: str = _field("0.1:0.025:0.9", "thresholds on the actionness, first:step:last")
+    oic_flank: float = _field(0.25, "length of a flank as a share of the run", ge=0)
+    oic_video_weight: float = _field(0.2, "weight of the video score in a proposal's score", ge=0)
+    proposal_nms: float = _field(0.5, "tIoU of the hard NMS of proposals", gt=0, le=1)
+
+
+class SelectionParams(BaseModel):
+    """Notebook 02: the prior-based filter (METHOD.md section 3)."""
+
+    iou_score_min: float = _field(0.2, "gamma, least IoU score of a pseudo label", ge=0)
+    confidence_min: float = _field(0.4, "eta, a pseudo label's confidence exceeds it")
+
+
+class StudentParams(BaseModel):
+    """Notebook 03: the regression-based student (METHOD.md section 4)."""
+
+    student_dim: int = _field(64, "channels of backbone and heads, a multiple of 16", ge=16, multiple_of=16)
+    student_mlp: int = _field(96, "channels inside an SGP block's MLP", ge=1)
+    student_levels: int = _field(6, "levels of the pyramid, each half as long as the one before", ge=1)
+    student_stem: int = _field(2, "SGP blocks before the pyramid", ge=0)
+    sgp_window: int = _field(1, "w, kernel of the instant-level and window-level branches", ge=1)
+    sgp_factor: float = _field(5.0, "k, w' = (w + 1) k is the wide kernel", ge=1)
+    sgp_init_std: float = _field(0.0, "standard deviation of the depthwise weights at the start", ge=0)
+    student_bins: int = _field(16, "bins of the Trident head", ge=1)
+    student_drop_path: float = _field(0.1, "probability of dropping a residual path in the pyramid", ge=0, lt=1)
+    max_snippets: int = _field(384, "length of a training sequence; longer videos are cropped", ge=16)
+    crop_min: float = _field(0.9, "least share of a sequence that the random crop keeps", gt=0, le=1)
+    input_noise: float = _field(5e-4, "standard deviation of the noise added to the features", ge=0)
+    center_radius: float = _field(1.5, "strides round a segment's centre whose points are positive", gt=0)
+    mil_weight: float = _field(1.0, "weight of the video-level (MIL) loss", ge=0)
+    mil_ratio: int = _field(5, "the top n // mil_ratio positions make the video score", ge=1)
+    mil_dropout: float = _field(0.7, "dropout on the class logits of the MIL loss", ge=0, lt=1)
+    student_epochs: int = _field(20, "epochs on the generator's pseudo labels", ge=1)
+    student_batch: int = _field(8, "videos per step", ge=1)
+    student_lr: float = _field(1e-3, "learning rate of AdamW", gt=0)
+    student_weight_decay: float = _field(0.05, "weight decay of AdamW", ge=0)
+    ema_decay: float = _field(0.99, "decay of the moving average of the weights, per step", ge=0, lt=1)
+    pre_nms_score: float = _field(0.001, "least class score of a detection", ge=0, le=1)
+    pre_nms_topk: int = _field(2000, "detections per level that go on to NMS", ge=1)
+    min_duration_snippets: float = _field(0.05, "snippets, least duration of a detection", ge=0)
+    soft_nms_sigma: float = _field(0.5, "width of the Gaussian of soft-NMS", gt=0)
+    soft_nms_score: float = _field(0.001, "least score after soft-NMS", ge=0, le=1)
+    max_detections: int = _field(200, "detections kept per video", ge=1)
+    class_agnostic_nms: bool = _field(False, "soft-NMS over all classes at once, with voting")
+    voting_tiou: float = _field(0.7, "tIoU of the voting after class-agnostic NMS", ge=0, le=1)
+    upper_bound_epochs: int = _field(30, "epochs on the true segments, to measure what labels cost; 0: none", ge=0)
+
+
+class DistillationParams(BaseModel):
+    """Notebook 04: the EMA teacher labels the videos once more (METHOD.md section 5)."""
+
+    distill_epochs: int = _field(10, "epochs on the teacher's labels", ge=1)
+    relabel_confidence: float = _field(0.4, "eta', a teacher's detection above it becomes a label", ge=0, le=1)
+
+
+class EvaluationParams(BaseModel):
+    """Notebook 05: mean average precision (METHOD.md section 6)."""
+
+    tious: str = _field("0.1:0.1:0.7", "tIoU thresholds, first:step:last")
+
+
+STAGES: dict[str, type[BaseModel]] = {
+    "generator": GeneratorParams,
+    "selection": SelectionParams,
+    "student": StudentParams,
+    "distilled": DistillationParams,
+    "evaluation": EvaluationParams,
+}
+"""Stage -> the parameters that its notebook declares, in the order in which the stages run."""
+
+
+class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParams, GeneratorParams, SharedParams):
+    """All parameters of a run. Unknown names, wrong types and values out of range are refused.
+
+    >>> Params(seed=3).seed
+    3
+    >>> Params(sead=3)
+    Traceback (most recent call last):
+        ...
+    fustal.InputError: unknown parameter 'sead' (did you mean 'seed'?)
+    """
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise InputError("; ".join(_explain(item) for item in error.errors())) from None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _accept_yaml_numbers(cls, value: Any, info: Any) -> Any:
+        """YAML reads `1e-3` as a string and `1` as an integer: both are fine where a real number is wanted."""
+        if cls.model_fields[info.field_name].annotation is float and not isinstance(value, bool):
+            try:
+                return float(value)
+            except (TypeError, ValueError):
+                return value
+        return value
+
+    @field_validator("cas_thresholds", "actionness_thresholds", "tious")
+    @classmethod
+    def _is_grid(cls, value: str) -> str:
+        if not len(grid(value)):
+            raise ValueError("no values between first and last")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Params":
+        if self.erosion_large <= self.erosion_small:
+            raise ValueError(f"erosion_large ({self.erosion_large}) must exceed erosion_small ({self.erosion_small})")
+        return self
+
+    @classmethod
+    def read(cls, path: str | Path, **overrides: Any) -> "Params":
+        """Reads a flat YAML file of parameters.
+
+        Args:
+            path: the file.
+            **overrides: parameters that replace the file's.
+
+        Raises:
+            InputError: no such file, not a flat mapping, or a parameter that is unknown, mistyped or out of range.
+        """
+        path = Path(path)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except FileNotFoundError:
+            known = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "params").glob("*.yaml"))
+            raise InputError(f"{path}: no such parameter file (there are {', '.join(known)})") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+            raise InputError(f"{path}: must be lines of 'name: value'")
+        try:
+            return cls(**(values | overrides))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_notebook(cls, namespace: Mapping[str, Any], inherited: Mapping[str, Any] | None = None) -> "Params":
+        """The parameters of a running notebook: those it defines, over those of the stage before it.
+
+        Args:
+            namespace: the notebook's `globals()`. Names that papermill injected are checked as well: papermill itself
+                only warns when it does not know one.
+            inherited: parameters recorded by the stage before this one, for all that the notebook does not define.
+        """
+        values = dict(inherited or {}) | {name: namespace[name] for name in cls.model_fields if name in namespace}
+        injected = [cell for cell in namespace.get("In", []) if cell.startswith("# Parameters\n")]
+        for statement in ast.parse("\n".join(injected)).body:
+            for target in getattr(statement, "targets", []):
+                values.setdefault(target.id, namespace.get(target.id))
+        return cls(**values)
+
+    def of(self, *groups: type[BaseModel]) -> dict[str, Any]:
+        """The parameters of some groups, by name, in their order of declaration."""
+        return {name: getattr(self, name) for group in groups for name in group.model_fields}
+
+    @property
+    def corrected(self) -> bool:
+        """Whether the released code's errors are mended (METHOD.md section 7)."""
+        return self.recipe == "corrected"
+
+
+def grid(text: str) -> np.ndarray:
+    """Evenly spaced values from `first:step:last`, both ends included.
+
+    >>> grid("0.1:0.1:0.3").tolist()
+    [0.1, 0.2, 0.3]
+    """
+    try:
+        first, step, last = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise ValueError(f"{text!r} is not first:step:last") from None
+    if step <= 0 or last < first:
+        raise ValueError(f"{text!r}: the step must be positive and last not before first")
+    return np.round(first + step * np.arange(int(np.floor((last - first) / step + 1e-6)) + 1), 6)
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    """One readable line from one of pydantic's errors."""
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, Params.model_fields, n=1, cutoff=0.5)
+        return f"unknown parameter {name!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}, not {error['input']!r}" if name else message

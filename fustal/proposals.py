@@ -1,0 +1,171 @@
+"""From class activations to proposals, and from proposals to pseudo labels.
+
+Taught in notebook 01, section "Proposals", and notebook 02. Source: METHOD.md sections 2 and 3.
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fustal.params import Params, grid
+from fustal.segments import hard_nms, iou_score
+
+
+def propose(
+    cas: np.ndarray,
+    actionness: np.ndarray,
+    score: np.ndarray,
+    classes: np.ndarray,
+    snippet_seconds: float,
+    params: Params,
+) -> pd.DataFrame:
+    """Proposals of one video: every run of every threshold, scored by outer-inner contrast, after NMS.
+
+    Args:
+        cas: class activation sequence (T, C).
+        actionness: (T,).
+        score: video score (C,).
+        classes: indices of the classes to propose for.
+        snippet_seconds: seconds that one of the T snippets stands for.
+        params: thresholds, NMS and recipe.
+
+    Returns:
+        Frame with label (class index), score, start (s), end (s).
+    """
+    action = upsample(normalise(actionness), params.upscale)
+    position = snippet_seconds / params.upscale
+    frames = [pd.DataFrame({"label": [], "score": [], "start": [], "end": []}).astype({"label": int})]
+    for c in classes:
+        activation = upsample(normalise(cas[:, c]), params.upscale)
+        first, last, contrast = contrasted_runs(activation, action, params)
+        segments = np.stack([first * position, (last + 1) * position], axis=1)
+        scores = contrast + params.oic_video_weight * score[c]
+        kept = suppress(segments, scores, params)
+        columns = {"label": int(c), "score": scores[kept], "start": segments[kept, 0], "end": segments[kept, 1]}
+        frames.append(pd.DataFrame(columns))
+    return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
+
+
+def suppress(segments: np.ndarray, scores: np.ndarray, params: Params) -> np.ndarray:
+    """Indices of the proposals of one class that survive hard NMS.
+
+    Runs where the class is silent have equal scores: the first one stays (`published`: the one that numpy's unstable
+    sort happens to put last, as in the released code).
+    """
+    order = np.argsort(-scores, kind="stable") if params.corrected else np.argsort(scores)[::-1].copy()
+    ordered = torch.from_numpy(segments[order]), torch.from_numpy(scores[order])
+    return order[hard_nms(*ordered, params.proposal_nms, plus_one=not params.corrected).numpy()]
+
+
+def contrasted_runs(
+    activation: np.ndarray, action: np.ndarray, params: Params
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Runs over all thresholds of one class's activation and of the actionness, with their outer-inner contrast.
+
+    Args:
+        activation: normalised, upsampled CAS of the class (N,).
+        action: normalised, upsampled actionness (N,).
+        params: the threshold grids and the flank.
+
+    Returns:
+        First and last position and contrast of each run.
+    """
+    thresholds = grid(params.cas_thresholds)[:, None]
+    above = np.where(activation >= thresholds, activation, 0.0)  # (K, N): what lies under the threshold is silent
+    row, first, last = runs(above > 0)
+    of_cas = first, last, outer_inner_contrast(above, row, first, last, params.oic_flank)
+    _, first, last = runs((action >= grid(params.actionness_thresholds)[:, None]) & (action > 0))
+    of_action = first, last, outer_inner_contrast(activation[None], np.zeros_like(first), first, last, params.oic_flank)
+    return tuple(np.concatenate(pair) for pair in zip(of_cas, of_action, strict=True))
+
+
+def normalise(sequence: np.ndarray) -> np.ndarray:
+    """Min-max normalisation over time, with maximum and minimum at least 0 and a zero range counting as 1.
+
+    >>> normalise(np.array([1.0, 2.0, 3.0])), normalise(np.array([2.0, 2.0]))
+    (array([0. , 0.5, 1. ]), array([0., 0.]))
+    """
+    low, high = max(sequence.min(), 0.0), max(sequence.max(), 0.0)
+    return np.clip((sequence.astype(float) - low) / ((high - low) or 1.0), 0, 1)
+
+
+def upsample(sequence: np.ndarray, factor: int) -> np.ndarray:
+    """Linear interpolation to `factor` positions a snippet, extrapolated after the last one.
+
+    >>> upsample(np.array([0.0, 1.0]), 2)
+    array([0. , 0.5, 1. , 1.5])
+    """
+    length = len(sequence)
+    if length == 1:
+        return np.repeat(sequence.astype(float), factor)
+    at = np.arange(length * factor) / factor
+    left = np.minimum(at.astype(int), length - 2)
+    return sequence[left] + (at - left) * (sequence[left + 1] - sequence[left])
+
+
+def runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Runs of at least two consecutive true positions in each row.
+
+    Args:
+        mask: boolean (K, N).
+
+    Returns:
+        Row, first and last position of each run.
+
+    >>> runs(np.array([[0, 1, 1, 0, 1], [1, 1, 1, 1, 1]], bool))
+    (array([0, 1]), array([1, 0]), array([2, 4]))
+    """
+    change = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    row, first = np.nonzero(change == 1)
+    last = np.nonzero(change == -1)[1] - 1
+    long = last > first
+    return row[long], first[long], last[long]
+
+
+def outer_inner_contrast(
+    values: np.ndarray, row: np.ndarray, first: np.ndarray, last: np.ndarray, flank: float
+) -> np.ndarray:
+    """Mean inside a run minus mean in its two flanks (OIC; Shou et al. 2018, METHOD.md section 2).
+
+    Args:
+        values: (K, N).
+        row: row of each run (R,).
+        first: first position of each run.
+        last: last position of each run.
+        flank: length of a flank as a share of the run; flanks end with the sequence, no flank counts 0.
+
+    Returns:
+        Contrast (R,).
+    """
+    total = np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0)))  # total[:, n] sums the first n values
+    reach = flank * (last - first + 1)
+    low = np.maximum(0, np.trunc(first - reach)).astype(int)
+    high = np.minimum(values.shape[1] - 1, np.trunc(last + reach)).astype(int)
+    inside = total[row, last + 1] - total[row, first]
+    outside = total[row, high + 1] - total[row, low] - inside
+    flanks = (first - low) + (high - last)
+    return inside / (last - first + 1) - outside / np.maximum(flanks, 1)
+
+
+def add_iou_score(proposals: pd.DataFrame) -> pd.DataFrame:
+    """Adds `iou_score`: the sum of a proposal's tIoU with all others of its video, whatever their class.
+
+    Source: paper section 3.3; METHOD.md section 3. A classification-based generator proposes more densely round true
+    actions, so a high score is a reason to believe a proposal.
+    """
+    score = np.zeros(len(proposals))
+    for rows in proposals.groupby("video").indices.values():
+        score[rows] = iou_score(torch.from_numpy(proposals[["start", "end"]].to_numpy(float)[rows])).numpy()
+    return proposals.assign(iou_score=score)
+
+
+def select(proposals: pd.DataFrame, iou_score_min: float, confidence_min: float) -> pd.DataFrame:
+    """The pseudo labels: proposals with an IoU score of at least gamma and a confidence above eta.
+
+    Args:
+        proposals: with columns score and iou_score.
+        iou_score_min: gamma.
+        confidence_min: eta.
+    """
+    keep = (proposals.iou_score >= iou_score_min) & (proposals.score > confidence_min)
+    return proposals[keep].reset_index(drop=True)

@@ -1,0 +1,86 @@
+"""The table of results: read from the `metrics.json` of runs, mean ± std over seeds."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from fustal import InputError
+from fustal.files import atomic, read_json
+from fustal.runs import OUTPUTS
+
+MARKERS = "<!-- results: begin -->", "<!-- results: end -->"
+STAGE_NAMES = {
+    "generator": "generator",
+    "student": "student on pseudo labels",
+    "student_ema": "student, EMA weights",
+    "distilled": "distilled student",
+    "upper_bound": "same student on true segments",
+}
+
+
+def collect(runs: Sequence[str | Path]) -> pd.DataFrame:
+    """Reads the metrics of runs into one tidy frame.
+
+    Args:
+        runs: names below `outputs/`, or paths of `metrics.json` files.
+
+    Returns:
+        Frame with run (without its seed), dataset, seed, stage, measure, value.
+    """
+    rows = []
+    for item in runs:
+        path = Path(item) if str(item).endswith(".json") else OUTPUTS / item / "evaluation" / "metrics.json"
+        metrics = read_json(path)
+        try:
+            about = {"run": re.sub(r"-seed\d+$", "", metrics["run"]), "seed": metrics["parameters"]["seed"]}
+            about |= {"dataset": metrics["dataset"], "test": metrics["test"]}
+            for stage, values in (metrics["mAP"] | {f"labels/{k}": v for k, v in metrics["labels"].items()}).items():
+                rows += [about | {"stage": stage, "measure": name, "value": value} for name, value in values.items()]
+        except (KeyError, AttributeError, TypeError) as error:
+            raise InputError(f"{path}: is not the metrics of a run: {error} is missing") from None
+    return pd.DataFrame(rows)
+
+
+def table(results: pd.DataFrame) -> str:
+    """Markdown: for each run, mAP of every stage and quality of the labels, in percent, mean ± std over seeds."""
+    blocks = []
+    for run, part in results.groupby("run", sort=False):
+        seeds = sorted(part.seed.unique())
+        blocks.append(
+            f"**{run}** — data set {part.dataset.iloc[0]}, tested on {part.test.iloc[0]}; "
+            f"{len(seeds)} seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))}), mean ± std, last step"
+        )
+        stages = [name for name in STAGE_NAMES if name in set(part.stage)]
+        blocks.append(_markdown(part, {STAGE_NAMES[name]: name for name in stages}, "mAP at tIoU"))
+        labels = {name.removeprefix("labels/"): name for name in part.stage.unique() if name.startswith("labels/")}
+        blocks.append(_markdown(part, labels, "labels of training videos"))
+    return "\n\n".join(blocks)
+
+
+def insert(text: str, path: Path) -> None:
+    """Puts the table between the two markers of a file."""
+    begin, end = MARKERS
+    page = path.read_text(encoding="utf-8")
+    if begin not in page or end not in page:
+        raise InputError(f"{path}: has no lines {begin} and {end}")
+    head, tail = page.split(begin)[0], page.split(end)[1]
+    with atomic(path) as temporary:
+        temporary.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
+
+
+def _markdown(part: pd.DataFrame, stages: dict[str, str], corner: str) -> str:
+    measures = list(dict.fromkeys(part.measure[part.stage.isin(stages.values())]))
+    lines = [[corner, *measures], ["---"] + ["---:"] * len(measures)]
+    for title, stage in stages.items():
+        cells = [part.value[(part.stage == stage) & (part.measure == measure)] for measure in measures]
+        lines.append([title, *map(_cell, cells)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(values: pd.Series) -> str:
+    if values.empty:
+        return "—"
+    spread = f" ± {values.std():.1f}" if len(values) > 1 else ""
+    return f"{values.mean():.1f}{spread}"

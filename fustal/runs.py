@@ -1,0 +1,240 @@
+"""The run folder: which stage reads and writes what, whether it is done, and where everything came from."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fustal import ROOT, InputError
+from fustal.annotations import Dataset, load_dataset
+from fustal.features import FeatureStore
+from fustal.fetch import ensure
+from fustal.files import digest, read_json, write_json
+from fustal.params import STAGES, Params, SharedParams, StudentParams
+
+
+OUTPUTS = Path(os.environ.get("FUSTAL_OUTPUTS", ROOT / "outputs"))
+"""Where run folders live: `outputs/`, or the folder in $FUSTAL_OUTPUTS."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the chain: its notebook, the files it reads and writes below the run's folder, its parameters."""
+
+    name: str
+    notebook: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    params: tuple[type, ...]
+
+
+CHAIN = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "generator",
+            "01_generator_training.ipynb",
+            (),
+            ("generator/model.safetensors", "generator/proposals_train.json", "generator/proposals_test.json"),
+            (SharedParams, STAGES["generator"]),
+        ),
+        Stage(
+            "selection",
+            "02_proposal_filtering.ipynb",
+            ("generator/proposals_train.json",),
+            ("selection/pseudo_labels.json",),
+            (SharedParams, STAGES["selection"]),
+        ),
+        Stage(
+            "student",
+            "03_student_training.ipynb",
+            ("selection/pseudo_labels.json",),
+            ("student/model.safetensors", "student/ema.safetensors", "student/detections_test.json"),
+            (SharedParams, StudentParams),
+        ),
+        Stage(
+            "distilled",
+            "04_ema_distillation.ipynb",
+            ("selection/pseudo_labels.json", "student/model.safetensors", "student/ema.safetensors"),
+            ("distilled/model.safetensors", "distilled/ema.safetensors", "distilled/detections_test.json"),
+            (SharedParams, StudentParams, STAGES["distilled"]),
+        ),
+        Stage(
+            "evaluation",
+            "05_evaluation.ipynb",
+            (
+                "generator/proposals_train.json",
+                "generator/proposals_test.json",
+                "selection/pseudo_labels.json",
+                "student/detections_test.json",
+                "distilled/detections_test.json",
+            ),
+            ("evaluation/metrics.json",),
+            (SharedParams, STAGES["evaluation"]),
+        ),
+    )
+}
+"""The stages by name, in their order."""
+
+
+@dataclass
+class Run:
+    """One stage of a run while a notebook works on it.
+
+    Attributes:
+        params: validated parameters.
+        stage: which.
+        folder: of the run, `outputs/<run>`.
+        dataset: what the card says.
+    """
+
+    params: Params
+    stage: Stage
+    folder: Path
+    dataset: Dataset
+    started: float
+
+    @property
+    def here(self) -> Path:
+        """The stage's own folder."""
+        return self.folder / self.stage.name
+
+    def store(self) -> FeatureStore:
+        """The features on this stage's grid."""
+        return FeatureStore(self.dataset, "generator" if self.stage.name == "generator" else "student")
+
+    def finish(self) -> list[str]:
+        """Records that the stage is complete: parameters, inputs, outputs, provenance. Returns what was written."""
+        outputs = {name: digest(self.folder / name) for name in self.stage.outputs}
+        record = {
+            "stage": self.stage.name,
+            "key": stage_key(self.params, self.stage, self.dataset),
+            "parameters": self.params.of(Params),
+            "inputs": {name: digest(self.folder / name) for name in self.stage.inputs},
+            "outputs": outputs,
+            "seconds": round(time.time() - self.started, 1),
+            "provenance": provenance(self.params),
+        }
+        write_json(record, self.here / "stage.json")
+        return list(outputs)
+
+
+def open_stage(name: str, namespace: Mapping[str, Any]) -> Run:
+    """Opens a stage from a notebook: validates its parameters, finds the files of the stage before, seeds torch.
+
+    Args:
+        name: of the stage.
+        namespace: the notebook's `globals()`. Parameters that it does not define are those of the stage before.
+
+    Raises:
+        InputError: a wrong parameter, a missing data set, or a stage before that has not run.
+    """
+    stage, started = CHAIN[name], time.time()
+    params = Params.from_notebook(namespace)
+    folder = OUTPUTS / params.run
+    before = [folder / Path(item).parent / "stage.json" for item in stage.inputs]
+    if before and before[-1].exists():
+        params = Params.from_notebook(namespace, inherited=read_json(before[-1])["parameters"])
+    if missing := [item for item in stage.inputs if not (folder / item).exists()]:
+        maker = next(s.notebook for s in CHAIN.values() if missing[0] in s.outputs)
+        raise InputError(f"{folder / missing[0]}: no such file: run notebook {maker} first, with run = {params.run!r}")
+    ensure(params.dataset)
+    run = Run(params, stage, folder, load_dataset(params.dataset), started)
+    run.here.mkdir(parents=True, exist_ok=True)
+    (run.here / "stage.json").unlink(missing_ok=True)
+    _forget_other_checkpoints(run)
+    torch.manual_seed(params.seed)
+    return run
+
+
+def is_done(params: Params, name: str, dataset: Dataset) -> bool:
+    """Whether a stage is complete for exactly these parameters, inputs and code, and its files are still as written."""
+    folder, stage = OUTPUTS / params.run, CHAIN[name]
+    record_file = folder / name / "stage.json"
+    if not record_file.exists() or not all((folder / item).exists() for item in stage.inputs + stage.outputs):
+        return False
+    record = read_json(record_file)
+    return (
+        record["key"] == stage_key(params, stage, dataset)
+        and record["inputs"] == {item: digest(folder / item) for item in stage.inputs}
+        and record["outputs"] == {item: digest(folder / item) for item in stage.outputs}
+    )
+
+
+def stage_key(params: Params, stage: Stage, dataset: Dataset) -> str:
+    """What a stage's result depends on besides its input files: parameters, data set, code. As one hash."""
+    chosen = {key: value for key, value in params.of(*stage.params).items() if key not in ("run", "dataset")}
+    parts = [json.dumps(chosen, sort_keys=True), _data_key(dataset), code_digest(stage.notebook)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def code_digest(notebook: str) -> str:
+    """Hash of the package's source and of the code cells of one notebook."""
+    cells = [cell["source"] for cell in read_json(ROOT / "notebooks" / notebook)["cells"] if cell["cell_type"] == "code"]
+    source = digest(*sorted((ROOT / "fustal").rglob("*.py")))
+    return hashlib.sha256((source + json.dumps(cells)).encode()).hexdigest()
+
+
+def provenance(params: Params) -> dict[str, Any]:
+    """Where a result comes from: commit, versions, hardware."""
+    packages = ("fustal", "torch", "numpy", "scipy", "pandas", "papermill")
+    return {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() and params.device != "cpu" else None,
+    }
+
+
+def _forget_other_checkpoints(run: Run) -> None:
+    """Keeps the checkpoints of an interrupted training only when they belong to exactly this stage."""
+    key, marker = stage_key(run.params, run.stage, run.dataset), run.here / "started.json"
+    inputs = {name: digest(run.folder / name) for name in run.stage.inputs}
+    if not marker.exists() or read_json(marker) != {"key": key, "inputs": inputs}:
+        for checkpoint in run.here.rglob("checkpoint.safetensors"):
+            checkpoint.unlink()
+    write_json({"key": key, "inputs": inputs}, marker)
+
+
+def _data_key(dataset: Dataset) -> str:
+    """Annotations by content; features by name, size and time, as they may be many gigabytes."""
+    total = hashlib.sha256(digest(dataset.annotations).encode())
+    for grid in dataset.grids.values():
+        total.update(grid.model_dump_json().encode())
+    for stage in dataset.grids:
+        store = FeatureStore(dataset, stage)
+        for path in (path for video in dataset.videos.index for path in store.paths(video) if path.exists()):
+            status = path.stat()
+            total.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
+    return total.hexdigest()
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"

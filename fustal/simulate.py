@@ -1,0 +1,245 @@
+"""Data sets with simulated features: two streams on two grids, from one latent signal per video.
+
+Nothing here is measured on a video. The features imitate what makes weak supervision hard: actions are clearest at
+their core and vague at their ends, scenes co-occur with a class outside its actions, look-alikes of an action are none,
+and every video has a style of its own. Notebook 01 shows the signal, section "The data set".
+
+Tuning. The constants of `Look` were set on the annotations of THUMOS'14 so that the generator shows about what it shows
+on the real features, and not for the sake of any other result.
+"""
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.ndimage import gaussian_filter1d
+
+from fustal.annotations import SEGMENT_COLUMNS, Grid
+from fustal.files import write_json
+
+RATE = 12.5
+"""Hz of the latent signal; a window of 16 frames at 25 fps averages 8 of its samples."""
+
+DEMO_CLASSES = {"Bow": 2.0, "Climb": 9.0, "Dance": 14.0, "Jump": 3.0, "Spin": 5.0}
+"""Classes of the invented annotations, and the median duration of their actions in seconds."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the features look like: amplitudes in units of a prototype's root mean square, times in seconds."""
+
+    scale: float = 0.35  # the unit itself: root mean square of a prototype over the feature dimensions
+    core: float = 1.0  # the class's look in the midst of an action
+    core_width: float = 0.22  # its standard deviation in time, as a share of the action
+    ends: float = 0.6  # the class's looks at start and end of an action
+    end_share: float = 0.3  # share of the action over which each of them fades
+    motion: float = 0.5  # what all actions share, from start to end
+    strength: float = 0.35  # log standard deviation of an action's amplitude
+    scene: float = 0.6  # the scene of a video's classes, which comes and goes whether they act or not
+    scene_duration: float = 4.0  # a scene's presence is drawn anew this often
+    background: float = 0.7  # the regime that a video is in: a place, a camera
+    regimes: int = 12  # regimes of the whole data set
+    regime_duration: float = 20.0  # mean duration of a regime
+    burst: float = 0.6  # look-alikes: the core of a video's class for a moment
+    burst_rate: float = 1.0  # look-alikes per minute and class
+    burst_duration: float = 2.0  # mean duration of a look-alike (between half and one and a half of it)
+    style: float = 1.0  # constant offset of a video
+    noise: float = 2.4  # noise of the latent signal
+    noise_width: float = 0.16  # standard deviation of the noise's correlation in time
+    blur: float = 0.15  # standard deviation of the receptive field's blur, beyond the window
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """Feature vectors of unit root mean square; `core`, `start`, `end`, `scene` map a class to (D,)."""
+
+    core: dict[str, np.ndarray]
+    start: dict[str, np.ndarray]
+    end: dict[str, np.ndarray]
+    scene: dict[str, np.ndarray]
+    regimes: np.ndarray
+    motion: np.ndarray
+
+
+def simulate(
+    videos: pd.DataFrame,
+    segments: pd.DataFrame,
+    root: Path,
+    grids: Mapping[str, Grid],
+    *,
+    dim: int,
+    seed: int,
+    look: Look | None = None,
+) -> None:
+    """Writes `gt.json` and simulated features for annotated videos.
+
+    A video's features depend on the seed, its name and its annotations, and not on the other videos.
+
+    Args:
+        videos: frame indexed by video name: subset, duration (s), fps; see `annotations.read_annotations`.
+        segments: frame with video, label, start, end (s).
+        root: where the data set goes.
+        grids: those of the data-set card, with two modalities.
+        dim: features of one modality.
+        seed: of everything random.
+        look: the constants of the simulation.
+    """
+    look = look or Look()
+    prototypes = make_prototypes(sorted(set(segments.label)), 2 * dim, look, seed)
+    by_video = dict(tuple(segments.groupby("video")))
+    for video, subset, duration in zip(videos.index, videos.subset, videos.duration, strict=True):
+        rng = np.random.default_rng([seed, zlib.crc32(video.encode())])
+        signal = latent(duration, by_video.get(video, segments[:0]), prototypes, look, rng)
+        for grid in grids.values():
+            features = observe(signal, grid, duration, look).astype(np.float16)
+            for modality, part in zip(grid.modalities, np.split(features, 2, axis=1), strict=True):
+                path = root / grid.pattern.format(video=video, subset=subset, modality=modality)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                np.save(path, part)
+    write_annotations(videos, segments, root / "gt.json")
+
+
+def make_prototypes(classes: list[str], dim: int, look: Look, seed: int) -> Prototypes:
+    """Draws all prototypes of a data set; a class's own depend on its name, not on the other classes."""
+
+    def draw(*key: str | int, rows: int = 1) -> np.ndarray:
+        rng = np.random.default_rng([seed, zlib.crc32("/".join(map(str, key)).encode())])
+        vectors = rng.normal(size=(rows, dim))
+        return vectors / np.sqrt((vectors**2).mean(axis=1, keepdims=True))
+
+    kinds = {kind: {label: draw(kind, label)[0] for label in classes} for kind in ("core", "start", "end", "scene")}
+    return Prototypes(**kinds, regimes=draw("regimes", rows=look.regimes), motion=draw("motion")[0])
+
+
+def latent(
+    duration: float, segments: pd.DataFrame, prototypes: Prototypes, look: Look, rng: np.random.Generator
+) -> np.ndarray:
+    """The latent signal of one video, (N, D) at `RATE` Hz, in units of a prototype."""
+    times = (np.arange(max(1, round(duration * RATE))) + 0.5) / RATE
+    labels = sorted(set(segments.label))
+    style = look.style * rng.normal(size=prototypes.motion.shape)
+    signal = (_background(times, prototypes, look, rng) + style).astype(np.float32)
+    for label in labels:
+        signal += np.outer(_presence(times, look, rng), prototypes.scene[label])
+    for label, start, end in segments[["label", "start", "end"]].itertuples(index=False):
+        inside = slice(*np.searchsorted(times, (start, max(end, start + 1 / RATE))))
+        phase = (times[inside] - start) / max(end - start, 1 / RATE)
+        signal[inside] += _action(phase, label, prototypes, look, rng)
+    for label in labels:
+        signal += np.outer(_bursts(times, look, rng), prototypes.core[label])
+    white = rng.standard_normal(signal.shape, dtype=np.float32)
+    return signal + look.noise * gaussian_filter1d(white, look.noise_width * RATE, axis=0)
+
+
+def _background(times: np.ndarray, prototypes: Prototypes, look: Look, rng: np.random.Generator) -> np.ndarray:
+    """(N, D): one regime after the other."""
+    cuts = np.sort(rng.uniform(0, times[-1], size=max(1, int(times[-1] / look.regime_duration))))
+    kinds = rng.integers(0, len(prototypes.regimes), len(cuts) + 1)
+    return look.background * prototypes.regimes[kinds[np.searchsorted(cuts, times)]]
+
+
+def _presence(times: np.ndarray, look: Look, rng: np.random.Generator) -> np.ndarray:
+    """(N,): the scene of a class is there half of the time."""
+    spell = (times / look.scene_duration).astype(int)
+    return look.scene * (rng.random(spell[-1] + 1) < 0.5)[spell]
+
+
+def _action(
+    phase: np.ndarray, label: str, prototypes: Prototypes, look: Look, rng: np.random.Generator
+) -> np.ndarray:
+    """(N, D): one action at phases (N,) from 0 to 1. Its core peaks in its midst; its ends look different."""
+    peak, strength = rng.uniform(0.35, 0.65), rng.lognormal(0, look.strength)
+    core = look.core * strength * np.exp(-0.5 * ((phase - peak) / look.core_width) ** 2)
+    head, tail = (look.ends * (1 - part / look.end_share).clip(0, 1) for part in (phase, 1 - phase))
+    return (
+        np.outer(core, prototypes.core[label])
+        + np.outer(head, prototypes.start[label])
+        + np.outer(tail, prototypes.end[label])
+        + look.motion * strength * prototypes.motion
+    )
+
+
+def _bursts(times: np.ndarray, look: Look, rng: np.random.Generator) -> np.ndarray:
+    """(N,): short look-alikes of an action's core, anywhere."""
+    present = np.zeros(len(times))
+    for _ in range(rng.poisson(look.burst_rate * times[-1] / 60)):
+        centre, length = rng.uniform(0, times[-1]), look.burst_duration * rng.uniform(0.5, 1.5)
+        present[np.abs(times - centre) < length / 2] = look.burst
+    return present
+
+
+def observe(signal: np.ndarray, grid: Grid, duration: float, look: Look) -> np.ndarray:
+    """What a network would see of the latent signal: the mean over each window, blurred, without negative values.
+
+    Args:
+        signal: (N, D) at `RATE` Hz.
+        grid: the windows.
+        duration: of the video, in seconds; windows that end after it are left out, but for the first.
+        look: its `blur` and `scale`.
+
+    Returns:
+        (T, D) features.
+    """
+    blurred = gaussian_filter1d(signal, look.blur * RATE, axis=0) if look.blur else signal
+    total = np.concatenate([np.zeros((1, signal.shape[1])), np.cumsum(blurred, axis=0)])
+    count = max(1, int((duration * grid.fps - grid.window) // grid.stride) + 1)
+    first = np.arange(count) * grid.stride / grid.fps * RATE
+    before, after = (_at(total, edge) for edge in (first, first + grid.window / grid.fps * RATE))
+    return look.scale * np.maximum((after - before) / (grid.window / grid.fps * RATE), 0)
+
+
+def _at(total: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Rows of a cumulative sum at positions with fractions, (T, D)."""
+    position = position.clip(0, len(total) - 1)
+    low = np.minimum(position.astype(int), len(total) - 2)
+    return total[low] + (position - low)[:, None] * (total[low + 1] - total[low])
+
+
+def invent(*, train: int = 40, test: int = 20, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Invents the annotations of the demo: videos of 40 to 90 s with one or two of five classes.
+
+    Returns:
+        Frames of videos and of segments, like `annotations.read_annotations`.
+
+    >>> videos, segments = invent(train=5, test=0)
+    >>> videos.index[0], sorted(set(segments.label))
+    ('train_000', ['Bow', 'Climb', 'Dance', 'Jump', 'Spin'])
+    """
+    rng = np.random.default_rng(seed)
+    videos, segments, classes = [], [], list(DEMO_CLASSES)
+    for subset, count in (("train", train), ("test", test)):
+        for index in range(count):
+            video, duration = f"{subset}_{index:03d}", round(rng.uniform(40, 90), 2)
+            other = classes[(index + rng.integers(1, 5)) % 5]
+            labels = [classes[index % 5], other][: rng.integers(1, 3)]
+            videos.append((video, subset, duration, 25.0))
+            segments += [(video, *action) for action in _invent_actions(labels, duration, rng)]
+    frame = pd.DataFrame(videos, columns=["video", "subset", "duration", "fps"]).set_index("video")
+    return frame, pd.DataFrame(segments, columns=SEGMENT_COLUMNS)
+
+
+def _invent_actions(labels: list[str], duration: float, rng: np.random.Generator) -> Iterator[tuple[str, float, float]]:
+    """Actions one after the other, the classes in turn, with pauses about as long; the first always finds room."""
+    end, turn = 0.0, 0
+    while True:
+        typical = DEMO_CLASSES[labels[turn % len(labels)]]
+        start = end + rng.uniform(2, 2 + 2 * typical)
+        end = start + typical * rng.lognormal(0, 0.3)
+        if turn and end > duration - 1:
+            return
+        yield labels[turn % len(labels)], round(start, 2), round(min(end, duration - 1), 2)
+        turn += 1
+
+
+def write_annotations(videos: pd.DataFrame, segments: pd.DataFrame, path: Path) -> None:
+    """Writes frames of videos and segments as ActivityNet-style JSON."""
+    database = {
+        video: {"subset": subset, "duration": duration, "fps": fps, "annotations": []}
+        for video, subset, duration, fps in videos[["subset", "duration", "fps"]].itertuples(name=None)
+    }
+    for video, label, start, end in segments[SEGMENT_COLUMNS].itertuples(index=False, name=None):
+        database[video]["annotations"].append({"label": label, "segment": [start, end]})
+    write_json({"version": "FuSTAL", "database": database}, path)

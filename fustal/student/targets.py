@@ -1,0 +1,70 @@
+"""Which ground-truth segment each point of the pyramid is responsible for (METHOD.md section 4)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Points(NamedTuple):
+    """The points of all levels, one after the other; P = sum of the levels' lengths."""
+
+    position: Tensor  # (P,) snippets
+    stride: Tensor  # (P,) snippets between neighbours on the level
+    level: Tensor  # (P,)
+    low: Tensor  # (P,) snippets, the shortest reach that the level regresses
+    high: Tensor  # (P,) snippets, the longest; infinite on the last level
+
+
+def points(lengths: Sequence[int], device: torch.device | str = "cpu") -> Points:
+    """The points of a pyramid; level l has stride 2^l and regresses reaches of 2^(l+1) to 2^(l+2) snippets.
+
+    Args:
+        lengths: points of each level, finest first.
+        device: where the tensors lie.
+
+    >>> points([4, 2]).position.tolist(), points([4, 2]).high.tolist()
+    ([0.0, 1.0, 2.0, 3.0, 0.0, 2.0], [4.0, 4.0, 4.0, 4.0, inf, inf])
+    """
+    level = torch.arange(len(lengths), device=device).repeat_interleave(torch.tensor(lengths, device=device))
+    stride = 2.0**level
+    position = torch.cat([torch.arange(length, device=device) for length in lengths]) * stride
+    low = torch.where(level == 0, 0.0, 2 * stride)
+    high = torch.where(level == len(lengths) - 1, torch.inf, 4 * stride)
+    return Points(position, stride, level, low, high)
+
+
+def assign(points: Points, segments: Tensor, labels: Tensor, num_classes: int, radius: float) -> tuple[Tensor, Tensor]:
+    """Targets of one video.
+
+    A point is positive for a segment that covers it, whose centre is less than `radius` strides away and whose farther
+    end lies within the reach of the point's level. The shortest such segment wins.
+
+    Args:
+        points: of the pyramid.
+        segments: (N, 2) starts and ends, snippets; N may be 0.
+        labels: (N,) classes.
+        num_classes: C.
+        radius: strides.
+
+    Returns:
+        Classes (P, C), 0 or 1: those of all segments within 1e-3 snippets of the shortest; and offsets (P, 2) to start
+        and end of the shortest, in strides, meaningful at positive points only.
+
+    >>> assign(points([4]), torch.tensor([[0.5, 2.5]]), torch.tensor([1]), num_classes=2, radius=1.5)[0].tolist()
+    [[0.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.0]]
+    """
+    if not len(segments):
+        return segments.new_zeros(len(points.position), num_classes), segments.new_zeros(len(points.position), 2)
+    reach = (points.position[:, None, None] - segments) * segments.new_tensor([1, -1])  # (P, N, 2)
+    centred = (points.position[:, None] - segments.mean(dim=1)).abs() < radius * points.stride[:, None]
+    farthest = reach.amax(dim=2)
+    fits = (farthest >= points.low[:, None]) & (farthest <= points.high[:, None])
+    length = torch.where((reach.amin(dim=2) > 0) & centred & fits, segments[:, 1] - segments[:, 0], torch.inf)
+    shortest, winner = length.min(dim=1)
+    near = (length <= shortest[:, None] + 1e-3) & length.isfinite()
+    classes = (near.float() @ F.one_hot(labels, num_classes).float()).clamp(max=1)
+    offsets = reach[torch.arange(len(winner), device=winner.device), winner] / points.stride[:, None]
+    return classes, offsets

@@ -1,0 +1,32 @@
+"""Mean average precision of two published result files against the values of the field's evaluator."""
+
+import json
+
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+
+from fustal.annotations import read_annotations, read_results
+from fustal.evaluation import averages, mean_average_precision
+
+FILES = {"crnet_test": "detections_test_crnet.json", "pmil_train": "proposals_train_pmil.json"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_thumos14(shared, name):
+    folder = shared / "thumos14"
+    expected = json.loads((folder / "expected_evaluation.json").read_text())[name]
+    videos, segments = read_annotations(folder / "gt.json")
+    truth = segments[segments.video.map(videos.subset) == expected["subset"]]
+    detections = read_results(folder / FILES[name])
+    assert (len(truth), len(detections)) == (expected["n_gt"], expected["n_pred"])
+
+    ap = mean_average_precision(detections, truth, expected["tiou"])
+    assert sorted(ap.index) == sorted(expected["ap"])
+    # A long detection overlaps several short segments equally little: low thresholds depend on how a sort breaks ties.
+    wanted = pd.DataFrame(expected["ap"], index=ap.columns).T.loc[ap.index]
+    low = ap.columns < 0.25
+    assert_allclose(ap.loc[:, low], wanted.loc[:, low], atol=2e-3, rtol=0)
+    assert_allclose(ap.loc[:, ~low], wanted.loc[:, ~low], rtol=1e-9)
+    assert_allclose(ap.mean(), expected["mAP"], atol=2e-4)
+    assert averages(ap)["0.1:0.7"] == pytest.approx(expected["average_mAP"], abs=5e-5)

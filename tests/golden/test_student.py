@@ -1,0 +1,158 @@
+"""The student against the released implementation (`recipe: published`)."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from fustal.features import VideoGrid
+from fustal.params import Params
+from fustal.student import Student, assign, detect, diou_loss, focal_loss, offset_iou, points, student_loss
+from fustal.student.blocks import SGPBlock
+from fustal.student.learning import pad
+
+BLOCK_NAMES = {
+    r"\bmlp\.2\.": "mlp.3.",
+    r"\bmlp\.0\.": "mlp.1.",
+    r"\bgn\.": "mlp.0.",
+    r"\bln\.": "norm.",
+    r"\bpsi\.": "gate.",
+    r"\bconvw\.": "local.",
+    r"\bconvkw\.": "wide.",
+    r"\bglobal_fc\.": "context.",
+    r"\bfc\.": "instant.",
+}
+STUDENT_NAMES = {
+    r"backbone\.embd\.(\d+)": r"embedding.\1",
+    r"backbone\.embd_norm\.(\d+)": r"embedding.\1.norm",
+    r"backbone\.": "",
+    r"neck\.fpn_norms": "norms",
+    r"_head\.(cls_head|offset_head)\.conv": "_head.out",
+    r"_head\.head\.(\d+)": r"_head.layers.\1",
+    r"_head\.norm\.(\d+)": r"_head.layers.\1.norm",
+    r"reg_head\.": "offset_head.",
+    r"cls_head\.": "class_head.",
+}
+
+
+def rename(name, names):
+    """This project's name of a released weight: each pattern in turn."""
+    for old, new in names.items():
+        name = re.sub(old, new, name)
+    return name
+
+
+def read_weights(vectors, prefix, names):
+    """The weights below `prefix`, under this project's names and shapes."""
+    released = {key.removeprefix(prefix): value for key, value in vectors.items() if key.startswith(prefix)}
+    weights = {rename(key, names | BLOCK_NAMES): torch.from_numpy(value) for key, value in released.items()}
+    return {
+        key: value.flatten() if value.shape[:1] == (1,) and "norm" in key else value for key, value in weights.items()
+    }
+
+
+def compare(ours, released):
+    assert_allclose(ours.detach().numpy(), released, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["stem", "branch"])
+def test_sgp_block(golden, case):
+    vectors = golden("sgp_block")
+    weights = read_weights(vectors, f"{case}.w.", {})
+    block = SGPBlock(
+        len(weights["norm.weight"]),
+        len(weights["mlp.1.bias"]),
+        window=int(vectors[f"{case}.kernel_size"]),
+        factor=float(vectors[f"{case}.k"]),
+        halve=vectors[f"{case}.stride"] == 2,
+        masked_mean=False,
+    )
+    block.load_state_dict(weights)
+    y, mask = block(*(torch.from_numpy(vectors[f"{case}.{name}"]) for name in ("x", "mask")))
+    compare(y, vectors[f"{case}.y"])
+    np.testing.assert_array_equal(mask, vectors[f"{case}.mask_out"])
+
+
+def test_losses(golden):
+    vectors = {name: torch.from_numpy(value) for name, value in golden("student_losses").items()}
+    offsets = vectors["pred_offsets"], vectors["target_offsets"]
+    compare(focal_loss(vectors["logits"], vectors["targets"]), vectors["focal"])
+    compare(1 - offset_iou(*offsets), vectors["giou"])
+    compare(diou_loss(*offsets), vectors["diou"])
+
+
+@pytest.fixture
+def student(golden):
+    """The vectors, the tiny student, its input and the ground truth."""
+    vectors = golden("student")
+    weights = read_weights(vectors, "w.", STUDENT_NAMES)
+    levels = sum(name.startswith("fpn") for name in vectors)
+    weights["scales"] = torch.stack([weights.pop(f"offset_head.scale.{level}.scale") for level in range(levels)])
+    dim, in_dim, _ = weights["embedding.0.conv.weight"].shape
+    window, wide = (weights[f"stem.0.{name}.weight"].shape[-1] for name in ("gate", "wide"))
+    model = Student(
+        in_dim,
+        len(weights["class_head.out.bias"]),
+        dim=dim,
+        mlp=len(weights["stem.0.mlp.1.bias"]),
+        levels=levels,
+        stem=len({name.split(".")[1] for name in weights if name.startswith("stem.")}),
+        window=window,
+        factor=wide / (window + 1),
+        bins=len(weights["offset_head.out.bias"]) // 2 - 1,
+        drop_path=0.0,
+        init_std=0.0,
+        masked_mean=False,
+    )
+    model.load_state_dict(weights | {"positives": model.positives})
+    videos = range(sum(name.startswith("feats") for name in vectors))
+    x, mask = pad([torch.from_numpy(vectors[f"feats{i}"].T) for i in videos], vectors["fpn0"].shape[-1])
+    segments, labels = ([torch.from_numpy(vectors[f"gt_{name}{i}"]) for i in videos] for name in ("segments", "labels"))
+    return vectors, model, (x, mask), (segments, labels)
+
+
+def test_pyramid_and_heads(student):
+    vectors, model, batch, _ = student
+    features, output = model.pyramid(*batch)[0], model(*batch)
+    for level, feature in enumerate(features):
+        compare(feature, vectors[f"fpn{level}"])
+        np.testing.assert_array_equal(output.masks[level], vectors[f"mask{level}"])
+        for name, values in zip(["cls", "start", "end", "reg"], output, strict=False):
+            compare(values[level], vectors[f"{name}_head{level}"])
+
+
+def test_targets(student):
+    vectors, model, _, truth = student
+    grid = points([vectors[f"fpn{level}"].shape[-1] for level in range(len(model.norms))])
+    compare(torch.stack([grid.position, grid.low, grid.high.clamp(max=1e4), grid.stride], dim=1), vectors["points"])
+    for i, (segments, labels) in enumerate(zip(*truth, strict=True)):
+        classes, offsets = assign(grid, segments, labels, model.class_head.out.out_channels, radius=1.5)
+        positive = vectors["cls_targets"][i].any(axis=1)
+        compare(classes, vectors["cls_targets"][i])
+        compare(offsets[positive], vectors["offset_targets"][i][positive])
+
+
+def test_loss(student):
+    vectors, model, batch, truth = student
+    params = Params(mil_weight=0.0, recipe="published")
+    video_labels = torch.ones(len(truth[0]), model.class_head.out.out_channels)
+    losses = student_loss(model.train(), model(*batch), *truth, video_labels, params)
+    for ours, released in (("focal", "cls_loss"), ("diou", "reg_loss"), ("loss", "final_loss")):
+        compare(losses[ours], vectors[f"loss_{released}"])
+
+
+def test_detections(student):
+    vectors, model, batch, _ = student
+    params = Params(recipe="published", pre_nms_topk=2000, max_detections=200)
+    with torch.inference_mode():
+        detections = detect(model.eval()(*batch), params)
+    for i, (segments, scores, labels) in enumerate(detections):
+        seconds = VideoGrid(fps=30, stride=4, window=16).to_seconds(segments).clamp(0, float(vectors[f"duration{i}"]))
+        ours = np.column_stack([labels, scores, seconds])
+        released = np.column_stack([vectors[f"det{i}_{name}"] for name in ("labels", "scores", "segments")])
+        assert ours.shape == released.shape
+        partner = np.abs(ours[:, None] - released).max(axis=2).argmin(axis=1)
+        assert len(set(partner)) == len(released)
+        assert_allclose(ours, released[partner], rtol=1e-4, atol=1e-5)

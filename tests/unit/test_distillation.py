@@ -1,0 +1,123 @@
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from fustal import distillation
+from fustal.distillation import Relabel, distill, most_confident, restrict
+from fustal.params import Params
+from fustal.student import Student, load_student, train_student
+from fustal.student.learning import Batch
+
+SMALL = {
+    "student_dim": 16,
+    "student_mlp": 16,
+    "student_levels": 2,
+    "student_stem": 1,
+    "student_bins": 4,
+    "sgp_init_std": 0.1,
+    "max_snippets": 64,
+    "student_batch": 4,
+    "student_epochs": 2,
+    "distill_epochs": 2,
+    "device": "cpu",
+}
+FOUND = torch.tensor([[0.0, 4.0], [0.0, 4.4], [8.0, 70.0], [8.0, 9.0]]), torch.tensor([0.9, 0.5, 0.6, 0.2])
+LABELS = torch.tensor([0, 0, 1, 1])
+
+
+def test_confident_detections_become_labels():
+    segments, scores, labels = most_confident((*FOUND, LABELS), Params(relabel_confidence=0.4))
+    assert scores.tolist() == pytest.approx([0.9, 0.6])  # soft-NMS takes the second below the confidence
+    assert labels.tolist() == [0, 1]
+    assert segments.tolist() == [[0, 4], [8, 70]]
+
+
+def test_confidence_early_gives_the_same_as_late():
+    torch.manual_seed(0)
+    start = torch.rand(200) * 50
+    found = torch.stack([start, start + 5 * torch.rand(200)], dim=1), torch.rand(200), torch.randint(3, (200,))
+    early = most_confident(found, Params())
+    segments, scores, labels = distillation.suppress(found, Params())
+    late = scores > 0.4
+    assert late.sum() > 10
+    assert_close(early, (segments[late], scores[late], labels[late]))
+
+
+def test_single_best_where_nothing_is_confident():
+    assert most_confident((*FOUND, LABELS), Params(relabel_confidence=0.95))[1].tolist() == pytest.approx([0.9])
+    nothing = torch.zeros(0, 2), torch.zeros(0), torch.zeros(0, dtype=torch.long)
+    assert [len(part) for part in most_confident(nothing, Params())] == [0, 0, 0]
+
+
+def test_restrict_to_known_labels():
+    segments, scores, labels = restrict((*FOUND, LABELS), torch.tensor([False, True]))
+    assert labels.tolist() == [1, 1]
+    assert_close((segments, scores), (FOUND[0][2:], FOUND[1][2:]))
+    assert not len(restrict((*FOUND, LABELS), torch.tensor([False, False]))[0])
+
+
+def batch_of_two():
+    mask = torch.ones(2, 1, 64, dtype=torch.bool)
+    segments = [torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])]
+    return Batch(torch.randn(2, 6, 64), mask, segments, [torch.tensor([0]), torch.tensor([1])], torch.eye(2))
+
+
+@pytest.fixture
+def second_video_is_empty(monkeypatch):
+    """A teacher that finds both classes in the first video of a batch, and nothing in the second."""
+    nothing = torch.zeros(0, 2), torch.zeros(0), torch.zeros(0, dtype=torch.long)
+    monkeypatch.setattr(distillation, "candidates", lambda output, params: [(*FOUND, LABELS), nothing])
+    return Student.from_params(Params(**SMALL), 6, 2)
+
+
+def test_corrected_fallback_concerns_one_video(second_video_is_empty):
+    relabel, batch = Relabel(Params(**SMALL)), batch_of_two()
+    for epoch in (5, 5):
+        new = relabel(second_video_is_empty, batch, epoch)
+        assert new.segments[0].tolist() == [[0, 4]]  # class 1 is no label of the video
+        assert new.segments[1].tolist() == [[3, 4]]
+        assert [labels.tolist() for labels in new.labels] == [[0], [1]]
+
+
+def test_published_fallback_lasts_for_the_epoch(second_video_is_empty, monkeypatch):
+    relabel, batch = Relabel(Params(**SMALL, recipe="published")), batch_of_two()
+    assert relabel(second_video_is_empty, batch, 5) is batch
+    monkeypatch.setattr(distillation, "candidates", lambda output, params: [(*FOUND, LABELS)] * 2)
+    restored = Relabel(Params(**SMALL, recipe="published"))
+    restored.load_state_dict(relabel.state_dict())
+    assert restored(second_video_is_empty, batch, 5) is batch
+    new = restored(second_video_is_empty, batch, 6)
+    assert new.segments[1].tolist() == [[0, 4], [8, 64]]  # predicted class 1 as well; clipped to the sequence
+
+
+def test_teacher_labels_in_evaluation_mode():
+    teacher = Student.from_params(Params(**SMALL), 6, 2).train()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    new = Relabel(Params(**SMALL))(teacher, batch_of_two(), 0)
+    assert not teacher.training
+    assert not any(segments.requires_grad for segments in new.segments)
+    assert all(len(segments) == len(labels) >= 1 for segments, labels in zip(new.segments, new.labels, strict=True))
+    assert_close(dict(teacher.state_dict()), before)
+
+
+def test_distillation_goes_on_from_files(planted, tmp_path):
+    dataset, store = planted
+    params = Params(**SMALL)
+    train_student(params, dataset, store, dataset.segments, tmp_path / "student")
+    results = []
+    for name in "ab":
+        loaded = load_student(tmp_path / "student", params, store.dim, 2)
+        results.append(distill(params, dataset, store, dataset.segments, *loaded, tmp_path / name))
+        student, ema, optimizer = loaded
+        steps = {float(state["step"]) for state in optimizer.state.values()}
+        assert steps == {4 * math.ceil(8 / params.student_batch)}
+        assert not torch.equal(student.class_head.out.bias, ema.class_head.out.bias)
+    assert_close(results[0][1].state_dict(), results[1][1].state_dict(), rtol=0, atol=0)
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "ema.safetensors",
+        "log.csv",
+        "model.safetensors",
+        "optimizer.safetensors",
+    ]

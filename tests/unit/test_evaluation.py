@@ -1,0 +1,168 @@
+"""Evaluation: hand-made cases, degenerate ones, and agreement with a slow reading of the definition."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fustal import InputError
+from fustal.evaluation import (
+    averages,
+    mean_average_precision,
+    precision_recall,
+    pseudo_label_quality,
+    summary,
+    true_positive,
+)
+
+TIOUS = [0.1, 0.5]
+
+
+def truth(*rows):
+    return pd.DataFrame(rows, columns=["video", "label", "start", "end"]).astype({"start": float, "end": float})
+
+
+def found(*rows):
+    kinds = {"score": float, "start": float, "end": float}
+    return pd.DataFrame(rows, columns=["video", "label", "score", "start", "end"]).astype(kinds)
+
+
+TRUTH = truth(("a", "run", 0, 4), ("a", "run", 10, 14), ("b", "run", 0, 4), ("b", "jump", 0, 2))
+
+
+def test_perfect_detections():
+    ap = mean_average_precision(TRUTH.assign(score=0.5), TRUTH, TIOUS)
+    assert ap.index.tolist() == ["jump", "run"]
+    assert ap.columns.tolist() == TIOUS
+    assert (ap == 1).all(axis=None)
+
+
+def test_average_precision_by_hand():
+    # Ranked: hit, double of the same segment, hit, wrong video; interpolated precisions 1 and 2/3 of 3 segments.
+    detections = found(
+        ("a", "run", 0.9, 0, 4), ("a", "run", 0.8, 0, 4.1), ("a", "run", 0.7, 10, 14), ("c", "run", 0.6, 0, 4)
+    )
+    ap = mean_average_precision(detections, TRUTH, [0.5])
+    assert ap.loc["run", 0.5] == pytest.approx((1 + 2 / 3) / 3)
+    assert ap.loc["jump", 0.5] == 0
+
+
+def test_a_video_without_true_segments_brings_false_positives():
+    detections = found(("c", "run", 0.9, 0, 4), ("a", "run", 0.8, 0, 4))
+    assert mean_average_precision(detections, TRUTH, [0.5]).loc["run", 0.5] == pytest.approx(0.5 / 3)
+
+
+def test_a_class_without_true_segments_is_not_counted():
+    detections = pd.concat([TRUTH.assign(score=0.5), found(("a", "swim", 0.9, 0, 4))])
+    ap = mean_average_precision(detections, TRUTH, TIOUS)
+    assert "swim" not in ap.index
+    assert (ap == 1).all(axis=None)
+
+
+def test_a_detection_takes_the_best_free_segment():
+    near = truth(("a", "run", 0, 4), ("a", "run", 4, 8))
+    detections = found(("a", "run", 0.9, 1, 8), ("a", "run", 0.8, 2, 8))
+    ap = mean_average_precision(detections, near, [0.2, 0.6])
+    # The first takes 4-8 at .2, and the second settles for 0-4 (tIoU 2/8); at .6 only the second is good enough.
+    assert ap.loc["run"].tolist() == [1.0, 0.25]
+
+
+def test_no_detections():
+    assert (mean_average_precision(found(), TRUTH, TIOUS) == 0).all(axis=None)
+    assert pseudo_label_quality(found(), TRUTH, TIOUS)[["labels", "precision", "recall", "f1"]].eq(0).all(axis=None)
+    assert pseudo_label_quality(found(), TRUTH, TIOUS)[["mean_tiou", "boundary_error"]].isna().all(axis=None)
+    assert true_positive(found(), TRUTH).shape == (0,)
+    assert precision_recall(found(), TRUTH, 0.5).empty
+
+
+def test_no_true_segments():
+    labels = found(("a", "run", 0.9, 0, 4))
+    with pytest.raises(InputError, match="no true segments"):
+        mean_average_precision(labels, truth(), TIOUS)
+    assert pseudo_label_quality(labels, truth(), TIOUS)[["precision", "recall", "f1"]].eq(0).all(axis=None)
+    assert true_positive(labels, truth()).tolist() == [False]
+
+
+def _slow_average_precision(detections, ground_truth, label, tiou):
+    """One detection after the other, and the area under the interpolated curve over recall."""
+    left = [row for row in ground_truth.itertuples() if row.label == label]
+    count, hits = len(left), []
+    for one in detections[detections.label == label].sort_values("score", ascending=False).itertuples():
+        best, reached = None, tiou
+        for row in left:
+            overlap = max(0, min(one.end, row.end) - max(one.start, row.start))
+            value = overlap / (one.end - one.start + row.end - row.start - overlap)
+            if row.video == one.video and value >= reached and (best is None or value > reached):
+                best, reached = row, value
+        hits.append(best is not None)
+        left = [row for row in left if row is not best]
+    precision = [sum(hits[: i + 1]) / (i + 1) for i in range(len(hits))]
+    return sum(max(precision[i:]) for i in range(len(hits)) if hits[i]) / count
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_agrees_with_a_slow_evaluator(seed):
+    rng = np.random.default_rng(seed)
+
+    def segments(count):
+        start = rng.random(count) * 10
+        names = {"video": rng.choice(["a", "b"], count), "label": rng.choice(["run", "jump"], count)}
+        return pd.DataFrame(names | {"start": start, "end": start + 0.5 + 4 * rng.random(count)})
+
+    ground_truth, detections = segments(8), segments(20).assign(score=rng.random(20))
+    ap = mean_average_precision(detections, ground_truth, [0.2, 0.5])
+    for label in ap.index:
+        for tiou in ap.columns:
+            slow = _slow_average_precision(detections, ground_truth, label, tiou)
+            assert ap.loc[label, tiou] == pytest.approx(slow), (label, tiou)
+
+
+def test_the_order_and_index_of_the_rows_do_not_matter():
+    rng = np.random.default_rng(0)
+    detections = pd.concat([TRUTH, TRUTH, TRUTH]).assign(score=rng.random(12), start=rng.random(12) * 3)
+    detections["end"] += detections.start
+    shuffled = detections.sample(frac=1, random_state=0).reset_index(drop=True)
+    pd.testing.assert_frame_equal(*(mean_average_precision(frame, TRUTH, TIOUS) for frame in (detections, shuffled)))
+
+
+def test_averages_over_the_thumos_grid():
+    ap = pd.DataFrame([[0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]], columns=np.linspace(0.1, 0.7, 7))
+    found = averages(ap)
+    assert list(found) == ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.1:0.5", "0.3:0.7", "0.1:0.7"]
+    assert [found[name] for name in ("0.1:0.5", "0.3:0.7", "0.1:0.7")] == pytest.approx([0.5, 0.3, 0.4])
+
+
+def test_averages_over_another_grid():
+    ap = pd.DataFrame(np.ones((2, 10)), columns=np.arange(0.5, 1, 0.05))
+    assert list(averages(ap))[-1] == "0.5:0.95"
+    assert len(averages(ap)) == 11
+
+
+def test_summary_is_in_percent():
+    table = summary({"one": pd.DataFrame([[0.25]], columns=[0.5]), "two": pd.DataFrame([[1.0]], columns=[0.5])})
+    assert table["0.5"].to_dict() == {"one": 25.0, "two": 100.0}
+
+
+def test_quality_by_hand():
+    labels = found(("a", "run", 0.9, 0, 5), ("a", "run", 0.8, 0, 4), ("b", "jump", 0.7, 1, 2), ("b", "run", 0.6, 8, 9))
+    quality = pseudo_label_quality(labels, TRUTH, [0.5, 0.9])
+    assert quality.labels.tolist() == [4, 4]
+    # At .5 the first takes the true 0-4 although the second fits better; at .9 only the second does.
+    assert quality.loc[0.5, ["precision", "recall", "f1"]].tolist() == [0.5, 0.5, 0.5]
+    assert quality.loc[0.5, "mean_tiou"] == pytest.approx((0.8 + 0.5) / 2)
+    assert quality.loc[0.5, "boundary_error"] == pytest.approx((0 + 1 + 1 + 0) / 4)
+    assert quality.loc[0.9, ["precision", "recall", "mean_tiou", "boundary_error"]].tolist() == [0.25, 0.25, 1, 0]
+
+
+def test_true_positives_need_the_class_and_may_share_a_segment():
+    labels = found(("a", "run", 0.1, 0, 4), ("a", "run", 0.9, 0, 3), ("a", "jump", 0.9, 0, 4), ("a", "run", 0.9, 5, 6))
+    assert true_positive(labels, TRUTH, 0.5).tolist() == [True, True, False, False]
+    assert true_positive(labels, TRUTH, 0.8).tolist() == [True, False, False, False]
+
+
+def test_precision_recall_by_hand():
+    curve = precision_recall(found(("a", "run", 0.2, 8, 9), ("a", "run", 0.9, 0, 4)), TRUTH, 0.5)
+    assert curve.score.tolist() == [0.9, 0.2]
+    assert curve.precision.tolist() == [1.0, 0.5]
+    assert curve.recall.tolist() == [0.25, 0.25]

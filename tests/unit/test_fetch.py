@@ -1,0 +1,234 @@
+import json
+import multiprocessing
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+
+from fustal import InputError, fetch
+from fustal.annotations import load_dataset
+from fustal.features import FeatureStore
+
+DATASETS = fetch.__file__.replace("fustal/fetch.py", "params/datasets")
+THUMOS = {
+    "video_validation_0000051": ("train", 20.0, [("Diving", ["2.0", "6.5"]), ("Diving", ["18.0", "23.0"])]),
+    "video_test_0000004": ("test", 15.0, [("Diving", ["1.0", "4.0"]), ("Diving", ["15.5", "16.0"])]),
+}
+
+
+@pytest.fixture
+def card(tmp_path):
+    """Gives copies of the project's cards whose data lie in a temporary folder."""
+
+    def copy(card_name, **changes):
+        with open(f"{DATASETS}/{card_name}.yaml") as file:
+            values = yaml.safe_load(file) | {"root": f"../data/{card_name}"} | changes
+        path = tmp_path / "cards" / f"{card_name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    return copy
+
+
+@pytest.fixture
+def thumos(tmp_path):
+    """A folder with the annotation files of THUMOS'14, two videos of them."""
+    folder = tmp_path / "downloads"
+    (folder / "annotations").mkdir(parents=True)
+    gt, timing = {}, {}
+    for video, (subset, duration, segments) in THUMOS.items():
+        gt[video] = {"subset": subset, "annotations": [{"label": a, "segment": s} for a, s in segments]}
+        timing[video] = {"subset": subset.title(), "duration": duration, "fps": 30.0, "annotations": []}
+        (folder / f"split_{subset}.txt").write_text(video + "\n")
+    (folder / "gt.json").write_text(json.dumps({"database": gt}))
+    (folder / "annotations" / "thumos14.json").write_text(json.dumps({"database": timing}))
+    return folder
+
+
+@pytest.fixture
+def thumos_features(thumos):
+    """The folder above with features as CoLA and ActionFormer lay them out."""
+    for video, (subset, duration, _) in THUMOS.items():
+        for modality in ("rgb", "flow"):
+            folder = thumos / "THUMOS14" / "features" / subset / modality
+            folder.mkdir(parents=True, exist_ok=True)
+            np.save(folder / f"{video}.npy", np.ones((int(duration * 25 / 16), 3), np.float32))
+        folder = thumos / "thumos" / "i3d_features"
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / f"{video}.npy", np.ones((int(duration * 30 / 4) - 4, 6), np.float32))
+    return thumos
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError(f"a test wants to download {arguments}")
+
+    monkeypatch.setattr(fetch, "_download", refuse)
+    monkeypatch.setattr(fetch, "_download_from_drive", refuse)
+
+
+def test_the_demo_is_made_once_and_loads(card):
+    path = card("demo")
+    fetch.ensure(path)
+    dataset = load_dataset(path)
+    assert len(dataset.split("train")) == 40
+    assert len(dataset.split("test")) == 20
+    assert FeatureStore(dataset, "generator").dim == FeatureStore(dataset, "student").dim == 64
+    made = dataset.annotations.stat().st_mtime_ns
+    fetch.ensure(path)
+    assert dataset.annotations.stat().st_mtime_ns == made
+    assert [entry.name for entry in dataset.root.parent.iterdir()] == ["demo"]  # nothing temporary is left
+
+
+def test_several_processes_may_make_the_demo_at_once(card):
+    path = card("demo")
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.map(fetch.ensure, [path, path])
+    assert len(load_dataset(path).videos) == 60
+    assert [entry.name for entry in (path.parents[1] / "data").iterdir()] == ["demo"]
+
+
+def test_the_loser_of_a_race_keeps_the_winners_data(card, monkeypatch):
+    path = card("demo")
+    root = path.parents[1] / "data" / "demo"
+
+    def overtaken(source, folder, grids):
+        folder.mkdir()
+        root.mkdir()
+        (root / "gt.json").write_text("the winner's")
+
+    monkeypatch.setattr(fetch, "_demo", overtaken)
+    fetch.ensure(path)
+    assert (root / "gt.json").read_text() == "the winner's"
+
+
+def test_other_data_sets_are_not_made_but_the_command_is_told(card):
+    with pytest.raises(InputError, match=r"run `fustal fetch .*sbhar\.yaml` first"):
+        fetch.ensure(card("sbhar"))
+
+
+def test_a_folder_that_is_not_the_demo_is_left_alone(card):
+    path = card("demo")
+    (path.parents[1] / "data" / "demo").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"demo/gt\.json: no such file"):
+        fetch.ensure(path)
+
+
+def test_fetching_replaces_what_is_there(card):
+    path = card("demo")
+    stale = path.parents[1] / "data" / "demo" / "stale"
+    stale.mkdir(parents=True)
+    root = fetch.fetch(path)
+    assert root == stale.parent
+    assert not stale.exists()
+    assert len(load_dataset(path).videos) == 60
+
+
+def test_a_failure_leaves_the_old_data_and_nothing_else(card, monkeypatch, tmp_path):
+    path = card("demo")
+    root = fetch.fetch(path)
+
+    def fail(source, folder, grids):
+        folder.mkdir()
+        raise InputError("broken half-way")
+
+    monkeypatch.setitem(fetch.SOURCES, "demo", fail)
+    with pytest.raises(InputError, match="half-way"):
+        fetch.fetch(path)
+    assert (root / "gt.json").exists()
+    assert [entry.name for entry in root.parent.iterdir()] == ["demo"]
+
+
+def test_wrong_calls_are_told(card, tmp_path):
+    with pytest.raises(InputError, match="nothing to fetch for 'mine'"):
+        fetch.fetch(card("demo", name="mine"))
+    with pytest.raises(InputError, match="absent: no such folder"):
+        fetch.fetch(card("sbhar"), tmp_path / "absent")
+    with pytest.raises(InputError, match="takes no folder"):
+        fetch.fetch(card("demo"), tmp_path)
+    with pytest.raises(InputError, match="no such data-set card"):
+        fetch.fetch("thumos15")
+
+
+def test_without_a_folder_the_public_source_is_asked(card):
+    for name in ("sbhar", "thumos14-simulated", "thumos14"):
+        with pytest.raises(AssertionError, match="wants to download"):
+            fetch.fetch(card(name))
+
+
+def test_simulated_thumos_has_clipped_segments_and_all_facts(card, thumos):
+    path = card("thumos14-simulated")
+    fetch.fetch(path, thumos)
+    dataset = load_dataset(path)
+    assert dataset.split("train") == ["video_validation_0000051"]
+    assert dataset.videos.duration.tolist() == [20.0, 15.0]
+    assert dataset.videos.fps.tolist() == [30.0, 30.0]
+    kept = dataset.segments[["start", "end"]].to_numpy().tolist()
+    assert kept == [[2.0, 6.5], [18.0, 20.0], [1.0, 4.0]]  # the one beyond the end of the video is gone
+    store = FeatureStore(dataset, "generator")
+    assert store["video_test_0000004"].shape == ((15 * 25 - 16) // 16 + 1, 128)
+
+
+def test_real_thumos_features_are_linked_and_load(card, thumos_features):
+    path = card("thumos14")
+    fetch.fetch(path, thumos_features)
+    dataset = load_dataset(path)
+    assert len(dataset.segments) == 4  # the evaluation's segments stay as they are
+    for stage, dim in (("generator", 6), ("student", 6)):
+        store = FeatureStore(dataset, stage)
+        assert {store[video].shape[1] for video in dataset.videos.index} == {dim}
+    assert FeatureStore(dataset, "student").grid_of("video_test_0000004").fps == 30.0
+    assert (dataset.root / "features").is_symlink()
+    fetch.fetch(path, thumos_features)  # replacing links leaves what they point to
+    assert (thumos_features / "THUMOS14/features/train/rgb/video_validation_0000051.npy").exists()
+
+
+def test_downloaded_features_are_moved_into_the_data_set(card, thumos_features, monkeypatch):
+    def unpack(folder):
+        return shutil.copytree(thumos_features, folder)
+
+    monkeypatch.setattr(fetch, "_download_thumos_features", unpack)
+    path = card("thumos14")
+    root = fetch.fetch(path)
+    assert len(FeatureStore(load_dataset(path), "student")["video_test_0000004"]) > 0
+    assert not (root / "unpacked").exists()
+    assert not (root / "features").is_symlink()
+
+
+@pytest.mark.parametrize("missing", ["gt.json", "annotations/thumos14.json", "split_test.txt"])
+def test_what_a_folder_lacks_is_named(card, thumos, missing):
+    (thumos / missing).unlink()
+    with pytest.raises(InputError, match=f"holds no {missing.split('/')[-1]}"):
+        fetch.fetch(card("thumos14-simulated"), thumos)
+
+
+def test_a_folder_without_features_is_told(card, thumos):
+    with pytest.raises(InputError, match="holds no features/train/rgb"):
+        fetch.fetch(card("thumos14"), thumos)
+
+
+def test_a_video_without_timing_is_named(card, thumos):
+    (thumos / "annotations/thumos14.json").write_text(
+        '{"database": {"other": {"subset": "Test", "duration": 1, "fps": 30}}}'
+    )
+    with pytest.raises(InputError, match=r"thumos14\.json: has no video 'video_"):
+        fetch.fetch(card("thumos14-simulated"), thumos)
+
+
+def test_archives_in_archives_are_unpacked(tmp_path):
+    (tmp_path / "in" / "RawData").mkdir(parents=True)
+    (tmp_path / "in" / "RawData" / "labels.txt").write_text("1 1 1 1 2")
+    shutil.make_archive(tmp_path / "outer" / "inner", "zip", tmp_path / "in")
+    archive = shutil.make_archive(tmp_path / "public", "zip", tmp_path / "outer")
+    folder = fetch._unpack(tmp_path / archive, tmp_path / "unpacked")
+    assert next(folder.rglob("labels.txt")).read_text() == "1 1 1 1 2"
+
+
+def test_the_real_annotations_merge(shared):
+    videos, segments = fetch.merge_thumos(shared / "thumos14")
+    assert len(videos) == 410
+    assert len(segments) == 6318
+    assert videos[["duration", "fps"]].notna().all(axis=None)

@@ -1,0 +1,125 @@
+"""Functions on segments: hand-made cases, degenerate ones, and properties."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from fustal.segments import hard_nms, iou_score, soft_nms, tiou_matrix, vote
+
+NONE = torch.zeros(0, 2)
+OPTIONS = {"sigma": 0.5, "min_score": 0.001, "max_segments": 100}
+
+
+@st.composite
+def segment_sets(draw):
+    """Segments, scores and labels of one video; times on a coarse grid, so that ties and touching segments occur."""
+    count = draw(st.integers(0, 25))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    start = rng.integers(0, 20, count)
+    segments = torch.tensor(np.stack([start, start + rng.integers(0, 9, count)], axis=1), dtype=torch.float32)
+    return segments, torch.tensor(rng.random(count), dtype=torch.float32), torch.tensor(rng.integers(0, 3, count))
+
+
+def test_tiou_by_hand():
+    a = torch.tensor([[0.0, 4.0], [2.0, 2.0]])
+    b = torch.tensor([[2.0, 6.0], [4.0, 5.0], [2.0, 2.0]])
+    assert_close(tiou_matrix(a, b), torch.tensor([[2 / 6, 0, 0], [0, 0, 0]]))
+
+
+def test_plus_one_lengthens_segments_and_overlaps():
+    found = tiou_matrix(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.5, 2.0]]), plus_one=True)
+    assert_close(found, torch.tensor([[0.5 / (2 + 1.5 - 0.5)]]))
+
+
+def test_nothing_in_nothing_out():
+    empty = torch.zeros(0)
+    assert tiou_matrix(NONE, torch.ones(3, 2)).shape == (0, 3)
+    assert iou_score(NONE).shape == (0,)
+    assert hard_nms(NONE, empty, 0.5).shape == (0,)
+    segments, scores, labels = soft_nms(NONE, empty, empty.long(), voting_tiou=0.7, **OPTIONS)
+    assert (segments.shape, scores.shape, labels.shape) == ((0, 2), (0,), (0,))
+
+
+@given(segment_sets())
+def test_tiou_is_symmetric_and_bounded(case):
+    tiou = tiou_matrix(case[0], case[0])
+    assert_close(tiou, tiou.T)
+    assert ((tiou >= 0) & (tiou <= 1)).all()
+
+
+def test_iou_score_of_a_lonely_segment_is_zero():
+    assert iou_score(torch.tensor([[1.0, 2.0]])).tolist() == [0]
+    assert iou_score(torch.tensor([[1.0, 1.0], [1.0, 1.0]])).tolist() == [0, 0]
+
+
+def test_hard_nms_suppresses_at_the_threshold():
+    segments = torch.tensor([[0.0, 2.0], [0.0, 4.0], [0.0, 4.1]])
+    scores = torch.tensor([0.9, 0.8, 0.1])
+    assert hard_nms(segments, scores, 0.5).tolist() == [0, 2]
+    assert hard_nms(segments, scores, 0.51).tolist() == [0, 1]
+
+
+@given(segment_sets())
+def test_hard_nms_leaves_no_overlap_and_covers_what_it_drops(case):
+    segments, scores, _ = case
+    kept = hard_nms(segments, scores, 0.4)
+    tiou = tiou_matrix(segments, segments[kept])
+    assert (tiou[kept].fill_diagonal_(0) < 0.4).all()
+    dropped = [i for i in range(len(scores)) if i not in kept.tolist()]
+    assert all((tiou[i, scores[kept] >= scores[i]] >= 0.4).any() for i in dropped)
+
+
+def test_of_equal_scores_the_first_wins():
+    segments = torch.tensor([[0.0, 4.0], [0.0, 5.0]])
+    assert hard_nms(segments, torch.ones(2), 0.5).tolist() == [0]
+
+
+def _soft_nms_slowly(segments, scores, groups, sigma, min_score, max_segments):
+    """The definition, one pick after the other."""
+    left, score, tiou = set(range(len(scores))), scores.clone(), tiou_matrix(segments, segments)
+    picked, decayed = [], []
+    while len(picked) < max_segments and (left := {i for i in left if score[i] >= min_score}):
+        best = max(left, key=lambda i: score[i].item())
+        picked.append(best)
+        decayed.append(score[best].item())
+        left = left - {best}
+        for i in left:
+            if groups[i] == groups[best]:
+                score[i] *= torch.exp(-(tiou[i, best] ** 2) / sigma)
+    return picked, decayed
+
+
+@given(segment_sets(), st.booleans())
+def test_soft_nms_agrees_with_its_definition(case, class_agnostic):
+    segments, scores, labels = case
+    groups = torch.zeros_like(labels) if class_agnostic else labels
+    options = {"sigma": 0.5, "min_score": 0.1, "max_segments": 15}
+    picked, decayed = _soft_nms_slowly(segments, scores, groups, **options)
+    found = soft_nms(segments, scores, labels, class_agnostic=class_agnostic, **options)
+    assert_close(found[1], torch.tensor(decayed, dtype=torch.float32))
+    assert_close(found[0], segments[picked])
+    assert found[2].tolist() == labels[picked].tolist()
+
+
+def test_soft_nms_leaves_its_inputs_alone():
+    segments, scores = torch.tensor([[0.0, 4.0], [0.0, 4.0]]), torch.tensor([0.9, 0.8])
+    soft_nms(segments, scores, torch.zeros(2, dtype=torch.long), **OPTIONS)
+    assert scores.tolist() == pytest.approx([0.9, 0.8])
+
+
+def test_soft_nms_of_classes_far_apart_in_number():
+    segments = torch.tensor([[0.0, 4.0], [1.0, 4.0], [0.0, 4.0]])
+    found = soft_nms(segments, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 500, 500]), **OPTIONS)
+    assert found[2].tolist() == [0, 500, 500]
+    assert found[1][:2].tolist() == pytest.approx([0.9, 0.8])
+    assert found[1][2].item() == pytest.approx(0.7 * np.exp(-(0.75**2) / 0.5))
+
+
+def test_vote_weighs_by_score_and_keeps_segments_without_voters():
+    segments = torch.tensor([[0.0, 10.0], [50.0, 60.0]])
+    voters = torch.tensor([[0.0, 10.0], [1.0, 10.0], [0.0, 4.0]])
+    found = vote(segments, voters, torch.tensor([0.75, 0.25, 1.0]), 0.7)
+    assert_close(found, torch.tensor([[0.25, 10.0], [50.0, 60.0]]))

@@ -1,0 +1,423 @@
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from fustal import InputError
+from fustal.params import Params
+from fustal.student import (
+    Student,
+    StudentOutput,
+    TrainingVideos,
+    assign,
+    candidates,
+    decode,
+    detect,
+    diou_loss,
+    load_student,
+    localize,
+    mil_loss,
+    offset_iou,
+    points,
+    student_loss,
+    train_student,
+)
+from fustal.student.blocks import DropPath, SGPBlock
+from fustal.student.learning import make_optimizer, pad, padded_length, random_crop, snippet_targets, update_average
+
+SMALL = {
+    "student_dim": 16,
+    "student_mlp": 16,
+    "student_levels": 3,
+    "student_stem": 1,
+    "student_bins": 4,
+    "sgp_init_std": 0.1,
+    "max_snippets": 64,
+    "student_batch": 4,
+}
+
+
+def small_student(**changes):
+    torch.manual_seed(0)
+    return Student.from_params(Params(**(SMALL | changes)), in_dim=6, num_classes=2)
+
+
+def random_batch(*lengths):
+    torch.manual_seed(1)
+    return pad([torch.randn(length, 6) for length in lengths], 64)
+
+
+# --- blocks and network ---
+
+
+def test_full_size_has_16_million_parameters():
+    params = Params(student_dim=512, student_mlp=768, student_levels=6, student_stem=2, student_bins=16)
+    count = sum(p.numel() for p in Student.from_params(params, in_dim=2048, num_classes=20).parameters())
+    assert round(count / 1e6, 1) == 16.0
+
+
+@pytest.mark.parametrize(("masked", "expected"), [(True, 2.0), (False, 1.0)])
+def test_mean_over_time_with_and_without_padding(masked, expected):
+    block = SGPBlock(16, 16, window=1, factor=1, masked_mean=masked)
+    mask = torch.tensor([[[True, True, False, False]]])
+    mean = block.mean(torch.full((1, 16, 4), 2.0) * mask, mask)
+    assert_close(mean, torch.full((1, 16, 1), expected))
+
+
+def test_recipe_chooses_the_mean():
+    assert small_student(recipe="corrected").stem[0].masked_mean
+    assert not small_student(recipe="published").stem[0].masked_mean
+
+
+def test_drop_path_drops_whole_videos_and_keeps_the_mean():
+    layer = DropPath(3, 0.5)
+    x = torch.ones(2000, 3, 2)
+    assert_close(layer.eval()(x), 1e-4 * x)
+    torch.manual_seed(0)
+    rows = layer.train()(x).flatten(1)
+    assert_close(rows.amin(dim=1), rows.amax(dim=1))
+    assert set((rows[:, 0] * 1e4).round().tolist()) == {0.0, 2.0}
+    assert_close(rows.mean().item(), 1e-4, rtol=0.1, atol=0)
+
+
+def test_output_has_one_entry_per_level():
+    output = small_student()(*random_batch(64, 33))
+    assert [mask.sum(dim=-1).flatten().tolist() for mask in output.masks] == [[64, 33], [32, 17], [16, 9]]
+    assert [logits.shape for logits in output.class_logits] == [(2, 2, 64), (2, 2, 32), (2, 2, 16)]
+    assert [offsets.shape for offsets in output.offsets] == [(2, 10, 64), (2, 10, 32), (2, 10, 16)]
+    assert all((offsets >= 0).all() for offsets in output.offsets)
+    assert not output.class_logits[0][1, :, 33:].any()
+
+
+def test_length_must_fit_the_pyramid():
+    with pytest.raises(ValueError, match="63 snippets are no multiple of 4"):
+        small_student()(torch.zeros(1, 6, 63), torch.ones(1, 1, 63, dtype=torch.bool))
+
+
+def test_boundary_heads_do_not_train_the_pyramid():
+    model = small_student()
+    output = model(*random_batch(64))
+    sum(logits.sum() for logits in output.start_logits + output.end_logits).backward()
+    assert model.embedding[0].conv.weight.grad is None
+    assert model.start_head.layers[0].conv.weight.grad.any()
+
+
+def test_one_level():
+    output = small_student(student_levels=1)(*random_batch(64, 5))
+    assert [mask.shape for mask in output.masks] == [(2, 1, 64)]
+    assert all(segments.isfinite().all() for segments, _, _ in detect(output, Params()))
+
+
+# --- targets ---
+
+
+def assign_naively(lengths, segments, labels, num_classes, radius):
+    """Point by point, as METHOD.md section 4 says it."""
+    classes, offsets, p = torch.zeros(sum(lengths), num_classes), torch.zeros(sum(lengths), 2), 0
+    for level, length in enumerate(lengths):
+        stride = 2**level
+        low = 2 * stride if level else 0
+        high = 4 * stride if level < len(lengths) - 1 else np.inf
+        for t in range(0, length * stride, stride):
+            fits = [
+                (end - start, t - start, end - t, label)
+                for (start, end), label in zip(segments.tolist(), labels.tolist(), strict=True)
+                if start < t < end
+                and abs(t - (start + end) / 2) < radius * stride
+                and low <= max(t - start, end - t) <= high
+            ]
+            if fits:
+                shortest = min(fits)
+                offsets[p] = torch.tensor(shortest[1:3]) / stride
+                classes[p, [label for size, _, _, label in fits if size <= shortest[0] + 1e-3]] = 1
+            p += 1
+    return classes, offsets
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_assign_agrees_with_the_definition(seed):
+    torch.manual_seed(seed)
+    start = torch.rand(12) * 60
+    segments = torch.stack([start, start + 0.5 + 30 * torch.rand(12) ** 2], dim=1)
+    labels = torch.randint(3, (12,))
+    classes, offsets = assign(points([64, 32, 16, 8]), segments, labels, 3, 1.5)
+    expected, expected_offsets = assign_naively([64, 32, 16, 8], segments, labels, 3, 1.5)
+    positive = expected.any(dim=1)
+    assert positive.sum() > 10
+    assert_close(classes, expected)
+    assert_close(offsets[positive], expected_offsets[positive], rtol=1e-4, atol=1e-4)
+
+
+def test_equally_short_segments_share_a_point():
+    segments = torch.tensor([[2.0, 5.0], [2.0, 5.0], [0.0, 7.0]])
+    classes, offsets = assign(points([8]), segments, torch.tensor([2, 0, 1]), 3, 1.5)
+    assert classes[3].tolist() == [1, 0, 1]
+    assert offsets[3].tolist() == [1, 2]
+
+
+def test_video_without_segments_is_background():
+    classes, offsets = assign(points([8, 4]), torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), 3, 1.5)
+    assert classes.shape == (12, 3)
+    assert offsets.shape == (12, 2)
+    assert not classes.any()
+
+
+# --- losses ---
+
+
+def test_perfect_offsets_cost_nothing_and_degenerate_ones_are_finite():
+    offsets = torch.tensor([[1.0, 2.0], [0.0, 0.0]], requires_grad=True)
+    assert_close(offset_iou(offsets, offsets), torch.tensor([1.0, 0.0]))
+    assert_close(diou_loss(offsets, offsets), torch.tensor([0.0, 1.0]))
+    diou_loss(offsets, torch.zeros(2, 2)).sum().backward()
+    assert offsets.grad.isfinite().all()
+
+
+def test_mil_loss_of_a_padded_video():
+    logits = torch.tensor([[[3.0, 1.0, -1.0, -1.0, 0, 0, 0, 0], [-2.0, -2.0, -2.0, -2.0, 0, 0, 0, 0]]])
+    mask = (torch.arange(8) < 4)[None, None]
+    label = torch.tensor([[1.0, 0.0]])
+    bce = -torch.tensor([2.0, -2.0]).softmax(dim=0)[0].log()  # (3 + 1) / 2 and -2: n // 2 = 2 of the four valid ones
+    assert_close(mil_loss(logits, mask, label, ratio=2), bce)
+    padding = -torch.tensor([2.0, 0.0]).softmax(dim=0)[0].log()  # class 1: padding wins over -2
+    assert_close(mil_loss(logits, mask, label, ratio=2, corrected=False), padding)
+
+
+def test_published_mil_counts_the_whole_batch_and_stays_within_the_sequence():
+    logits, mask = torch.randn(6, 3, 4), torch.ones(6, 1, 4, dtype=torch.bool)
+    labels = torch.eye(3).repeat(2, 1)
+    mean = logits.mean(dim=-1).softmax(dim=1)  # 24 // 5 = 4: all positions
+    expected = torch.nn.functional.binary_cross_entropy(mean, labels)
+    assert_close(mil_loss(logits, mask, labels, ratio=5, corrected=False), expected)
+    highest = logits.amax(dim=-1).softmax(dim=1)  # max(1, 4 // 5) = 1
+    assert_close(mil_loss(logits, mask, labels, ratio=5), torch.nn.functional.binary_cross_entropy(highest, labels))
+
+
+def test_corrected_mil_ignores_padding():
+    logits, label = torch.randn(1, 3, 20), torch.tensor([[0.0, 1.0, 1.0]])
+    short = mil_loss(logits, torch.ones(1, 1, 20, dtype=torch.bool), label, 5)
+    padded = mil_loss(torch.cat([logits, 100 + logits], -1), (torch.arange(40) < 20)[None, None], label, 5)
+    assert_close(short, padded)
+
+
+@pytest.mark.parametrize("recipe", ["published", "corrected"])
+def test_loss_trains_every_weight_and_counts_positives(recipe):
+    params = Params(**SMALL, recipe=recipe, mil_dropout=0.0)
+    model, batch = small_student(recipe=recipe), random_batch(64, 33)
+    segments = [torch.tensor([[5.0, 12.0], [20.0, 21.5]]), torch.zeros(0, 2)]
+    truth = segments, [torch.tensor([0, 1]), torch.zeros(0, dtype=torch.long)], torch.ones(2, 2)
+    losses = student_loss(model, model(*batch), *truth, params)
+    losses["loss"].backward()
+    assert_close(losses["loss"], losses["focal"] + losses["diou"] + losses["mil"])
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
+    count = (assign(points([64, 32, 16]), *(part[0] for part in truth[:2]), 2, 1.5)[0]).any(dim=1).sum()
+    assert_close(model.positives.item(), 90 + 0.1 * count.item())
+    student_loss(model.eval(), model(*batch), *truth, params)
+    assert_close(model.positives.item(), 90 + 0.1 * count.item())
+
+
+def test_loss_without_any_segment():
+    model, batch = small_student(), random_batch(64, 10)
+    nothing = [torch.zeros(0, 2)] * 2, [torch.zeros(0, dtype=torch.long)] * 2
+    losses = student_loss(model, model(*batch), *nothing, torch.zeros(2, 2), Params(**SMALL))
+    losses["loss"].backward()
+    assert losses["diou"] == 0
+    assert losses["loss"].isfinite()
+
+
+def test_padding_has_no_positives():
+    model, batch = small_student(), random_batch(64, 10)
+    segments = [torch.zeros(0, 2), torch.tensor([[30.0, 36.0]])]
+    labels = [torch.zeros(0, dtype=torch.long), torch.tensor([1])]
+    assert student_loss(model, model(*batch), segments, labels, torch.ones(2, 2), Params(**SMALL))["diou"] == 0
+
+
+def test_zero_depthwise_weights_never_learn():
+    model = small_student(sgp_init_std=0.0)
+    sum(logits.sum() for logits in model(*random_batch(64)).class_logits).backward()
+    assert not model.stem[0].wide.weight.grad.any()
+    assert not model.stem[0].context.bias.grad.any()
+
+
+# --- decoding ---
+
+
+def decode_naively(output, level, video, t, label):
+    bins = output.offsets[level].shape[1] // 2 - 1
+    sides = []
+    for side, logits in enumerate([output.start_logits[level], output.end_logits[level]]):
+        values = []
+        for j in range(bins + 1):
+            neighbour = t + (j if side else -j)
+            inside = 0 <= neighbour < logits.shape[-1]
+            row = bins + 1 + j if side else bins - j
+            values.append((logits[video, label, neighbour] if inside else 0.0) + output.offsets[level][video, row, t])
+        sides.append(torch.tensor(values).softmax(dim=0) @ torch.arange(bins + 1.0))
+    return torch.stack(sides)
+
+
+def random_output(*lengths, bins=3, batch=2, classes=2):
+    torch.manual_seed(2)
+
+    def level(rows):
+        return [torch.randn(batch, rows, length) for length in lengths]
+
+    masks = [torch.ones(batch, 1, length, dtype=torch.bool) for length in lengths]
+    return StudentOutput(level(classes), level(classes), level(classes), level(2 * bins + 2), masks)
+
+
+def test_decode_agrees_with_the_definition():
+    output = random_output(8, 4, 2)
+    video, point, label = (index.flatten() for index in torch.meshgrid(*map(torch.arange, (2, 14, 2)), indexing="ij"))
+    grid = points([8, 4, 2])
+    place = (grid.position / grid.stride).long()
+    expected = [
+        decode_naively(output, grid.level[p], v, int(place[p]), c) for v, p, c in zip(video, point, label, strict=True)
+    ]
+    assert_close(decode(output, video, point, label), torch.stack(expected))
+
+
+def test_candidates_scale_offsets_by_the_stride_and_honour_limits():
+    output = random_output(8, 4, 2)
+    params = Params(pre_nms_topk=3, pre_nms_score=0.5, min_duration_snippets=0.0)
+    grid = points([8, 4, 2])
+    for video, (segments, scores, labels) in enumerate(candidates(output, params)):
+        assert len(scores) <= 9
+        assert (scores > 0.5).all()
+        assert len(set(zip(segments[:, 0].tolist(), labels.tolist(), strict=True))) == len(scores)
+        place, label = divmod(int(output.class_logits[2][video].T.flatten().argmax()), 2)
+        offsets = decode(output, *(torch.tensor([i]) for i in (video, 12 + place, label)))[0] * 4
+        expected = grid.position[12 + place] + torch.tensor([-1, 1]) * offsets
+        assert (segments - expected).abs().amax(dim=1).min() < 1e-5
+
+
+def test_nothing_to_detect():
+    assert [len(part) for part in detect(random_output(8), Params(pre_nms_score=1.0))[0]] == [0, 0, 0]
+    assert [len(part) for part in detect(random_output(8), Params(min_duration_snippets=99.0))[1]] == [0, 0, 0]
+    masked = random_output(8)._replace(masks=[torch.zeros(2, 1, 8, dtype=torch.bool)])
+    assert [len(part) for part in detect(masked, Params())[0]] == [0, 0, 0]
+
+
+# --- training sequences ---
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_crop_keeps_a_segment_and_the_limits(seed):
+    torch.manual_seed(seed)
+    params = Params(max_snippets=20, crop_min=0.5)
+    segments = torch.tensor([[3.0, 7.0], [30.0, 34.0], [0.0, 100.0]])
+    first, last, stays = random_crop(100, segments, params)
+    assert 0 <= first < last <= 100
+    assert last - first == 20
+    assert stays.any()
+    inside = segments.clamp(first, last).diff(dim=1)[:, 0]
+    assert (stays == (inside >= segments.diff(dim=1)[:, 0] / 2)).all()
+
+
+def test_crop_without_segments_or_room():
+    first, last, stays = random_crop(1, torch.zeros(0, 2), Params())
+    assert (first, last, len(stays)) == (0, 1, 0)
+    assert not random_crop(64, torch.tensor([[0.0, 60.0]]), Params(max_snippets=16))[2].any()
+
+
+def test_crop_covers_its_range():
+    sizes = [last - first for first, last, _ in (random_crop(100, torch.zeros(0, 2), Params()) for _ in range(300))]
+    assert (min(sizes), max(sizes)) == (90, 100)
+
+
+def test_padding():
+    x, mask = pad([torch.ones(3, 2), torch.ones(1, 2)], 4)
+    assert x[:, 0].tolist() == mask[:, 0].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
+    assert padded_length(401, Params(recipe="published")) == 416
+
+
+def test_snippet_targets(planted):
+    dataset, store = planted
+    videos = dataset.split("train")
+    targets = snippet_targets(dataset.segments[dataset.segments.video != "train3"], videos, ["a", "b"], store)
+    assert list(targets) == videos
+    assert_close(targets["train1"], (torch.tensor([[12.5, 22.5]]), torch.tensor([1])))
+    assert [part.shape for part in targets["train3"]] == [(0, 2), (0,)]
+    with pytest.raises(InputError, match="video 'train1': label 'b' is no class"):
+        snippet_targets(dataset.segments, videos, ["a"], store)
+
+
+@pytest.mark.parametrize("recipe", ["published", "corrected"])
+def test_batches(planted, recipe):
+    dataset, store = planted
+    data = TrainingVideos(Params(**SMALL, recipe=recipe), dataset, store, dataset.segments, torch.device("cpu"))
+    assert data.steps_per_epoch == 2
+    seen = []
+    for step in range(2):
+        batch = data.batch(step)
+        assert batch.x.shape[:2] == (4, 6)
+        longest = int(batch.mask.sum(dim=-1).max())
+        assert batch.x.shape[2] == (64 if recipe == "published" else -(-longest // 4) * 4)
+        assert all(len(part) == 1 for part in batch.segments)
+        assert_close(batch.video_labels.argmax(dim=1), torch.cat(batch.labels))
+        for x, (start, end), label in zip(batch.x, torch.cat(batch.segments), torch.cat(batch.labels), strict=True):
+            assert x[label, int(start + 0.5) : int(end + 0.5)].min() > 1.5
+        seen += batch.mask.sum(dim=-1).flatten().tolist()
+    assert len(seen) == 8
+
+
+def test_weight_decay_spares_biases_norms_and_scales():
+    model = small_student()
+    names = {id(p): name for name, p in model.named_parameters()}
+    decayed, spared = (
+        {names[id(p)] for p in group["params"]} for group in make_optimizer(model, Params()).param_groups
+    )
+    assert decayed | spared == set(names.values())
+    assert all(name.endswith(".weight") and "norm" not in name for name in decayed)
+    assert all(name.endswith(("bias", "scale", "scales")) or "norm" in name or "mlp.0" in name for name in spared)
+
+
+def test_average_copies_buffers():
+    model = small_student()
+    ema = small_student()
+    model.positives.fill_(7)
+    update_average(ema, model, 0.9)
+    assert ema.positives == 7
+
+
+# --- learning and localising ---
+
+
+def test_student_learns_to_localise(planted, tmp_path):
+    dataset, store = planted
+    params = Params(**SMALL, student_epochs=40, student_lr=5e-3, ema_decay=0.9, device="cpu")
+    student, ema = train_student(params, dataset, store, dataset.segments, tmp_path / "run")
+    found = localize(ema, dataset, store, dataset.split("test"), params)
+    assert list(found.columns) == ["video", "label", "score", "start", "end"]
+    assert (found.start >= 0).all()
+    assert (found.end <= found.video.map(store.duration)).all()
+    best = found.groupby("video").first()
+    truth = dataset.segments.set_index("video").loc[best.index]
+    assert (best.label == truth.label).all()
+    assert (best[["start", "end"]] - truth[["start", "end"]]).abs().to_numpy().max() < 1.0
+    restored, restored_ema, optimizer = load_student(tmp_path / "run", params, 6, 2)
+    assert_close(restored.state_dict(), student.state_dict())
+    assert_close(restored_ema.state_dict(), ema.state_dict())
+    assert len(optimizer.state) == len(list(student.parameters()))
+
+
+def test_training_is_deterministic_and_survives_missing_labels(planted, tmp_path):
+    dataset, store = planted
+    params = Params(**SMALL, student_epochs=1, device="cpu")
+    runs = [train_student(params, dataset, store, dataset.segments[:3], tmp_path / name)[0] for name in "ab"]
+    assert_close(runs[0].state_dict(), runs[1].state_dict(), rtol=0, atol=0)
+    train_student(params, dataset, store, dataset.segments[:0], tmp_path / "c")
+
+
+def test_localising_does_not_depend_on_the_other_videos(planted):
+    dataset, store = planted
+    model, params = small_student(), Params(**SMALL)
+    together = localize(model, dataset, store, ["test0", "train0"], params)
+    alone = localize(model, dataset, store, ["train0"], params)
+    assert together[together.video == "train0"].reset_index(drop=True).equals(alone)
+    assert localize(model, dataset, store, [], params).empty
+
+
+def test_weights_must_fit(planted, tmp_path):
+    with pytest.raises(InputError, match="no such file of weights"):
+        load_student(tmp_path, Params(**SMALL), 6, 2)
