@@ -1,7 +1,7 @@
 """FuSTAL: full-stage pseudo label quality enhancement for weakly-supervised temporal action localization.
 
-The package under the numbered notebooks. Read it in the order in which the notebooks use it: `params`, `annotations`,
-`features`, `generator`, `proposals`, `student`, `distillation`, `evaluation`; `runs`, `training` and `batch` carry them.
+The package under the numbered notebooks. Read it in the order in which they use it: `params`, `annotations`,
+`features`, `generator`, `proposals`, `student`, `distillation`, `evaluation`; `runs`, `training`, `batch` carry them.
 """
 
 from pathlib import Path

@@ -141,7 +141,9 @@ def inspect_dataset(card_path: str | Path) -> tuple[Dataset, list[str]]:
         f"{annotations}: class {label!r} has no training video" for label in sorted(set(segments.label) - train)
     ]
     grids = {stage: card.grids.get(stage) or next(iter(card.grids.values())) for stage in ("generator", "student")}
-    return Dataset(card.name, card.about, root, annotations, sorted(set(segments.label)), videos, segments, grids), problems
+    return Dataset(
+        card.name, card.about, root, annotations, sorted(set(segments.label)), videos, segments, grids
+    ), problems
 
 
 def read_annotations(path: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -243,7 +245,9 @@ def read_card(path: Path) -> Card:
         return Card(**yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}") from None
+        raise InputError(
+            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}"
+        ) from None
     except (OSError, UnicodeDecodeError, TypeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: is not a data-set card: {' '.join(str(error).split())}") from None
 

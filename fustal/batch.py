@@ -1,11 +1,13 @@
 """The chain of notebooks, run headlessly by papermill."""
 
+import logging
 import os
 import time
 from collections.abc import Callable
 
 import papermill
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 from fustal import ROOT, InputError
 from fustal.annotations import load_dataset
@@ -49,6 +51,9 @@ def run_notebook(stage: Stage, params: Params) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / stage.notebook.replace(".ipynb", ".partial.ipynb")
     os.environ.setdefault("TQDM_DISABLE", "1")
+    logging.getLogger("papermill").setLevel(
+        logging.ERROR
+    )  # the notebooks take all parameters and check them themselves
     try:
         papermill.execute_notebook(
             _literal(ROOT / "notebooks" / stage.notebook),
@@ -56,6 +61,7 @@ def run_notebook(stage: Stage, params: Params) -> None:
             params.of(Params),
             kernel_name="python3",
             progress_bar=False,
+            config=Config(KernelManager={"transport": "ipc"}),  # no ports, and nobody else listens
             cwd=str(ROOT / "notebooks"),
         )
     except PapermillExecutionError as error:

@@ -43,7 +43,7 @@ def run(
     for params in chosen:
         typer.echo(f"{params.run}: {params.dataset}, seed {params.seed}, recipe {params.recipe}")
         run_chain(params, force=force, say=typer.echo)
-        typer.echo(f"results: {_shown(ROOT / 'outputs' / params.run)}/ (evaluation/metrics.json, notebooks/)")
+        typer.echo(f"results: {_shown(OUTPUTS / params.run)}/ (evaluation/metrics.json, notebooks/)")
     results([params.run for params in chosen])
 
 

@@ -63,7 +63,9 @@ class FeatureStore:
         """Memory-mapped (T, D) arrays, one per modality, of equal length."""
         arrays = [open_features(path) for path in self.paths(video)]
         if len({len(array) for array in arrays}) > 1:
-            lengths = ", ".join(f"{path.parent.name} {len(a)}" for path, a in zip(self.paths(video), arrays, strict=True))
+            lengths = ", ".join(
+                f"{path.parent.name} {len(a)}" for path, a in zip(self.paths(video), arrays, strict=True)
+            )
             raise InputError(f"{self.paths(video)[0]}: video {video!r}: modalities differ in length: {lengths}")
         return arrays
 
@@ -87,7 +89,9 @@ class FeatureStore:
         """The grid of a video; fps from its annotation where the card says so."""
         fps = self._fps[video] if self.grid.fps == "annotation" else float(self.grid.fps)
         if math.isnan(fps):
-            raise InputError(f"{self.dataset.annotations}: video {video!r}: has no fps, and the card takes it from there")
+            raise InputError(
+                f"{self.dataset.annotations}: video {video!r}: has no fps, and the card takes it from there"
+            )
         return VideoGrid(fps, self.grid.stride, self.grid.window)
 
     def duration(self, video: str) -> float:

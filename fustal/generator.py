@@ -205,7 +205,9 @@ def generator_loss(score: Tensor, labels: Tensor, snippets: Snippets | None, par
     return {"loss": parts["classification"], **parts}
 
 
-def train_generator(params: Params, dataset: Dataset, store: FeatureStore, folder: Path) -> tuple[Generator, pd.DataFrame]:
+def train_generator(
+    params: Params, dataset: Dataset, store: FeatureStore, folder: Path
+) -> tuple[Generator, pd.DataFrame]:
     """Trains the generator on the training videos and their video-level labels.
 
     Args:
@@ -263,7 +265,13 @@ def activations(model: Generator, store: FeatureStore, video: str, count: int) -
 
 
 def localize(
-    model: Generator, dataset: Dataset, store: FeatureStore, videos: Sequence[str], params: Params, *, known: bool = False
+    model: Generator,
+    dataset: Dataset,
+    store: FeatureStore,
+    videos: Sequence[str],
+    params: Params,
+    *,
+    known: bool = False,
 ) -> pd.DataFrame:
     """Proposals of videos.
 
@@ -282,7 +290,9 @@ def localize(
     for video, label in zip(videos, labels, strict=True):
         seen = activations(model, store, video, params.generator_snippets)
         score = video_score(seen.cas[None], max(1, len(seen.cas) // params.easy_ratio))[0].numpy()
-        chosen = np.flatnonzero(label) if known and params.corrected else predicted_classes(score, params.class_threshold)
+        chosen = (
+            np.flatnonzero(label) if known and params.corrected else predicted_classes(score, params.class_threshold)
+        )
         seconds = snippet_seconds(store, video, len(seen.cas))
         rows = propose(seen.cas.numpy(), seen.actionness.numpy(), score, chosen, seconds, params)
         frames.append(rows.assign(video=video, label=[dataset.classes[c] for c in rows.label]))

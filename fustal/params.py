@@ -30,7 +30,9 @@ class SharedParams(BaseModel):
     dataset: str = _field("demo", "data-set card: a name in params/datasets, or a path to a YAML file")
     seed: int = _field(0, "seed of everything random", ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = _field("auto", "where the networks run")
-    recipe: Literal["published", "corrected"] = _field("corrected", "the released code's behaviour, or its errors mended")
+    recipe: Literal["published", "corrected"] = _field(
+        "corrected", "the released code's behaviour, or its errors mended"
+    )
 
 
 class GeneratorParams(BaseModel):
@@ -77,7 +79,7 @@ class StudentParams(BaseModel):
     student_stem: int = _field(2, "SGP blocks before the pyramid", ge=0)
     sgp_window: int = _field(1, "w, kernel of the instant-level and window-level branches", ge=1)
     sgp_factor: float = _field(5.0, "k, w' = (w + 1) k is the wide kernel", ge=1)
-    sgp_init_std: float = _field(0.0, "standard deviation of the depthwise weights at the start", ge=0)
+    sgp_init_std: float = _field(0.1, "standard deviation of the depthwise weights at the start; released: 0", ge=0)
     student_bins: int = _field(16, "bins of the Trident head", ge=1)
     student_drop_path: float = _field(0.1, "probability of dropping a residual path in the pyramid", ge=0, lt=1)
     max_snippets: int = _field(384, "length of a training sequence; longer videos are cropped", ge=16)
@@ -88,10 +90,10 @@ class StudentParams(BaseModel):
     mil_ratio: int = _field(5, "the top n // mil_ratio positions make the video score", ge=1)
     mil_dropout: float = _field(0.7, "dropout on the class logits of the MIL loss", ge=0, lt=1)
     student_epochs: int = _field(20, "epochs on the generator's pseudo labels", ge=1)
-    student_batch: int = _field(8, "videos per step", ge=1)
+    student_batch: int = _field(4, "videos per step", ge=1)
     student_lr: float = _field(1e-3, "learning rate of AdamW", gt=0)
     student_weight_decay: float = _field(0.05, "weight decay of AdamW", ge=0)
-    ema_decay: float = _field(0.99, "decay of the moving average of the weights, per step", ge=0, lt=1)
+    ema_decay: float = _field(0.97, "decay of the moving average of the weights, per step", ge=0, lt=1)
     pre_nms_score: float = _field(0.001, "least class score of a detection", ge=0, le=1)
     pre_nms_topk: int = _field(2000, "detections per level that go on to NMS", ge=1)
     min_duration_snippets: float = _field(0.05, "snippets, least duration of a detection", ge=0)

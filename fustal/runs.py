@@ -21,7 +21,6 @@ from fustal.fetch import ensure
 from fustal.files import digest, read_json, write_json
 from fustal.params import STAGES, Params, SharedParams, StudentParams
 
-
 OUTPUTS = Path(os.environ.get("FUSTAL_OUTPUTS", ROOT / "outputs"))
 """Where run folders live: `outputs/`, or the folder in $FUSTAL_OUTPUTS."""
 
@@ -179,7 +178,9 @@ def stage_key(params: Params, stage: Stage, dataset: Dataset) -> str:
 
 def code_digest(notebook: str) -> str:
     """Hash of the package's source and of the code cells of one notebook."""
-    cells = [cell["source"] for cell in read_json(ROOT / "notebooks" / notebook)["cells"] if cell["cell_type"] == "code"]
+    cells = [
+        cell["source"] for cell in read_json(ROOT / "notebooks" / notebook)["cells"] if cell["cell_type"] == "code"
+    ]
     source = digest(*sorted((ROOT / "fustal").rglob("*.py")))
     return hashlib.sha256((source + json.dumps(cells)).encode()).hexdigest()
 

@@ -29,17 +29,21 @@ DEMO_CLASSES = {"Bow": 2.0, "Climb": 9.0, "Dance": 14.0, "Jump": 3.0, "Spin": 5.
 
 @dataclass(frozen=True)
 class Look:
-    """What the features look like: amplitudes in units of a prototype's root mean square, times in seconds."""
+    """What the features look like: amplitudes in root mean squares of a prototype, times in seconds."""
 
-    scale: float = 0.35  # the unit itself: root mean square of a prototype over the feature dimensions
     core: float = 1.0  # the class's look in the midst of an action
-    core_width: float = 0.22  # its standard deviation in time, as a share of the action
+    core_width: float = 0.16  # its standard deviation in time, as a share of the action: the median
+    core_spread: float = 0.4  # log standard deviation of that over actions
+    core_place: float = 0.3  # the core peaks between this share of the action and one minus it
     ends: float = 0.6  # the class's looks at start and end of an action
     end_share: float = 0.3  # share of the action over which each of them fades
-    motion: float = 0.5  # what all actions share, from start to end
+    motion: float = 0.2  # what all actions share, from start to end
+    disagreement: float = 0.08  # standard deviation of true from annotated starts and ends, as a share of the action
     strength: float = 0.35  # log standard deviation of an action's amplitude
-    scene: float = 0.6  # the scene of a video's classes, which comes and goes whether they act or not
-    scene_duration: float = 4.0  # a scene's presence is drawn anew this often
+    scene: float = 0.8  # the scene of a video's classes, during their actions and at other times
+    scene_duration: float = 4.0  # its presence away from actions is drawn anew this often
+    scene_share: float = 0.25  # share of the time away from actions in which it is present
+    linger: float = 3.0  # mean time for which it shows before and after an action: run-up, replay, applause
     background: float = 0.7  # the regime that a video is in: a place, a camera
     regimes: int = 12  # regimes of the whole data set
     regime_duration: float = 20.0  # mean duration of a regime
@@ -47,7 +51,7 @@ class Look:
     burst_rate: float = 1.0  # look-alikes per minute and class
     burst_duration: float = 2.0  # mean duration of a look-alike (between half and one and a half of it)
     style: float = 1.0  # constant offset of a video
-    noise: float = 2.4  # noise of the latent signal
+    noise: float = 2.8  # noise of the latent signal
     noise_width: float = 0.16  # standard deviation of the noise's correlation in time
     blur: float = 0.15  # standard deviation of the receptive field's blur, beyond the window
 
@@ -123,11 +127,13 @@ def latent(
     style = look.style * rng.normal(size=prototypes.motion.shape)
     signal = (_background(times, prototypes, look, rng) + style).astype(np.float32)
     for label in labels:
-        signal += np.outer(_presence(times, look, rng), prototypes.scene[label])
+        own = segments[segments.label == label]
+        signal += np.outer(_presence(times, own, look, rng), prototypes.scene[label])
     for label, start, end in segments[["label", "start", "end"]].itertuples(index=False):
-        inside = slice(*np.searchsorted(times, (start, max(end, start + 1 / RATE))))
-        phase = (times[inside] - start) / max(end - start, 1 / RATE)
-        signal[inside] += _action(phase, label, prototypes, look, rng)
+        first, last = np.array([start, end]) + look.disagreement * (end - start) * rng.normal(size=2)
+        length = max(last - first, 1 / RATE)
+        inside = slice(*np.searchsorted(times, (first, first + length)))
+        signal[inside] += _action((times[inside] - first) / length, label, prototypes, look, rng)
     for label in labels:
         signal += np.outer(_bursts(times, look, rng), prototypes.core[label])
     white = rng.standard_normal(signal.shape, dtype=np.float32)
@@ -141,18 +147,21 @@ def _background(times: np.ndarray, prototypes: Prototypes, look: Look, rng: np.r
     return look.background * prototypes.regimes[kinds[np.searchsorted(cuts, times)]]
 
 
-def _presence(times: np.ndarray, look: Look, rng: np.random.Generator) -> np.ndarray:
-    """(N,): the scene of a class is there half of the time."""
+def _presence(times: np.ndarray, segments: pd.DataFrame, look: Look, rng: np.random.Generator) -> np.ndarray:
+    """(N,): the scene of a class shows in random spells, and from some time before to some time after each action."""
     spell = (times / look.scene_duration).astype(int)
-    return look.scene * (rng.random(spell[-1] + 1) < 0.5)[spell]
+    present = (rng.random(spell[-1] + 1) < look.scene_share)[spell]
+    for start, end in segments[["start", "end"]].itertuples(index=False):
+        before, after = look.linger * rng.exponential(size=2)
+        present |= (times > start - before) & (times < end + after)
+    return look.scene * present
 
 
-def _action(
-    phase: np.ndarray, label: str, prototypes: Prototypes, look: Look, rng: np.random.Generator
-) -> np.ndarray:
+def _action(phase: np.ndarray, label: str, prototypes: Prototypes, look: Look, rng: np.random.Generator) -> np.ndarray:
     """(N, D): one action at phases (N,) from 0 to 1. Its core peaks in its midst; its ends look different."""
-    peak, strength = rng.uniform(0.35, 0.65), rng.lognormal(0, look.strength)
-    core = look.core * strength * np.exp(-0.5 * ((phase - peak) / look.core_width) ** 2)
+    peak, strength = rng.uniform(look.core_place, 1 - look.core_place), rng.lognormal(0, look.strength)
+    width = look.core_width * rng.lognormal(0, look.core_spread)
+    core = look.core * strength * np.exp(-0.5 * ((phase - peak) / width) ** 2)
     head, tail = (look.ends * (1 - part / look.end_share).clip(0, 1) for part in (phase, 1 - phase))
     return (
         np.outer(core, prototypes.core[label])
@@ -178,7 +187,7 @@ def observe(signal: np.ndarray, grid: Grid, duration: float, look: Look) -> np.n
         signal: (N, D) at `RATE` Hz.
         grid: the windows.
         duration: of the video, in seconds; windows that end after it are left out, but for the first.
-        look: its `blur` and `scale`.
+        look: its `blur`.
 
     Returns:
         (T, D) features.
@@ -188,7 +197,7 @@ def observe(signal: np.ndarray, grid: Grid, duration: float, look: Look) -> np.n
     count = max(1, int((duration * grid.fps - grid.window) // grid.stride) + 1)
     first = np.arange(count) * grid.stride / grid.fps * RATE
     before, after = (_at(total, edge) for edge in (first, first + grid.window / grid.fps * RATE))
-    return look.scale * np.maximum((after - before) / (grid.window / grid.fps * RATE), 0)
+    return np.maximum((after - before) / (grid.window / grid.fps * RATE), 0)
 
 
 def _at(total: np.ndarray, position: np.ndarray) -> np.ndarray:

@@ -25,7 +25,9 @@ def problems_of(card: str) -> tuple[list[str], str]:
         problems += feature_problems(dataset, FeatureStore(dataset, stage))
     problems += segment_problems(dataset)
     train, test = len(dataset.split("train")), len(dataset.split("test"))
-    summary = f"{train} training and {test} test videos, {len(dataset.classes)} classes, {len(dataset.segments)} segments"
+    summary = (
+        f"{train} training and {test} test videos, {len(dataset.classes)} classes, {len(dataset.segments)} segments"
+    )
     return problems, summary
 
 
@@ -64,4 +66,6 @@ def segment_problems(dataset: Dataset, tolerance: float = 1.0) -> list[str]:
         for row in late.itertuples()
     ]
     unlabelled = [v for v in dataset.split("train") if v not in set(dataset.segments.video)]
-    return problems + [f"{dataset.annotations}: video {video!r}: a training video without a label" for video in unlabelled]
+    return problems + [
+        f"{dataset.annotations}: video {video!r}: a training video without a label" for video in unlabelled
+    ]

@@ -17,6 +17,8 @@ import torch
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from fustal.annotations import Dataset
 from fustal.files import atomic
@@ -60,7 +62,7 @@ def training_curves(log: pd.DataFrame) -> Figure:
         values = log.get(name, pd.Series(dtype=float))
         if len(values):
             axis.plot(log.step, values, color=GREY, linewidth=0.6, alpha=0.7)
-            axis.plot(log.step, values.rolling(max(1, len(log) // 20), min_periods=1).mean(), color=BLUE)
+            axis.plot(log.step, values.rolling(len(log) // 20 + 1, min_periods=1, center=True).mean(), color=BLUE)
         _finish(axis, "step", name, empty=not len(values))
     return figure
 
@@ -91,7 +93,7 @@ def activation(
     top.hlines(thresholds, 0, 1, transform=top.get_yaxis_transform(), color=GREY, linewidth=0.4, alpha=0.6)
     top.plot(times, actionness, color=ORANGE, label="actionness")
     top.plot(times, cas, color=BLUE, label="CAS of the class")
-    top.legend(loc="upper right", frameon=True)
+    _legend_above(top)
     _finish(top, "", "activation (normalised)", empty=not len(times))
     _bar_row(bottom, 0, proposals, BLUE)
     _bar_row(bottom, 1, truth, BLACK)
@@ -101,23 +103,27 @@ def activation(
 
 
 def timeline(rows: Mapping[str, pd.DataFrame], duration: float) -> Figure:
-    """What every stage says about one video: a row of segments each, coloured by class, paler at lower scores.
+    """What every stage says about one video: a row each, a lane and a colour a class, paler at lower scores.
 
     Args:
         rows: name of the row (truth, proposals, pseudo labels, student, …) -> start, end, label, perhaps score.
         duration: s.
     """
     counts = ", ".join(f"{name} {len(frame)}" for name, frame in rows.items())
-    figure, (axis,) = _figure(f"Segments of one video of {duration:.0f} s by stage: {counts}.", height=1.1 + 0.5 * len(rows))
+    figure, (axis,) = _figure(
+        f"Segments of one video of {duration:.0f} s by stage: {counts}.", height=1.2 + 0.6 * len(rows)
+    )
     labels = list(dict.fromkeys(label for frame in rows.values() for label in frame.get("label", [])))
     colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
+    lane = 0.8 / max(len(labels), 1)
     for y, frame in enumerate(rows.values()):
-        for label, part in frame.groupby("label") if len(frame) else ():
-            _bar_row(axis, y, part, colours[label])
-    for label in labels:
-        axis.barh([0], [0], color=colours[label], label=label)
+        for i, label in enumerate(labels):
+            part = frame[frame["label"] == label] if len(frame) else frame
+            _bar_row(axis, y + (i + 0.5) * lane - 0.4, part, colours[label], 0.9 * lane)
+    axis.hlines(np.arange(1, len(rows)) - 0.5, 0, duration, color=GREY, linewidth=0.6)
     if labels:
-        figure.legend(loc="outside upper center", ncols=min(len(labels), 6), frameon=False)
+        handles = [Patch(color=colours[label], label=label) for label in labels]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(labels), 5), frameon=False)
     axis.set_xlim(0, duration)
     _row_names(axis, rows)
     _finish(axis, "time (s)", "stage", empty=not labels)
@@ -147,7 +153,7 @@ def iou_matrix(segments: np.ndarray, score: np.ndarray) -> Figure:
 
 
 def score_histogram(iou_scores: np.ndarray, is_true: np.ndarray, threshold: float) -> Figure:
-    """The paper's histogram: how many true and false positives there are at each IoU score.
+    """The paper's histogram: how many true and false positives there are at each IoU score, but for the highest 1 %.
 
     Args:
         iou_scores: (N,) of proposals.
@@ -162,7 +168,7 @@ def score_histogram(iou_scores: np.ndarray, is_true: np.ndarray, threshold: floa
     )
     figure, (axis,) = _figure(alt)
     bins = np.linspace(0, max(np.quantile(iou_scores, 0.99), threshold) if len(iou_scores) else 1, 31)
-    for part, colour, name in ((is_true, BLUE, "true positives"), (~is_true, ORANGE, "false positives")):
+    for part, colour, name in ((~is_true, ORANGE, "false positives"), (is_true, BLUE, "true positives")):
         counts = np.histogram(iou_scores[part], bins)[0]
         axis.stairs(counts, bins, color=colour, fill=True, alpha=0.3)
         axis.stairs(counts, bins, color=colour, linewidth=1.8, label=name)
@@ -188,11 +194,15 @@ def selection_scatter(
     is_true = np.asarray(is_true, bool)
     kept = (iou_score >= gamma) & (confidence > eta)
     alt = (
-        f"IoU score and confidence of {len(kept)} proposals. Of {is_true.sum()} true positives {(kept & is_true).sum()} "
-        f"are kept, of {(~is_true).sum()} false ones {(kept & ~is_true).sum()}."
+        f"IoU score and confidence of {len(kept)} proposals. "
+        f"Of {is_true.sum()} true positives {(kept & is_true).sum()} are kept, "
+        f"of {(~is_true).sum()} false ones {(kept & ~is_true).sum()}."
     )
     figure, (axis,) = _figure(alt, height=3.8)
-    for part, colour, marker, name in ((~is_true, ORANGE, "x", "false positive"), (is_true, BLUE, "o", "true positive")):
+    for part, colour, marker, name in (
+        (~is_true, ORANGE, "x", "false positive"),
+        (is_true, BLUE, "o", "true positive"),
+    ):
         axis.scatter(iou_score[part], confidence[part], s=14, c=colour, marker=marker, alpha=0.6, label=name)
     axis.axvline(gamma, color=BLACK, linestyle="--", linewidth=1)
     axis.axhline(eta, color=BLACK, linestyle="--", linewidth=1)
@@ -207,7 +217,9 @@ def quality_bars(table: pd.DataFrame) -> Figure:
     Args:
         table: index stage, a column for each measure in [0, 1].
     """
-    facts = "; ".join(f"{stage}: " + ", ".join(f"{k} {v:.2f}" for k, v in row.items()) for stage, row in table.iterrows())
+    facts = "; ".join(
+        f"{stage}: " + ", ".join(f"{k} {v:.2f}" for k, v in row.items()) for stage, row in table.iterrows()
+    )
     figure, (axis,) = _figure(f"Bars of the quality of labels. {facts or 'No stage'}.")
     width = 0.8 / max(table.shape[1], 1)
     for i, (name, values) in enumerate(table.items()):
@@ -215,8 +227,7 @@ def quality_bars(table: pd.DataFrame) -> Figure:
         bars = axis.bar(x, values, width * 0.95, color=COLOURS[i % len(COLOURS)], label=name)
         axis.bar_label(bars, fmt="%.2f", fontsize=8)
     axis.set_xticks(range(len(table)), table.index)
-    if table.size:
-        axis.legend(ncols=table.shape[1], loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    _legend_above(axis)
     _finish(axis, "stage", "share", empty=not table.size)
     return figure
 
@@ -238,7 +249,7 @@ def target_assignment(times: np.ndarray, level: np.ndarray, positive: np.ndarray
     axis.scatter(times[~positive], level[~positive], s=5, c=GREY, label="background")
     axis.scatter(times[positive], level[positive], s=26, c=VERMILLION, marker="D", label="positive")
     axis.set_yticks(np.unique(level))
-    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    _legend_above(axis)
     _finish(axis, "time (s)", "level of the pyramid", empty=not len(times))
     return figure
 
@@ -284,6 +295,7 @@ def ema_curve(raw: pd.Series, ema: pd.Series, xlabel: str = "epoch", ylabel: str
     axis.plot(raw.index, raw, color=ORANGE, marker="o", markersize=4, label="student")
     axis.plot(ema.index, ema, color=BLUE, marker="s", markersize=4, label="moving average of its weights (EMA)")
     axis.legend()
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     _finish(axis, xlabel, ylabel, empty=not len(raw) + len(ema))
     return figure
 
@@ -324,8 +336,7 @@ def class_ap(table: pd.DataFrame) -> Figure:
         style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
         axis.plot(values, y, linestyle="none", markersize=5, label=stage, **style)
     _row_names(axis, table.index)
-    if len(table):
-        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
+    _legend_above(axis)
     _finish(axis, "average precision (%)", "class", empty=not table.size)
     return figure
 
@@ -352,12 +363,13 @@ def class_balance(dataset: Dataset) -> Figure:
     table = pd.crosstab(dataset.segments.label, subset).reindex(columns=["train", "test"], fill_value=0)
     table = table.loc[table.sum(axis=1).sort_values(ascending=False).index][:MOST_CLASSES]
     ends = f", most {table.index[0]}, fewest {table.index[-1]}" if len(table) else ""
-    figure, (axis,) = _figure(f"Segments of {len(table)} classes of {dataset.name}{ends}.", height=1.3 + 0.22 * len(table))
+    figure, (axis,) = _figure(
+        f"Segments of {len(table)} classes of {dataset.name}{ends}.", height=1.3 + 0.22 * len(table)
+    )
     for shift, (name, values), colour in zip((-0.2, 0.2), table.items(), (BLUE, ORANGE), strict=True):
         axis.barh(np.arange(len(table)) + shift, values, 0.38, color=colour, label=name)
     _row_names(axis, table.index)
-    if len(table):
-        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
+    _legend_above(axis)
     _finish(axis, "segments", "class", empty=not len(table))
     return figure
 
@@ -381,15 +393,21 @@ def _finish(axis: Axes, xlabel: str, ylabel: str, *, empty: bool = False, grid: 
         axis.text(0.5, 0.5, "nothing to show", transform=axis.transAxes, ha="center", va="center", color=GREY)
 
 
+def _legend_above(axis: Axes) -> None:
+    if names := axis.get_legend_handles_labels()[1]:
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(len(names), 4), frameon=False)
+
+
 def _row_names(axis: Axes, names: Iterable[str]) -> None:
     """Names on the y axis, the first on top."""
     names = list(names)
     axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
 
 
-def _bar_row(axis: Axes, y: float, frame: pd.DataFrame, colour: str) -> None:
-    """Segments as bars at height y; those of lower score are paler."""
+def _bar_row(axis: Axes, y: float, frame: pd.DataFrame, colour: str, height: float = 0.7) -> None:
+    """Segments as bars around y; those of lower score are paler."""
     score = frame["score"].to_numpy(float) if "score" in frame else np.ones(len(frame))
     alpha = 0.15 + 0.75 * np.clip(score / max(score.max(initial=0), 1e-9), 0, 1)
     spans = np.stack([frame.start, frame.end - frame.start], axis=1) if len(frame) else []
-    axis.broken_barh(spans, (y - 0.35, 0.7), facecolors=[(colour, a) for a in alpha], edgecolors=colour, linewidth=0.5)
+    paint = {"facecolors": [(colour, a) for a in alpha], "edgecolors": colour, "linewidth": 0.5}
+    axis.broken_barh(spans, (y - height / 2, height), **paint)

@@ -315,7 +315,7 @@ def whole_video(store: FeatureStore, video: str, params: Params, device: torch.d
 
 
 def to_frame(found: Mapping[str, Detections], dataset: Dataset, store: FeatureStore) -> pd.DataFrame:
-    """Detections in snippets, by video, as a frame with video, label, score, start (s), end (s), clipped to the video."""
+    """Detections in snippets, by video, as a frame of results in seconds, clipped to the videos."""
     rows = []
     for video, detections in found.items():
         segments, scores, labels = (part.cpu() for part in detections)

@@ -69,7 +69,7 @@ def mil_loss(logits: Tensor, mask: Tensor, video_labels: Tensor, ratio: int, *, 
 
     Args:
         logits: class logits of the finest level (B, C, T), 0 at padding.
-        mask: (B, 1, T) valid positions.
+        mask: (B, 1, T) or (B, C, T) valid positions.
         video_labels: (B, C) multi-hot.
         ratio: the top `n // ratio` positions count, at least 1.
         corrected: n counts the video's own valid positions, and only they take part; published: n counts those of the
@@ -78,12 +78,12 @@ def mil_loss(logits: Tensor, mask: Tensor, video_labels: Tensor, ratio: int, *, 
     Returns:
         Scalar.
     """
-    valid = mask.sum(dim=-1) if corrected else mask.sum().expand(len(mask), 1)  # (B, 1)
+    valid = mask.sum(dim=-1) if corrected else mask.sum().expand(len(mask), 1)  # (B, 1 or C)
     count = (valid // ratio).clamp(1, mask.shape[-1])[..., None]
     if corrected:
         logits = logits.masked_fill(~mask, -torch.inf)
     ranked = logits.sort(dim=-1, descending=True).values
-    among = torch.arange(logits.shape[-1], device=logits.device) < count  # (B, 1, T)
+    among = (torch.arange(logits.shape[-1], device=logits.device) < count) & ranked.isfinite()  # (B, C, T)
     video_score = (ranked.masked_fill(~among, 0).sum(dim=-1) / count[..., 0]).softmax(dim=1)
     target = video_labels / video_labels.sum(dim=1, keepdim=True).clamp(min=1)
     return F.binary_cross_entropy(video_score, target)
@@ -129,6 +129,18 @@ def student_loss(
     focal = (focal_loss(logits, classes) * weight * valid).sum() / model.positives
     diou = diou_loss(decoded, wanted).sum() / model.positives
 
-    dropped = F.dropout(output.class_logits[0], params.mil_dropout, model.training)
-    mil = mil_loss(dropped, output.masks[0], video_labels, params.mil_ratio, corrected=params.corrected)
+    finest, mask = _drop(output, params, model.training)
+    mil = mil_loss(finest, mask, video_labels, params.mil_ratio, corrected=params.corrected)
     return {"loss": focal + diou + params.mil_weight * mil, "focal": focal, "diou": diou, "mil": mil}
+
+
+def _drop(output: StudentOutput, params: Params, training: bool) -> tuple[Tensor, Tensor]:
+    """Dropout of the finest level's class logits, for the MIL loss: logits (B, C, T) and mask of those that take part.
+
+    The released code sets dropped logits to 0. As real ones begin at -4.6, the top-k then is dropped ones only, the
+    video score is uniform, and no gradient comes of it. Corrected: what is dropped does not take part.
+    """
+    logits, mask = output.class_logits[0], output.masks[0]
+    if not params.corrected:
+        return F.dropout(logits, params.mil_dropout, training), mask
+    return logits, mask & (torch.rand_like(logits) >= params.mil_dropout) if training else mask

@@ -54,7 +54,9 @@ def test_proposals(golden):
         _same_set(found[["label", "score", "start", "end"]], g[f"case{i}_proposals_after_nms"])
         before, action = [], upsample(normalise(case["actionness"]), params.upscale)
         for c in case["classes"]:
-            first, last, contrast = contrasted_runs(upsample(normalise(case["cas"][:, c]), params.upscale), action, params)
+            first, last, contrast = contrasted_runs(
+                upsample(normalise(case["cas"][:, c]), params.upscale), action, params
+            )
             score = contrast + params.oic_video_weight * case["video_score"][c]
             position = seconds / params.upscale
             before.append(np.stack([np.full(len(first), c), score, first * position, (last + 1) * position], 1))

@@ -23,8 +23,8 @@ GRIDS = {
     ),
     "student": Grid(pattern="s/{modality}/{video}.npy", modalities=["rgb", "flow"], fps=25, stride=4, window=16),
 }
-SILENT = Look(**{f.name: 0.0 for f in dataclasses.fields(Look) if f.name in
-                 ("motion", "strength", "scene", "background", "burst", "style", "noise", "ends", "blur")})  # fmt: skip
+DISTURBANCES = ("motion", "strength", "scene", "background", "burst", "style", "noise", "ends", "blur", "disagreement")
+SILENT = dataclasses.replace(Look(), **dict.fromkeys(DISTURBANCES, 0.0))
 
 
 def frames(segments, duration=20.0, video="v"):
@@ -83,7 +83,7 @@ def test_both_grids_see_the_same_signal():
 
 def test_a_window_is_the_mean_of_the_signal_under_it():
     signal = np.arange(round(20 * RATE), dtype=float)[:, None] / RATE  # the time itself: a ramp
-    centres = observe(signal, GRIDS["student"], 20.0, dataclasses.replace(SILENT, scale=1.0))[:, 0]
+    centres = observe(signal, GRIDS["student"], 20.0, SILENT)[:, 0]
     expected = (np.arange(len(centres)) * 4 + 8) / 25 - 0.5 / RATE
     np.testing.assert_allclose(centres, expected, atol=1e-9)
 
@@ -95,7 +95,37 @@ def test_an_action_shows_its_core_inside_its_segment_and_nowhere_else():
     likeness = signal @ prototypes.core["A"] / 64
     assert likeness[inside].max() > 0.95
     assert likeness[~inside].max() == 0
-    assert 8 < times[likeness.argmax()] < 10
+    assert 6 + SILENT.core_place * 6 - 0.1 < times[likeness.argmax()] < 12 - SILENT.core_place * 6 + 0.1
+
+
+def test_cores_are_as_different_as_the_spread_says():
+    actions = [("A", 10.0 * n, 10.0 * n + 8) for n in range(40)]
+    widths = {}
+    for spread in (0.0, 0.4):
+        signal, prototypes = signal_of(actions, dataclasses.replace(SILENT, core_spread=spread), duration=400.0)
+        seen = signal @ prototypes.core["A"] / 64 > np.exp(-0.5)  # the core within one standard deviation of its peak
+        widths[spread] = seen.reshape(40, -1).sum(axis=1) / RATE / 8 / 2
+    assert widths[0.0] == pytest.approx(SILENT.core_width, abs=0.02)
+    assert widths[0.4].std() > 5 * widths[0.0].std()
+
+
+def test_annotators_disagree_about_starts_and_ends():
+    actions = [("A", 10.0 * n, 10.0 * n + 5) for n in range(40)]
+    look = dataclasses.replace(SILENT, core=0.0, motion=1.0, disagreement=0.1)
+    signal, prototypes = signal_of(actions, look, duration=400.0)
+    shown = (signal @ prototypes.motion / 64 > 0.5).reshape(40, -1).sum(axis=1) / RATE
+    assert shown.mean() == pytest.approx(5, abs=0.4)
+    assert shown.std() == pytest.approx(0.1 * 5 * np.sqrt(2), rel=0.4)
+
+
+def test_a_scene_lingers_round_its_action():
+    look = dataclasses.replace(SILENT, core=0.0, scene=1.0, scene_share=0.0, linger=2.0)
+    signal, prototypes = signal_of([("A", 90.0, 100.0)], look, duration=200.0)
+    times = (np.arange(len(signal)) + 0.5) / RATE
+    present = signal @ prototypes.scene["A"] / 64 > 0.5
+    assert present[(times > 90) & (times < 100)].all()
+    assert 10 < present.sum() / RATE < 30  # it comes before the action and stays after it
+    assert not present[(times < 70) | (times > 120)].any()
 
 
 def test_starts_and_ends_look_different():

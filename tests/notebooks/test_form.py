@@ -1,0 +1,99 @@
+"""The form of the notebooks: what DESIGN promises of each."""
+
+import re
+import typing
+
+import nbformat
+import pytest
+
+from fustal import ROOT
+from fustal.params import STAGES, Params, SharedParams
+from fustal.runs import CHAIN
+
+NOTEBOOKS = {stage.name: ROOT / "notebooks" / stage.notebook for stage in CHAIN.values()}
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=[path.name for path in NOTEBOOKS.values()])
+def stage(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(stage):
+    return nbformat.read(NOTEBOOKS[stage], as_version=4)
+
+
+def _markdown(notebook):
+    return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+
+
+def _parameters(notebook):
+    return [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+
+
+def test_is_a_valid_python3_notebook(notebook):
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+def test_parameters_agree_with_params(notebook, stage):
+    (cell,) = _parameters(notebook)
+    found = {}
+    for line in cell.source.splitlines():
+        name, kind, default, comment = re.fullmatch(r"(\w+): (\w+) = (.+?)  # (.+)", line).groups()
+        found[name] = kind, eval(default, {}), comment
+    fields = SharedParams.model_fields | STAGES[stage].model_fields
+    assert list(found) == list(fields)
+    for name, (kind, default, comment) in found.items():
+        expected = fields[name].annotation
+        assert kind == ("str" if typing.get_origin(expected) is typing.Literal else expected.__name__), name
+        assert (type(default).__name__, default) == (kind, Params.model_fields[name].default), name
+        assert comment.startswith(fields[name].description), name
+
+
+def test_headings_are_in_order(notebook, stage):
+    number = list(NOTEBOOKS).index(stage) + 1
+    headings = [line for text in _markdown(notebook) for line in text.splitlines() if re.match(r"#+ ", line)]
+    assert re.match(rf"# {number} · \S", headings[0])
+    assert all(heading.startswith("## ") for heading in headings[1:]), "one H1, and no level skipped"
+    titles = [heading.removeprefix("## ") for heading in headings[1:]]
+    sections = [title for title in titles if re.match(r"\d", title)]
+    assert [title.split()[0] for title in sections] == [f"{number}.{i}" for i in range(1, len(sections) + 1)]
+    frame = ["Parameters", *sections, "Checks", "What was written", "Exercises", "Recap"]
+    assert titles == frame
+
+
+def test_begins_with_what_you_learn_and_what_it_needs(notebook):
+    first = _markdown(notebook)[0]
+    assert "You will learn to" in first
+    assert len(re.findall(r"^- [a-z]", first, re.M)) == 3
+    assert "| needs | produces | cost" in first
+
+
+def test_exercises_have_solutions_and_links_lead_somewhere(notebook, stage):
+    text = "\n".join(_markdown(notebook))
+    exercises, solutions = text.split("## Exercises")[1].split("<details>")
+    count = len(re.findall(r"^\d\. ", exercises, re.M))
+    assert count == len(re.findall(r"^\d\. ", solutions.split("</details>")[0], re.M)) >= 3
+    for target in re.findall(r"\]\((\w+\.ipynb)\)", text):
+        assert (ROOT / "notebooks" / target).exists()
+
+
+def test_every_image_has_alt_text(notebook):
+    for text in _markdown(notebook):
+        assert all(alt.strip() for alt in re.findall(r"!\[(.*?)\]\(", text))
+        assert all(re.search(r'alt="[^"]+"', tag) for tag in re.findall(r"<img[^>]*>", text))
+    shown = [cell.source for cell in notebook.cells if cell.cell_type == "code" and "viz." in cell.source]
+    assert shown, "a notebook has figures"
+    assert not any(word in source for source in shown for word in ("plt.", "pyplot")), "figures come from fustal.viz"
+
+
+def test_cells_are_short_and_without_stray_outputs(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type != "code" or "parameters" in cell.metadata.get("tags", []):
+            continue
+        lines = [line for line in cell.source.splitlines() if line.strip() and not line.startswith(("import", "from"))]
+        assert len(lines) <= 20, cell.source
+        if "keep_output" not in cell.metadata.get("tags", []):
+            assert not cell.outputs
+            assert cell.execution_count is None

@@ -1,0 +1,148 @@
+"""Cards, annotations, result files: what is read, and what is refused in one line."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from fustal import InputError
+from fustal.annotations import as_labels, inspect_dataset, load_dataset, read_annotations, read_results, write_results
+
+CARD = {
+    "name": "tiny",
+    "root": "data",
+    "annotations": "gt.json",
+    "train_subset": "training",
+    "test_subset": "Test",
+    "grids": {"generator": {"pattern": "{video}.npy", "fps": 25, "stride": 16, "window": 16}},
+}
+DATABASE = {
+    "a": {"subset": "Training", "duration": 10, "annotations": [{"label": "Run", "segment": ["1.5", "2"]}]},
+    "b": {"subset": "test", "fps": 30, "annotations": [{"label": "Run", "segment": [0, 3.5]}]},
+}
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Writes a card and annotations, and gives the card's path."""
+
+    def write(database=None, splits=None, **changes):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / "gt.json").write_text(json.dumps({"database": database or DATABASE}))
+        for name, text in (splits or {}).items():
+            (tmp_path / "data" / name).write_text(text)
+        (tmp_path / "card.yaml").write_text(yaml.safe_dump(CARD | changes))
+        return tmp_path / "card.yaml"
+
+    return write
+
+
+def test_a_card_and_its_annotations(make):
+    dataset = load_dataset(make())
+    assert dataset.classes == ["Run"]
+    assert (dataset.split("train"), dataset.split("test")) == (["a"], ["b"])
+    assert dataset.segments_of("train").values.tolist() == [["a", "Run", 1.5, 2.0]]
+    assert dataset.videos.duration["a"] == 10
+    assert math.isnan(dataset.videos.fps["a"])
+    assert dataset.grids["student"] == dataset.grids["generator"], "one grid serves both stages"
+    np.testing.assert_array_equal(dataset.labels(["b", "a"]), [[1], [1]])
+
+
+def test_split_files_restrict(make):
+    database = DATABASE | {"c": DATABASE["a"]}
+    assert load_dataset(make(database, {"train.txt": "c\n\n"}, train_split="train.txt")).split("train") == ["c"]
+    _, problems = inspect_dataset(make(database, {"train.txt": "c\nb"}, train_split="train.txt"))
+    assert problems == [f"{make().parent}/data/train.txt: video 'b' is not in subset 'training'"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({"annotations": []}, "'subset' is missing"),
+        ({"subset": "test", "duration": -1}, "duration -1 is not positive"),
+        ({"subset": "test", "annotations": [{"segment": [0, 1]}]}, "annotation 0: 'label' is missing"),
+        ({"subset": "test", "annotations": [{"label": "Run", "segment": [2, 1]}]}, "must have 0 <= start <= end"),
+        ({"subset": "test", "annotations": [{"label": "Run", "segment": [-1, 1]}]}, "must have 0 <= start <= end"),
+        ({"subset": "test", "annotations": [{"label": "Run", "segment": ["x", 1]}]}, "could not convert"),
+        ({"subset": "test", "annotations": [{"label": "Run", "segment": [1]}]}, "is not [start, end]"),
+        ({"subset": "test", "annotations": [{"label": "Run", "segment": ["nan", 1]}]}, "not a finite number"),
+        ({"subset": "test", "annotations": [{"label": "New", "segment": [0, 1]}]}, "class 'New' has no training video"),
+    ],
+)
+def test_wrong_annotations_name_file_video_and_value(make, entry, says):
+    card = make(DATABASE | {"bad": entry})
+    with pytest.raises(InputError) as error:
+        load_dataset(card)
+    assert says in str(error.value)
+    assert "gt.json" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_names_that_leave_the_folder_are_refused(make):
+    with pytest.raises(InputError, match="usable as the name of a file"):
+        load_dataset(make({"../x": DATABASE["a"], "b": DATABASE["b"]}))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "cannot be read as JSON"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "must hold a JSON object"),
+        ('{"database": {"v": NaN}}', "NaN is not a number"),
+        ("{}", "has no 'database'"),
+        ("[" * 100_000, "cannot be read as JSON"),
+    ],
+)
+def test_broken_files(tmp_path, text, says):
+    (tmp_path / "gt.json").write_text(text)
+    with pytest.raises(InputError, match=says):
+        read_annotations(tmp_path / "gt.json")
+
+
+def test_missing_file_and_wrong_encoding(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_annotations(tmp_path / "gt.json")
+    (tmp_path / "gt.json").write_bytes(b'{"database": "\xff"}')
+    with pytest.raises(InputError, match="cannot be read as JSON"):
+        read_annotations(tmp_path / "gt.json")
+
+
+def test_wrong_cards(make, tmp_path):
+    with pytest.raises(InputError, match="no such data-set card"):
+        load_dataset("nothing")
+    with pytest.raises(InputError, match="anotations"):
+        load_dataset(make(anotations="gt.json"))
+    with pytest.raises(InputError, match="no video of subset 'validation'"):
+        load_dataset(make(train_subset="validation"))
+
+
+def test_results_survive_a_round_trip(tmp_path):
+    results = pd.DataFrame(
+        {"video": ["a", "b"], "label": ["Run", "Sit"], "score": [0.5, 1.0], "start": [0.0, 2.0], "end": [1.25, 3.0]}
+    )
+    write_results(results, tmp_path / "r.json")
+    pd.testing.assert_frame_equal(read_results(tmp_path / "r.json"), results)
+    write_results(results[:0], tmp_path / "r.json")
+    assert read_results(tmp_path / "r.json").empty
+
+
+@pytest.mark.parametrize(
+    ("item", "says"),
+    [
+        ({"label": "Run", "segment": [0, 1]}, "'score' is missing"),
+        ({"label": "Run", "score": "high", "segment": [0, 1]}, "could not convert"),
+        ({"label": "Run", "score": 1, "segment": [1, 0]}, "must have 0 <= start <= end"),
+    ],
+)
+def test_wrong_results(tmp_path, item, says):
+    (tmp_path / "r.json").write_text(json.dumps({"results": {"v": [item]}}))
+    with pytest.raises(InputError, match=says):
+        read_results(tmp_path / "r.json")
+
+
+def test_true_segments_as_labels(make):
+    assert as_labels(load_dataset(make()).segments_of("test")).values.tolist() == [["b", "Run", 1.0, 0.0, 3.5]]

@@ -1,0 +1,39 @@
+"""environment.yml gives conda users what constraints.txt gives pip."""
+
+import re
+
+import pytest
+import yaml
+
+from fustal import ROOT
+
+
+@pytest.fixture(scope="module")
+def pins():
+    lines = re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / "constraints.txt").read_text(), re.M)
+    return {name.lower(): version for name, version in lines}
+
+
+@pytest.fixture(scope="module")
+def needed():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    return {re.match(r"[\w-]+", item)[0].lower() for item in wanted}
+
+
+def test_conda_and_pip_have_the_same_pins(pins, needed):
+    conda = {}
+    for item in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]:
+        if isinstance(item, str):
+            name, _, version = re.match(r"([\w-]+)(=*)([\w.]*)", item).groups()
+            conda[name.lower()] = version
+    conda = {name.replace("pytorch", "torch"): version for name, version in conda.items()}
+    assert {name: conda.get(name) for name in needed} == {name: pins[name] for name in needed}
+
+
+def test_every_dependency_of_conda_has_a_reason():
+    lines = (ROOT / "environment.yml").read_text().splitlines()
+    entries = [line for line in lines if re.match(r"\s+- \w", line) and not line.rstrip().endswith((":", "forge"))]
+    assert entries
+    assert all("#" in line for line in entries), "a reason beside every dependency"

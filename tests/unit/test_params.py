@@ -1,0 +1,79 @@
+"""Parameters: what is accepted, and what is refused in one line."""
+
+import pytest
+
+from fustal import ROOT, InputError
+from fustal.params import Params, grid
+
+PRESETS = sorted((ROOT / "params").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=[path.stem for path in PRESETS])
+def test_presets_are_valid(path):
+    params = Params.read(path)
+    assert params.run == path.stem
+    assert (ROOT / "params" / "datasets" / f"{params.dataset}.yaml").exists()
+
+
+def test_demo_is_the_default():
+    assert Params.read(ROOT / "params" / "demo.yaml") == Params()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("sead: 1", "unknown parameter 'sead' (did you mean 'seed'?)"),
+        ("seed: x", "seed: Input should be a valid integer, not 'x'"),
+        ("seed: 1.5", "seed"),
+        ("seed: true", "seed"),
+        ("generator_lr: yes", "generator_lr"),
+        ("generator_lr: .nan", "generator_lr"),
+        ("generator_lr: 0", "generator_lr: Input should be greater than 0"),
+        ("device: tpu", "device"),
+        ("tious: 0.5", "tious"),
+        ("tious: '0.5:0:0.7'", "tious"),
+        ("run: ../elsewhere", "run"),
+        ("run: a{b}", "run"),
+        ("erosion_large: 2", "erosion_large (2) must exceed erosion_small (3)"),
+        ("- 1", "must be lines of 'name: value'"),
+        ("seed: [", "cannot be read as YAML"),
+    ],
+)
+def test_wrong_parameters_are_refused_in_one_line(tmp_path, text, says):
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        Params.read(path)
+    assert says in str(error.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_names_the_presets(tmp_path):
+    with pytest.raises(InputError, match=r"no such parameter file \(there are .*params/demo.yaml"):
+        Params.read(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1.0e-3", "0.001", "1.0E-3"])
+def test_yaml_numbers(tmp_path, text):
+    path = tmp_path / "p.yaml"
+    path.write_text(f"generator_lr: {text}\nstudent_weight_decay: 1")
+    assert Params.read(path).generator_lr == 0.001
+    assert Params.read(path).student_weight_decay == 1.0
+
+
+def test_from_notebook_takes_what_is_defined_over_what_is_inherited():
+    params = Params.from_notebook({"seed": 3, "unrelated": object()}, inherited={"seed": 1, "run": "other"})
+    assert (params.seed, params.run) == (3, "other")
+
+
+def test_from_notebook_refuses_an_unknown_name_that_papermill_injected():
+    namespace = {"seed": 3, "sead": 4, "In": ["", "seed: int = 0", "# Parameters\nsead = 4\n"]}
+    with pytest.raises(InputError, match="unknown parameter 'sead'"):
+        Params.from_notebook(namespace)
+
+
+def test_grid_includes_both_ends():
+    assert grid("0.5:0.05:0.95").tolist() == [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
+    assert len(grid("0:0.025:0.225")) == 10
+    assert len(grid("0.1:0.025:0.9")) == 33

@@ -1,0 +1,144 @@
+"""Every figure has axes with names and a text for those who cannot see it, on small and on empty input."""
+
+import base64
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot
+from PIL import Image
+
+from fustal import viz
+
+RNG = np.random.default_rng(0)
+NONE = np.zeros(0)
+
+
+def _segments(count):
+    start = 50 * RNG.random(count)
+    labels = RNG.choice(["sitting", "walking"], count)
+    return pd.DataFrame({"start": start, "end": start + 5, "label": labels, "score": RNG.random(count)})
+
+
+def _log(count):
+    return pd.DataFrame({"step": np.arange(count), "loss": RNG.random(count), "mil": RNG.random(count)})
+
+
+def _table(stages, columns=("precision", "recall")):
+    return pd.DataFrame(RNG.random((len(stages), len(columns))), index=list(stages), columns=list(columns))
+
+
+def _dataset(count):
+    videos = pd.DataFrame({"subset": ["train", "test"][: 2 * count]}, index=["a", "b"][: 2 * count])
+    return SimpleNamespace(name="tiny", videos=videos, segments=_segments(count).assign(video="a"))
+
+
+def _truth(count):
+    return _segments(count).drop(columns="score")
+
+
+def _stages(*columns):
+    return pd.DataFrame(RNG.random((2, len(columns))) * 100, index=["one", "two"], columns=list(columns))
+
+
+FIGURES = {
+    "training_curves": (lambda: (_log(30),), lambda: (_log(0),)),
+    "activation": (
+        lambda: (RNG.random(20), RNG.random(20), np.arange(20.0), [0.1, 0.5], _segments(4), _truth(2)),
+        lambda: (NONE, NONE, NONE, [], _segments(0), _truth(0)),
+    ),
+    "timeline": (
+        lambda: ({"truth": _truth(3), "student": _segments(5), "none": _segments(0)}, 60.0),
+        lambda: ({}, 60.0),
+    ),
+    "iou_matrix": (
+        lambda: (_segments(5)[["start", "end"]].to_numpy(), RNG.random(5)),
+        lambda: (np.zeros((0, 2)), NONE),
+    ),
+    "score_histogram": (
+        lambda: (RNG.random(40), RNG.random(40) > 0.5, 0.2),
+        lambda: (NONE, NONE, 0.2),
+    ),
+    "selection_scatter": (
+        lambda: (RNG.random(40), RNG.random(40), RNG.random(40) > 0.5, 0.2, 0.4),
+        lambda: (NONE, NONE, NONE, 0.2, 0.4),
+    ),
+    "quality_bars": (lambda: (_table(["generator", "selected"]),), lambda: (_table([]),)),
+    "target_assignment": (
+        lambda: (np.arange(6.0), np.array([0, 0, 0, 0, 1, 1]), np.arange(6) == 2, np.array([[1.0, 3.0]])),
+        lambda: (NONE, NONE, NONE, np.zeros((0, 2))),
+    ),
+    "trident": (
+        lambda: (np.array([0.5, 0.5, 0.0]), np.array([0.0, 0.0, 1.0]), 10.0, 0.5),
+        lambda: (NONE, NONE, 1.0, 0.5),
+    ),
+    "ema_curve": (
+        lambda: (pd.Series([1.0, 3.0], index=[1, 2]), pd.Series([1.0, 2.0], index=[1, 2])),
+        lambda: (pd.Series(dtype=float), pd.Series(dtype=float)),
+    ),
+    "average_precision": (lambda: (_stages("0.1", "0.5", "0.1:0.5"),), lambda: (pd.DataFrame(),)),
+    "class_ap": (lambda: (_table(["sitting", "walking"], ["generator", "student"]),), lambda: (pd.DataFrame(),)),
+    "precision_recall": (lambda: (np.array([1.0, 0.5]), np.array([0.5, 1.0])), lambda: (NONE, NONE)),
+    "class_balance": (lambda: (_dataset(5),), lambda: (_dataset(0),)),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("size", ["small", "empty"])
+def test_figure_is_labelled_and_described(name, size, tmp_path):
+    small, empty = FIGURES[name]
+    figure = getattr(viz, name)(*(small if size == "small" else empty)())
+    viz.save(figure, tmp_path / "figure.png")
+
+    assert len(figure.alt_text) > 20
+    named = [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
+    assert named[-1].get_xlabel()
+    assert named[0].get_ylabel()
+    said = any("nothing to show" in text.get_text() for axis in figure.axes for text in axis.texts)
+    assert said == (size == "empty")
+    assert not pyplot.get_fignums()
+
+
+def test_every_figure_is_tested():
+    made = {
+        name for name, item in vars(viz).items() if getattr(item, "__annotations__", {}).get("return") is viz.Figure
+    }
+    assert made == set(FIGURES)
+
+
+def test_alt_texts_say_what_is_seen():
+    scores, true = np.array([0.1, 0.1, 0.9, 0.9]), np.array([True, False, True, True])
+    assert "0.2 lie 1 true and 1 false ones" in viz.score_histogram(scores, true, 0.2).alt_text
+    kept = viz.selection_scatter(scores, np.array([1, 1, 1, 0.4]), true, 0.9, 0.4).alt_text
+    assert "Of 3 true positives 1 are kept, of 1 false ones 0" in kept
+
+
+def test_trident_puts_boundaries_at_the_expected_bins():
+    figure = viz.trident(np.array([0.5, 0.5, 0.0]), np.array([0.0, 0.0, 1.0]), 10.0, 0.5)
+    # Expected bins 1.5 to the left and 2 to the right of 10 s, half a second each.
+    assert "start at 9.25 s and the end at 11.00 s" in figure.alt_text
+    bars = [bar.get_x() + bar.get_width() / 2 for bar in figure.axes[0].patches]
+    assert bars == pytest.approx([9, 9.5, 10, 10, 10.5, 11])
+
+
+def test_show_displays_an_image_with_alt_text(monkeypatch):
+    shown = []
+    monkeypatch.setattr(viz, "display", lambda data, raw: shown.append(data))
+    figure = viz.precision_recall(np.array([1.0]), np.array([1.0]))
+    figure.alt_text = 'Say "a" < b'
+    viz.show(figure)
+    alt, source = re.fullmatch(
+        r'<img alt="([^"]*)" src="data:image/png;base64,([^"]*)">', shown[0]["text/html"]
+    ).groups()
+    assert alt == "Say &quot;a&quot; &lt; b"
+    assert base64.b64decode(source).startswith(b"\x89PNG")
+    assert shown[0]["text/plain"] == figure.alt_text
+
+
+def test_save_keeps_the_alt_text(tmp_path):
+    figure = viz.training_curves(_log(3))
+    viz.save(figure, tmp_path / "new" / "loss.png")
+    with Image.open(tmp_path / "new" / "loss.png") as image:
+        assert image.text["Description"] == figure.alt_text
