@@ -89,7 +89,7 @@ class StudentParams(BaseModel):
     mil_weight: float = _field(1.0, "weight of the video-level (MIL) loss", ge=0)
     mil_ratio: int = _field(5, "the top n // mil_ratio positions make the video score", ge=1)
     mil_dropout: float = _field(0.7, "dropout on the class logits of the MIL loss", ge=0, lt=1)
-    student_epochs: int = _field(20, "epochs on the generator's pseudo labels", ge=1)
+    student_epochs: int = _field(30, "epochs on the generator's pseudo labels", ge=1)
     student_batch: int = _field(4, "videos per step", ge=1)
     student_lr: float = _field(1e-3, "learning rate of AdamW", gt=0)
     student_weight_decay: float = _field(0.05, "weight decay of AdamW", ge=0)
