@@ -1,23 +1,35 @@
-# make run · make test · make lab: each sets up first, once.
+# make run · make test · make lab: each sets up first, once. make results makes the README's table.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup run test lab
+.PHONY: setup run test lab results
 
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "FuSTAL needs Python 3.10 or newer")'
+	$(PYTHON) -c 'import sys; sys.exit("FuSTAL needs Python 3.10 or newer" if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m ipykernel install --sys-prefix --name python3 >/dev/null
 	touch $@
 
 run: setup
 	$(BIN)/fustal run params/demo.yaml
 
+# One thread a process: two processes share two cores. Runs go to a temporary folder, never to outputs/.
+test: export OMP_NUM_THREADS = 1
+test: export TQDM_DISABLE = 1
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests fustal
+	outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && \
+	FUSTAL_OUTPUTS=$$outputs $(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
 
 lab: setup
 	$(BIN)/jupyter lab notebooks
+
+# SBHAR=folder takes the recordings from there instead of downloading them
+results: setup
+	$(BIN)/fustal fetch sbhar $(if $(SBHAR),--from $(SBHAR))
+	$(BIN)/fustal run params/sbhar.yaml --seed 0 --seed 1 --seed 2
+	$(BIN)/fustal results sbhar-seed0 sbhar-seed1 sbhar-seed2 --readme README.md

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable
 
@@ -51,16 +52,15 @@ def run_notebook(stage: Stage, params: Params) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / stage.notebook.replace(".ipynb", ".partial.ipynb")
     os.environ.setdefault("TQDM_DISABLE", "1")
-    logging.getLogger("papermill").setLevel(
-        logging.ERROR
-    )  # the notebooks take all parameters and check them themselves
+    # papermill warns of parameters that a notebook does not declare; ours take them all and check them themselves
+    logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
         papermill.execute_notebook(
             _literal(ROOT / "notebooks" / stage.notebook),
             _literal(partial),
             params.of(Params),
             kernel_name="python3",
-            progress_bar=False,
+            progress_bar=sys.stderr.isatty(),
             config=Config(KernelManager={"transport": "ipc"}),  # no ports, and nobody else listens
             cwd=str(ROOT / "notebooks"),
         )

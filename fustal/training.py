@@ -85,7 +85,8 @@ def fit(
     base = [group["lr"] for group in optimizer.param_groups]
     if checkpoint.exists():
         first_step = load_state(checkpoint, modules, optimizer)
-        rows = pd.read_csv(log_file).query("step < @first_step").to_dict("records") if log_file.exists() else []
+        log = pd.read_csv(log_file, float_precision="round_trip") if log_file.exists() else pd.DataFrame({"step": []})
+        rows = log[log.step < first_step].to_dict("records")
     for i in trange(first_step, last_step, desc=description, mininterval=1):
         seed_step(seed, i)
         trained.train()

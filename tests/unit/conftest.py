@@ -1,11 +1,15 @@
-"""A data set small enough to train on in seconds."""
+"""A data set small enough to train on in seconds; no deadline for hypothesis, as the machine may be busy."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import settings
 
 from fustal.annotations import Dataset, Grid
 from fustal.features import FeatureStore
+
+settings.register_profile("fustal", deadline=None)
+settings.load_profile("fustal")
 
 
 @pytest.fixture

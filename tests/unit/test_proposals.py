@@ -1,0 +1,243 @@
+"""Proposals from activations, and the filter: each piece against a plain loop."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.interpolate import interp1d
+
+from fustal.params import Params, grid
+from fustal.proposals import (
+    add_iou_score,
+    contrasted_runs,
+    normalise,
+    outer_inner_contrast,
+    propose,
+    runs,
+    select,
+    suppress,
+    upsample,
+)
+from fustal.segments import tiou_matrix
+
+SEQUENCES = arrays(float, st.integers(1, 40), elements=st.floats(0, 1, width=16))
+
+
+def plain_runs(mask):
+    """Runs of at least two true positions of one row."""
+    found, first = [], None
+    for position, value in enumerate([*mask, False]):
+        if value and first is None:
+            first = position
+        if not value and first is not None:
+            if position - first >= 2:
+                found.append((first, position - 1))
+            first = None
+    return found
+
+
+def plain_contrast(values, first, last, flank):
+    """METHOD.md section 2, word by word."""
+    reach = flank * (last - first + 1)
+    inside = values[first : last + 1].mean()
+    left = values[max(0, int(first - reach)) : first]
+    right = values[last + 1 : min(len(values) - 1, int(last + reach)) + 1]
+    flanks = np.concatenate([left, right])
+    return inside - (flanks.mean() if len(flanks) else 0.0)
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 4), st.integers(1, 30))))
+def test_runs_against_a_loop(mask):
+    row, first, last = runs(mask)
+    assert list(zip(row, first, last, strict=True)) == [
+        (k, *pair) for k in range(len(mask)) for pair in plain_runs(mask[k])
+    ]
+
+
+def test_no_runs():
+    assert [len(part) for part in runs(np.zeros((3, 5), bool))] == [0, 0, 0]
+    assert [len(part) for part in runs(np.ones((3, 1), bool))] == [0, 0, 0], "one position is no run"
+
+
+@given(arrays(float, st.integers(2, 30), elements=st.floats(-5, 5, width=16)), st.integers(1, 24))
+def test_upsampling_is_linear_interpolation_with_extrapolation(sequence, factor):
+    reference = interp1d(np.arange(len(sequence)), sequence, fill_value="extrapolate")
+    at = np.arange(len(sequence) * factor) / factor
+    np.testing.assert_allclose(upsample(sequence, factor), reference(at), atol=1e-9)
+
+
+def test_upsampling_one_snippet_repeats_it():
+    assert upsample(np.array([0.5], np.float32), 3).tolist() == [0.5, 0.5, 0.5]
+
+
+@given(arrays(np.float32, st.integers(1, 30), elements=st.floats(-5, 5, width=16)))
+def test_normalised_sequences_reach_from_0_to_1(sequence):
+    result = normalise(sequence)
+    assert ((result >= 0) & (result <= 1)).all()
+    low, high = max(0.0, float(sequence.min())), max(0.0, float(sequence.max()))
+    expected = (sequence.astype(float) - low) / (high - low if high > low else 1.0)
+    np.testing.assert_allclose(result, np.clip(expected, 0, 1))
+
+
+def test_normalising_what_is_constant_or_negative():
+    assert normalise(np.array([-3.0, -1.0])).tolist() == [0, 0], "what is below 0 is silent"
+    assert normalise(np.array([-1.0, 2.0])).tolist() == [0, 1]
+    assert normalise(np.array([0.5, 0.5])).tolist() == [0, 0]
+
+
+@given(
+    arrays(float, st.tuples(st.integers(1, 3), st.integers(2, 40)), elements=st.floats(0, 1, width=16)),
+    st.sampled_from([0.0, 0.1, 0.25, 1.0, 3.0]),
+    st.data(),
+)
+def test_contrast_against_a_loop(values, flank, data):
+    count, length = values.shape
+    spans = data.draw(
+        st.lists(
+            st.tuples(st.integers(0, count - 1), st.integers(0, length - 1), st.integers(0, length - 1)), max_size=6
+        )
+    )
+    row, first, last = np.array([(k, min(a, b), max(a, b)) for k, a, b in spans], int).reshape(-1, 3).T
+    expected = [plain_contrast(values[k], a, b, flank) for k, a, b in zip(row, first, last, strict=True)]
+    np.testing.assert_allclose(outer_inner_contrast(values, row, first, last, flank), expected, atol=1e-9)
+
+
+def test_contrast_by_hand():
+    values = np.array([[0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 0.3, 0.0]])
+    one = (np.array([0]), np.array([2]), np.array([5]))
+    np.testing.assert_allclose(outer_inner_contrast(values, *one, 0.25), [1.0 - 0.4])
+    whole = (np.array([0]), np.array([0]), np.array([7]))
+    np.testing.assert_allclose(outer_inner_contrast(values, *whole, 0.25), [values.mean()], err_msg="no flank counts 0")
+
+
+@given(SEQUENCES, st.integers(0, 2**32 - 1))
+def test_runs_of_all_thresholds_against_a_loop(activation, seed):
+    action = np.random.default_rng(seed).choice([0.0, 0.1, 0.35, 0.6, 0.9, 1.0], len(activation))
+    params = Params(cas_thresholds="0:0.1:0.2", actionness_thresholds="0.1:0.25:0.6")
+    expected = []
+    for threshold in grid(params.cas_thresholds):
+        above = np.where(activation >= threshold, activation, 0)
+        expected += [(a, b, plain_contrast(above, a, b, 0.25)) for a, b in plain_runs(above > 0)]
+    for threshold in grid(params.actionness_thresholds):
+        for a, b in plain_runs((action >= threshold) & (action > 0)):
+            expected.append((a, b, plain_contrast(activation, a, b, 0.25)))
+    first, last, contrast = contrasted_runs(activation, action, params)
+    assert first.tolist() == [a for a, _, _ in expected]
+    assert last.tolist() == [b for _, b, _ in expected]
+    np.testing.assert_allclose(contrast, [value for *_, value in expected], atol=1e-9)
+
+
+# --- propose ----------------------------------------------------------------------------------------------------------
+
+
+def _propose(cas, classes=(0,), **changes):
+    cas = np.asarray(cas, np.float32)
+    score = np.linspace(0.6, 0.4, cas.shape[1])
+    return propose(cas, cas.sum(1), score, np.array(classes), 2.0, Params(**changes))
+
+
+@pytest.mark.parametrize("recipe", ["corrected", "published"])
+@pytest.mark.parametrize("length", [1, 2, 9])
+def test_silent_activations_propose_nothing(length, recipe):
+    found = _propose(np.zeros((length, 2)), (0, 1), recipe=recipe)
+    assert found.empty
+    assert list(found.columns) == ["label", "score", "start", "end"]
+    assert found.label.dtype == int
+    assert [found[name].dtype for name in ("score", "start", "end")] == [float] * 3
+
+
+def test_no_classes_propose_nothing():
+    found = _propose(np.ones((4, 1)) * np.arange(4)[:, None], ())
+    assert found.empty
+    assert found.label.dtype == int
+
+
+def test_one_rectangle():
+    cas = np.zeros((10, 1))
+    cas[4:6] = 1.0
+    found = _propose(cas, cas_thresholds="0.5:1:0.5", actionness_thresholds="0.5:1:0.5", upscale=4)
+    # upsampled, the trapezium 4..5 falls to 0.5 two positions before and after: positions 14 to 22 of 4 a snippet
+    trapezium = np.interp(np.arange(40) / 4, np.arange(10), cas[:, 0])
+    above = np.where(trapezium >= 0.5, trapezium, 0)
+    assert (found.label.tolist(), found.start.tolist(), found.end.tolist()) == ([0], [14 / 4 * 2], [23 / 4 * 2])
+    silenced, plain = (plain_contrast(values, 14, 22, 0.25) + 0.2 * 0.6 for values in (above, trapezium))
+    assert silenced > plain, "a CAS threshold silences the flanks"
+    assert found.score.tolist() == pytest.approx([silenced]), "equal proposals: the better one stays"
+
+
+def test_each_class_has_its_own_proposals():
+    cas = np.zeros((20, 3))
+    cas[2:6, 0], cas[10:16, 2] = 1.0, 2.0
+    found = _propose(cas, (0, 2))
+    assert set(found.label) == {0, 2}
+    best = found.loc[found.groupby("label").score.idxmax()].set_index("label")
+    assert best.start[0] < 2 * 6 < best.start[2]
+    alone = _propose(cas, (2,))
+    pd.testing.assert_frame_equal(alone, found[found.label == 2].reset_index(drop=True))
+
+
+def test_proposals_of_a_class_do_not_overlap_by_the_nms_threshold():
+    random = np.random.default_rng(0)
+    found = _propose(random.random((30, 2)), (0, 1), proposal_nms=0.4)
+    for _, part in found.groupby("label"):
+        segments = torch.tensor(part[["start", "end"]].to_numpy())
+        assert len(segments) > 3
+        assert tiou_matrix(segments, segments).fill_diagonal_(0).max() < 0.4
+        assert (part.score.diff().dropna() <= 0).all(), "best first"
+
+
+def test_the_published_nms_adds_a_second_to_every_length():
+    segments, scores = np.array([[0.0, 1.0], [0.6, 1.6]]), np.array([0.9, 0.8])
+    assert suppress(segments, scores, Params(recipe="corrected")).tolist() == [0, 1], "tIoU 0.25"
+    assert suppress(segments, scores, Params(recipe="published")).tolist() == [0], "tIoU 1.4 / 2.6"
+
+
+def test_the_first_of_equal_scores_stays():
+    segments = np.array([[0.0, 10.0], [0.0, 11.0], [0.0, 12.0]])
+    assert suppress(segments, np.ones(3), Params()).tolist() == [0]
+    assert suppress(np.empty((0, 2)), np.empty(0), Params()).tolist() == []
+
+
+# --- the filter -------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 25), st.integers(0, 2**32 - 1))
+def test_iou_score_against_a_loop(count, seed):
+    random = np.random.default_rng(seed)
+    start = random.uniform(0, 10, count)
+    frame = pd.DataFrame(
+        {
+            "video": random.choice(["v", "w", "x"], count),
+            "label": random.choice(["a", "b"], count),
+            "score": random.random(count),
+            "start": start,
+            "end": start + random.uniform(0.1, 5, count),
+        },
+        index=random.permutation(count) + 100,
+    )
+    rows, expected = list(frame.itertuples(index=False)), np.zeros(count)
+    for i, one in enumerate(rows):
+        for j, other in enumerate(rows):
+            if i != j and one.video == other.video:
+                overlap = max(0.0, min(one.end, other.end) - max(one.start, other.start))
+                expected[i] += overlap / (one.end - one.start + other.end - other.start - overlap)
+    found = add_iou_score(frame)
+    np.testing.assert_allclose(found.iou_score, expected, atol=1e-9)
+    pd.testing.assert_frame_equal(found.drop(columns="iou_score"), frame)
+
+
+def test_iou_score_of_nothing():
+    empty = pd.DataFrame({name: [] for name in ("video", "label", "score", "start", "end")})
+    found = add_iou_score(empty)
+    assert list(found.columns) == [*empty.columns, "iou_score"]
+    assert select(found, 0.2, 0.4).empty
+
+
+def test_selection_keeps_at_least_gamma_and_above_eta():
+    frame = pd.DataFrame({"iou_score": [0.2, 0.19, 0.2, 5.0], "score": [0.41, 0.9, 0.4, 0.5]}, index=[4, 5, 6, 7])
+    kept = select(frame, 0.2, 0.4)
+    assert kept.to_dict("list") == {"iou_score": [0.2, 5.0], "score": [0.41, 0.5]}
+    assert kept.index.tolist() == [0, 1]

@@ -1,0 +1,280 @@
+"""The training loop: log, checkpoints, resuming to the last bit, and what it refuses."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from fustal import InputError, training
+from fustal.params import Params
+from fustal.training import epoch_order, fit, load_module, load_state, pick_device, save_module, save_state, seed_step
+
+
+class Toy:
+    """A regression with dropout and a moving average, all randomness from torch."""
+
+    def __init__(self, fail_at=None, bad_at=None):
+        torch.manual_seed(3)
+        self.model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 1))
+        self.average = nn.Linear(3, 8)
+        self.average.load_state_dict(self.model[0].state_dict())
+        self.optimizer = torch.optim.Adam(self.model.parameters(), 0.02)
+        self.fail_at, self.bad_at, self.seen, self.rates = fail_at, bad_at, [], []
+
+    def step(self, i):
+        if i == self.fail_at:
+            raise RuntimeError("power cut")
+        self.seen.append(i)
+        features = torch.randn(16, 3)
+        error = (self.model(features)[:, 0] - features.sum(1)).square().mean()
+        return {"loss": error * (float("nan") if i == self.bad_at else 1.0), "error": error}
+
+    def after_step(self, i):
+        with torch.no_grad():
+            self.average.weight.lerp_(self.model[0].weight, 0.1)
+        self.rates.append(self.optimizer.param_groups[0]["lr"])
+
+    def fit(self, folder, **changes):
+        options = {"last_step": 23, "seed": 5, "folder": folder, "after_step": self.after_step} | changes
+        return fit(self.step, {"model": self.model, "average": self.average}, self.optimizer, **options)
+
+    def weights(self):
+        return {**self.model.state_dict(prefix="model."), **self.average.state_dict(prefix="average.")}
+
+
+def assert_same_weights(one, other):
+    for name, value in one.weights().items():
+        assert value.equal(other.weights()[name]), name
+
+
+@pytest.fixture
+def every_five(monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 5)
+
+
+def test_the_log_has_a_row_for_each_step(tmp_path):
+    toy = Toy()
+    log = toy.fit(tmp_path / "new", last_step=120)
+    assert list(log.columns) == ["step", "loss", "error"]
+    assert log.step.tolist() == toy.seen == list(range(120))
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new" / "log.csv"), log)
+    assert log.loss.tail(20).mean() < 0.5 * log.loss.head(20).mean(), "it learns"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["log.csv"], "no checkpoint is left"
+
+
+def test_a_later_training_counts_on(tmp_path):
+    log = Toy().fit(tmp_path, first_step=10, last_step=12)
+    assert log.step.tolist() == [10, 11]
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path):
+    one, two, other = Toy(), Toy(), Toy()
+    log = one.fit(tmp_path / "1")
+    torch.rand(7)  # a different past
+    pd.testing.assert_frame_equal(log, two.fit(tmp_path / "2"), check_exact=True)
+    assert_same_weights(one, two)
+    assert (other.fit(tmp_path / "3", seed=6).loss != log.loss).all()
+
+
+@pytest.mark.parametrize("fail_at", [3, 12, 21])
+def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path, every_five, fail_at):
+    whole = Toy()
+    log = whole.fit(tmp_path / "whole")
+    broken = Toy(fail_at=fail_at)
+    with pytest.raises(RuntimeError, match="power cut"):
+        broken.fit(tmp_path / "broken")
+    kept = fail_at // 5 * 5
+    assert (tmp_path / "broken" / "checkpoint.safetensors").exists() == (kept > 0)
+    resumed = Toy()
+    torch.manual_seed(99)
+    for weights in resumed.model.parameters():
+        nn.init.normal_(weights) if kept else None  # everything must come from the checkpoint
+    again = resumed.fit(tmp_path / "broken")
+    assert resumed.seen == list(range(kept, 23))
+    pd.testing.assert_frame_equal(again, log, check_exact=True)
+    assert (tmp_path / "broken" / "log.csv").read_bytes() == (tmp_path / "whole" / "log.csv").read_bytes()
+    assert_same_weights(whole, resumed)
+    assert [path.name for path in (tmp_path / "broken").iterdir()] == ["log.csv"]
+
+
+def test_rows_after_the_checkpoint_are_not_kept_twice(tmp_path, every_five):
+    with pytest.raises(RuntimeError):
+        Toy(fail_at=12).fit(tmp_path)
+    log = pd.read_csv(tmp_path / "log.csv")
+    pd.concat([log, log.tail(1).assign(step=10)]).to_csv(tmp_path / "log.csv", index=False)
+    assert Toy().fit(tmp_path).step.tolist() == list(range(23))
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_path, every_five):
+    toy = Toy(bad_at=12)
+    with pytest.raises(FloatingPointError, match=r"^a toy: the loss is nan at step 12$"):
+        toy.fit(tmp_path, description="a toy")
+    assert all(value.isfinite().all() for value in toy.weights().values())
+    assert (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_lr_is_a_factor_on_the_rate_of_each_step(tmp_path):
+    toy = Toy()
+    toy.fit(tmp_path, last_step=4, lr=lambda i: (i + 1) / 4)
+    assert toy.rates == pytest.approx([0.005, 0.01, 0.015, 0.02])
+
+
+def test_lr_is_not_compounded_by_resuming(tmp_path, every_five):
+    with pytest.raises(RuntimeError):
+        Toy(fail_at=7).fit(tmp_path, lr=lambda i: 0.5)
+    resumed = Toy()
+    resumed.fit(tmp_path, lr=lambda i: 0.5)
+    assert set(resumed.rates) == {0.01}
+
+
+def test_clip_limits_the_change_of_a_step(tmp_path):
+    def change(**options):
+        model = nn.Linear(2, 1, bias=False)
+        before = model.weight.detach().clone()
+        optimizer = torch.optim.SGD(model.parameters(), 1.0)
+        fit(
+            lambda i: {"loss": 100 * model.weight.sum()},
+            {"model": model},
+            optimizer,
+            last_step=1,
+            seed=0,
+            folder=tmp_path,
+            **options,
+        )
+        return (model.weight - before).norm().item()
+
+    assert change() == pytest.approx(100 * 2**0.5)
+    assert change(clip=0.5) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_after_step_sees_the_new_weights(tmp_path):
+    model = nn.Linear(1, 1, bias=False)
+    before, seen = model.weight.item(), []
+    fit(
+        lambda i: {"loss": model.weight.sum()},
+        {"model": model},
+        torch.optim.SGD(model.parameters(), 0.5),
+        last_step=2,
+        seed=0,
+        folder=tmp_path,
+        after_step=lambda i: seen.append((i, model.weight.item())),
+    )
+    assert [i for i, _ in seen] == [0, 1]
+    assert [weight for _, weight in seen] == pytest.approx([before - 0.5, before - 1.0])
+
+
+def test_only_the_first_module_is_in_training_mode(tmp_path):
+    toy = Toy()
+    toy.model.eval()
+    toy.average.eval()
+    toy.fit(tmp_path, last_step=1)
+    assert toy.model.training
+    assert not toy.average.training
+
+
+# --- state on disk ----------------------------------------------------------------------------------------------------
+
+
+def test_state_survives_a_round_trip(tmp_path):
+    toy, other = Toy(), Toy()
+    toy.fit(tmp_path, last_step=6)
+    modules = {"model": toy.model, "average": toy.average}
+    save_state(tmp_path / "s.safetensors", modules, toy.optimizer, step=6)
+    step = load_state(tmp_path / "s.safetensors", {"model": other.model, "average": other.average}, other.optimizer)
+    assert step == 6
+    assert_same_weights(toy, other)
+    for index, state in toy.optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            assert value.equal(other.optimizer.state_dict()["state"][index][key]), (index, key)
+
+
+def test_state_before_the_first_step_has_no_moments(tmp_path):
+    toy = Toy()
+    save_state(tmp_path / "s.safetensors", {"model": toy.model}, toy.optimizer, step=0)
+    assert load_state(tmp_path / "s.safetensors", {"model": toy.model}, toy.optimizer) == 0
+    assert toy.optimizer.state_dict()["state"] == {}
+
+
+def test_a_broken_checkpoint_is_an_error_of_one_line(tmp_path, every_five):
+    with pytest.raises(RuntimeError):
+        Toy(fail_at=7).fit(tmp_path)
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    content = checkpoint.read_bytes()
+    for broken in (content[: len(content) // 2], b"", b"not a checkpoint"):
+        checkpoint.write_bytes(broken)
+        with pytest.raises(InputError, match=r"checkpoint\.safetensors: cannot be continued from: ") as error:
+            Toy().fit(tmp_path)
+        assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_of_other_modules_is_refused(tmp_path):
+    toy = Toy()
+    save_state(tmp_path / "s.safetensors", {"other": toy.model}, toy.optimizer, step=1)
+    with pytest.raises(InputError, match="cannot be continued from"):
+        load_state(tmp_path / "s.safetensors", {"model": toy.model}, toy.optimizer)
+    save_file({"a": torch.ones(1)}, tmp_path / "no_step.safetensors")
+    with pytest.raises(InputError, match="cannot be continued from"):
+        load_state(tmp_path / "no_step.safetensors", {"model": toy.model}, toy.optimizer)
+
+
+def test_weights_survive_a_round_trip(tmp_path):
+    one, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    one.weight.data = one.weight.data.T.contiguous().T  # not contiguous, as some layers' weights are
+    save_module(one, tmp_path / "m.safetensors")
+    load_module(other, tmp_path / "m.safetensors")
+    assert one.weight.equal(other.weight)
+    assert one.bias.equal(other.bias)
+
+
+def test_weights_that_do_not_fit(tmp_path):
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(InputError, match=r"m\.safetensors: no such file of weights"):
+        load_module(nn.Linear(3, 2), path)
+    save_module(nn.Linear(3, 2), path)
+    for other in (nn.Linear(3, 4), nn.Linear(3, 2, bias=False), nn.BatchNorm1d(3)):
+        with pytest.raises(InputError, match=r"m\.safetensors: does not fit the model: ") as error:
+            load_module(other, path)
+        assert "\n" not in str(error.value)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(InputError, match="does not fit the model"):
+        load_module(nn.Linear(3, 2), path)
+
+
+# --- devices and seeds ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu", "expected"),
+    [("auto", False, "cpu"), ("auto", True, "cuda"), ("cpu", True, "cpu"), ("cuda", True, "cuda")],
+)
+def test_pick_device(monkeypatch, device, gpu, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert pick_device(Params(device=device)) == torch.device(expected)
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="no GPU"):
+        pick_device(Params(device="cuda"))
+
+
+def test_epoch_order_depends_on_seed_and_epoch_alone():
+    order = epoch_order(50, 2, seed=7)
+    assert sorted(order.tolist()) == list(range(50))
+    state = torch.get_rng_state()
+    assert epoch_order(50, 2, seed=7).equal(order)
+    assert torch.get_rng_state().equal(state), "the global state is left alone"
+    assert not epoch_order(50, 3, seed=7).equal(order)
+    assert not epoch_order(50, 2, seed=8).equal(order)
+    assert epoch_order(0, 0, seed=0).tolist() == []
+
+
+def test_seed_step_depends_on_seed_and_step():
+    draws = []
+    for seed, step in ((0, 1), (1, 0), (0, 0), (0, 1), (2**31 - 1, 10**6)):
+        seed_step(seed, step)
+        draws.append(torch.rand(1).item())
+    assert draws[0] == draws[3]
+    assert len(np.unique(draws)) == 4
