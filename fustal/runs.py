@@ -57,14 +57,30 @@ CHAIN = {
             "student",
             "03_student_training.ipynb",
             ("selection/pseudo_labels.json",),
-            ("student/model.safetensors", "student/ema.safetensors", "student/detections_test.json"),
+            (
+                "student/model.safetensors",
+                "student/ema.safetensors",
+                "student/optimizer.safetensors",
+                "student/detections_test.json",
+                "student/detections_test_ema.json",
+            ),
             (SharedParams, StudentParams),
         ),
         Stage(
             "distilled",
             "04_ema_distillation.ipynb",
-            ("selection/pseudo_labels.json", "student/model.safetensors", "student/ema.safetensors"),
-            ("distilled/model.safetensors", "distilled/ema.safetensors", "distilled/detections_test.json"),
+            (
+                "selection/pseudo_labels.json",
+                "student/model.safetensors",
+                "student/ema.safetensors",
+                "student/optimizer.safetensors",
+            ),
+            (
+                "distilled/model.safetensors",
+                "distilled/ema.safetensors",
+                "distilled/labels_train.json",
+                "distilled/detections_test.json",
+            ),
             (SharedParams, StudentParams, STAGES["distilled"]),
         ),
         Stage(
@@ -75,10 +91,12 @@ CHAIN = {
                 "generator/proposals_test.json",
                 "selection/pseudo_labels.json",
                 "student/detections_test.json",
+                "student/detections_test_ema.json",
+                "distilled/labels_train.json",
                 "distilled/detections_test.json",
             ),
             ("evaluation/metrics.json",),
-            (SharedParams, STAGES["evaluation"]),
+            (Params,),  # metrics.json records them all
         ),
     )
 }
