@@ -62,6 +62,7 @@ def run_notebook(stage: Stage, params: Params) -> None:
             kernel_name="python3",
             progress_bar=sys.stderr.isatty(),
             config=Config(KernelManager={"transport": "ipc"}),  # no ports, and nobody else listens
+            extra_arguments=["--log-level=CRITICAL"],
             cwd=str(ROOT / "notebooks"),
         )
     except PapermillExecutionError as error:

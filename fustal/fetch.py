@@ -93,7 +93,7 @@ def ensure(card: str | Path) -> None:
 def _demo(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
     if source is not None:
         raise InputError(f"{source}: the demo is simulated and takes no folder")
-    simulate.simulate(*simulate.invent(), root, grids, dim=32, seed=0)
+    simulate.simulate(*simulate.invent(), root, grids, dim=32, seed=0, look=simulate.DEMO_LOOK)
 
 
 def _sbhar(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:

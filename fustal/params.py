@@ -89,7 +89,7 @@ class StudentParams(BaseModel):
     mil_weight: float = _field(1.0, "weight of the video-level (MIL) loss", ge=0)
     mil_ratio: int = _field(5, "the top n // mil_ratio positions make the video score", ge=1)
     mil_dropout: float = _field(0.7, "dropout on the class logits of the MIL loss", ge=0, lt=1)
-    student_epochs: int = _field(30, "epochs on the generator's pseudo labels", ge=1)
+    student_epochs: int = _field(12, "epochs on the generator's pseudo labels", ge=1)
     student_batch: int = _field(4, "videos per step", ge=1)
     student_lr: float = _field(1e-3, "learning rate of AdamW", gt=0)
     student_weight_decay: float = _field(0.05, "weight decay of AdamW", ge=0)
@@ -102,13 +102,13 @@ class StudentParams(BaseModel):
     max_detections: int = _field(200, "detections kept per video", ge=1)
     class_agnostic_nms: bool = _field(False, "soft-NMS over all classes at once, with voting")
     voting_tiou: float = _field(0.7, "tIoU of the voting after class-agnostic NMS", ge=0, le=1)
-    upper_bound_epochs: int = _field(30, "epochs on the true segments, to measure what labels cost; 0: none", ge=0)
+    upper_bound_epochs: int = _field(15, "epochs on the true segments, to measure what labels cost; 0: none", ge=0)
 
 
 class DistillationParams(BaseModel):
     """Notebook 04: the EMA teacher labels the videos once more (METHOD.md section 5)."""
 
-    distill_epochs: int = _field(10, "epochs on the teacher's labels", ge=1)
+    distill_epochs: int = _field(6, "epochs on the teacher's labels", ge=1)
     relabel_confidence: float = _field(0.4, "eta', a teacher's detection above it becomes a label", ge=0, le=1)
 
 

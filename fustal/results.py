@@ -74,13 +74,13 @@ def _markdown(part: pd.DataFrame, stages: dict[str, str], corner: str) -> str:
     measures = list(dict.fromkeys(part.measure[part.stage.isin(stages.values())]))
     lines = [[corner, *measures], ["---"] + ["---:"] * len(measures)]
     for title, stage in stages.items():
-        cells = [part.value[(part.stage == stage) & (part.measure == measure)] for measure in measures]
-        lines.append([title, *map(_cell, cells)])
+        values = {measure: part.value[(part.stage == stage) & (part.measure == measure)] for measure in measures}
+        lines.append([title, *(_cell(cell, 0 if name == "labels" else 1) for name, cell in values.items())])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(values: pd.Series) -> str:
+def _cell(values: pd.Series, digits: int) -> str:
     if values.empty:
         return "—"
-    spread = f" ± {values.std():.1f}" if len(values) > 1 else ""
-    return f"{values.mean():.1f}{spread}"
+    spread = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{spread}"

@@ -1,11 +1,24 @@
 """Data sets with simulated features: two streams on two grids, from one latent signal per video.
 
 Nothing here is measured on a video. The features imitate what makes weak supervision hard: actions are clearest at
-their core and vague at their ends, scenes co-occur with a class outside its actions, look-alikes of an action are none,
-and every video has a style of its own. Notebook 01 shows the signal, section "The data set".
+their core and vague at their ends, about which annotators disagree; a scene shows up with its class and stays when the
+action is over; look-alikes of an action are none; every video has a style of its own. Notebook 01 shows the signal,
+section "The data set".
 
-Tuning. The constants of `Look` were set on the annotations of THUMOS'14 so that the generator shows about what it shows
-on the real features, and not for the sake of any other result.
+Tuning. The constants of `Look` were set by hand on THUMOS'14's annotations, and judged on its 210 test videos, so that
+the generator shows about what it shows on the real features: average mAP (.1:.7) 38 to 42, falling from 60 to 66 at
+tIoU .1 to about 12 at .7, while the student can still learn the true segments (wanted: 65 to 75). Filter, distillation
+and pseudo labels had no say. Measured with the settings of `params/thumos14-simulated.yaml`, mAP in percent:
+
+    tIoU                                            .1    .2    .3    .4    .5    .6    .7   average
+    generator, mean of the seeds 0, 1 and 2       62.7  56.4  50.2  43.2  34.7  25.2  14.0      40.9
+    EMA student on the true segments, 20 epochs   84.1  82.7  80.2  76.2  68.6  58.0  39.1      69.8
+    the same run after 25 epochs                  86.6  85.2  82.9  80.0  74.0  62.7  44.2      73.7
+    the same run after 30 epochs                  87.9  87.0  85.0  81.8  76.1  64.9  47.0      75.7
+
+The generator's averages are 40.3, 39.8 and 42.5; without the cross-video term seed 0 gives 36.9. The student was
+trained with seed 0 only and was still rising: it ends a little above what was wanted. As the constants were chosen by
+looking at test videos, no result on these features is evidence about real video.
 """
 
 import zlib
@@ -23,7 +36,7 @@ from fustal.files import write_json
 RATE = 12.5
 """Hz of the latent signal; a window of 16 frames at 25 fps averages 8 of its samples."""
 
-DEMO_CLASSES = {"Bow": 2.0, "Climb": 9.0, "Dance": 14.0, "Jump": 3.0, "Spin": 5.0}
+DEMO_CLASSES = {"Bow": 4.0, "Climb": 9.0, "Dance": 14.0, "Jump": 5.0, "Spin": 6.0}
 """Classes of the invented annotations, and the median duration of their actions in seconds."""
 
 
@@ -54,6 +67,10 @@ class Look:
     noise: float = 2.8  # noise of the latent signal
     noise_width: float = 0.16  # standard deviation of the noise's correlation in time
     blur: float = 0.15  # standard deviation of the receptive field's blur, beyond the window
+
+
+DEMO_LOOK = Look(core_width=0.22, motion=0.5, disagreement=0.0, scene=0.6, linger=1.0, noise=2.2)
+"""The demo is much clearer than that, so that its few minutes of training show what the stages do."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +224,7 @@ def _at(total: np.ndarray, position: np.ndarray) -> np.ndarray:
     return total[low] + (position - low)[:, None] * (total[low + 1] - total[low])
 
 
-def invent(*, train: int = 40, test: int = 20, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+def invent(*, train: int = 80, test: int = 20, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Invents the annotations of the demo: videos of 40 to 90 s with one or two of five classes.
 
     Returns:

@@ -74,7 +74,7 @@ def test_the_demo_is_made_once_and_loads(card):
     path = card("demo")
     fetch.ensure(path)
     dataset = load_dataset(path)
-    assert len(dataset.split("train")) == 40
+    assert len(dataset.split("train")) == 80
     assert len(dataset.split("test")) == 20
     assert FeatureStore(dataset, "generator").dim == FeatureStore(dataset, "student").dim == 64
     made = dataset.annotations.stat().st_mtime_ns
@@ -87,7 +87,7 @@ def test_several_processes_may_make_the_demo_at_once(card):
     path = card("demo")
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         pool.map(fetch.ensure, [path, path])
-    assert len(load_dataset(path).videos) == 60
+    assert len(load_dataset(path).videos) == 100
     assert [entry.name for entry in (path.parents[1] / "data").iterdir()] == ["demo"]
 
 
@@ -124,7 +124,7 @@ def test_fetching_replaces_what_is_there(card):
     root = fetch.fetch(path)
     assert root == stale.parent
     assert not stale.exists()
-    assert len(load_dataset(path).videos) == 60
+    assert len(load_dataset(path).videos) == 100
 
 
 def test_a_failure_leaves_the_old_data_and_nothing_else(card, monkeypatch, tmp_path):

@@ -196,8 +196,11 @@ def test_the_published_nms_adds_a_second_to_every_length():
 
 
 def test_the_first_of_equal_scores_stays():
-    segments = np.array([[0.0, 10.0], [0.0, 11.0], [0.0, 12.0]])
-    assert suppress(segments, np.ones(3), Params()).tolist() == [0]
+    end = np.linspace(10, 11, 200)  # many, as numpy's sort is stable for a few
+    segments = np.stack([np.zeros(200), end], axis=1)
+    scores = np.where(np.arange(200) % 7 == 3, 0.9, 0.5)
+    assert suppress(segments, scores, Params()).tolist() == [3]
+    assert suppress(segments[3::7], scores[3::7], Params()).tolist() == [0]
     assert suppress(np.empty((0, 2)), np.empty(0), Params()).tolist() == []
 
 

@@ -1,0 +1,208 @@
+"""The chain of notebooks on the demo data, in miniature: what it leaves, what it skips, and how it fails."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from fustal import ROOT
+from fustal.annotations import load_dataset, read_results
+from fustal.features import FeatureStore
+from fustal.params import Params
+from fustal.runs import CHAIN
+
+SMALL = {
+    "generator_steps": 30,
+    "student_dim": 32,
+    "student_mlp": 32,
+    "student_lr": 3e-3,
+    "student_epochs": 4,
+    "distill_epochs": 1,
+    "upper_bound_epochs": 1,
+    "device": "cpu",
+}
+"""Small, but enough for the student to learn its labels whatever the seed is: notebook 03 checks that."""
+
+NOTEBOOKS = [stage.notebook for stage in CHAIN.values()]
+
+
+def call(*command, outputs, cwd):
+    environment = os.environ | {"FUSTAL_OUTPUTS": str(outputs), "TQDM_DISABLE": "1", "NO_COLOR": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, command)], capture_output=True, text=True, cwd=cwd, env=environment
+    )
+
+
+def run_chain(outputs, **changes):
+    """`fustal run params/demo.yaml`, in miniature, from a folder that is not the repository's."""
+    options = [option for name, value in (SMALL | changes).items() for option in ("--set", f"{name}={value}")]
+    return call("fustal", "run", ROOT / "params" / "demo.yaml", *options, outputs=outputs, cwd=outputs)
+
+
+def states(done):
+    """What the command said of each stage: "done" or "run"."""
+    lines = [line for line in done.stdout.splitlines() if line[1:3] == "/5"]
+    return ["done" if line.endswith("already done") else "run" for line in lines if not line.endswith("...")]
+
+
+def modified(folder):
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """The first call: its folder of outputs and the finished process."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    return outputs, run_chain(outputs)
+
+
+@pytest.fixture
+def again(first, tmp_path):
+    """A copy of the run's folder, to go on from."""
+    return shutil.copytree(first[0], tmp_path / "again")
+
+
+@pytest.fixture
+def metrics(first):
+    return json.loads((first[0] / "demo" / "evaluation" / "metrics.json").read_text())
+
+
+def test_the_chain_runs_to_its_end(first):
+    outputs, done = first
+    assert (done.returncode, done.stderr) == (0, "")
+    assert states(done) == ["run"] * 5
+    assert "| distilled student |" in done.stdout
+    for stage in CHAIN.values():
+        for item in stage.outputs:
+            assert (outputs / "demo" / item).stat().st_size > 0, item
+        assert (outputs / "demo" / stage.name / "stage.json").exists()
+    assert not list(outputs.rglob("checkpoint.safetensors")), "none is left"
+    assert [path.name for path in outputs.iterdir()] == ["demo"]
+
+
+def test_the_executed_notebooks_are_whole(first):
+    folder = first[0] / "demo" / "notebooks"
+    assert sorted(path.name for path in folder.iterdir()) == NOTEBOOKS
+    for path in folder.iterdir():
+        cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        outputs = [output for cell in cells for output in cell.outputs]
+        assert all(cell.execution_count for cell in cells if cell.source.strip()), path.name
+        assert not [output for output in outputs if output.output_type == "error"]
+        assert not [output for output in outputs if output.get("name") == "stderr"], "no warnings"
+        shown = [output.data.get("text/html", "") for output in outputs if output.output_type == "display_data"]
+        assert shown, "it has figures"
+        assert all(re.match(r'<img alt="[^"]+" src="data:image/png;base64,', html) for html in shown)
+
+
+def test_the_metrics_name_every_stage_and_where_they_come_from(metrics):
+    assert (metrics["run"], metrics["dataset"]) == ("demo", "demo")
+    assert set(metrics["mAP"]) == {"generator", "student", "student_ema", "distilled", "upper_bound"}
+    names = [f"0.{t}" for t in range(1, 8)] + ["0.1:0.5", "0.3:0.7", "0.1:0.7"]
+    for values in metrics["mAP"].values():
+        assert list(values) == names
+        assert all(0 <= value <= 100 for value in values.values())
+    assert metrics["mAP"]["generator"]["0.1:0.7"] > 5, "even 30 steps teach something"
+    assert list(metrics["labels"]) == ["proposals", "pseudo labels", "distilled"]
+    assert metrics["labels"]["proposals"]["labels"] > metrics["labels"]["pseudo labels"]["labels"] > 0
+    assert metrics["parameters"] == Params(run="demo", dataset="demo", **SMALL).of(Params)
+    assert {"git_commit", "packages", "platform", "cores", "date"} <= set(metrics["provenance"])
+
+
+def test_the_artefacts_agree_with_each_other(first, metrics):
+    dataset, folder = load_dataset("demo"), first[0] / "demo"
+    labels = read_results(folder / "selection" / "pseudo_labels.json")
+    assert len(labels) == metrics["labels"]["pseudo labels"]["labels"]
+    assert (labels.score > Params().confidence_min - 1e-6).all()
+    assert set(labels.video) <= set(dataset.split("train"))
+    for stage in ("student", "distilled"):
+        detections = read_results(folder / stage / "detections_test.json")
+        assert set(detections.video) <= set(dataset.split("test"))
+        assert set(detections.label) <= set(dataset.classes)
+
+
+def test_a_second_call_runs_nothing(first):
+    outputs, done = first
+    before = modified(outputs)
+    second = run_chain(outputs)
+    assert (second.returncode, second.stderr) == (0, "")
+    assert states(second) == ["done"] * 5
+    assert modified(outputs) == before
+    assert second.stdout.splitlines()[-4:] == done.stdout.splitlines()[-4:], "the same table"
+
+
+def test_another_parameter_runs_only_what_depends_on_it(again):
+    before = modified(again)
+    done = run_chain(again, confidence_min=0.35)
+    assert done.returncode == 0, done.stderr
+    assert states(done) == ["done", "run", "run", "run", "run"]
+    after = modified(again)
+    unchanged = {name for name in before if before[name] == after[name]}
+    assert {name for name in unchanged if name.startswith("demo/generator/")} == {
+        name for name in before if name.startswith("demo/generator/")
+    }
+    assert "demo/notebooks/01_generator_training.ipynb" in unchanged
+    assert not [name for name in unchanged if name.endswith("stage.json") and "generator" not in name]
+
+
+def test_a_stage_that_fails_stops_the_chain_and_keeps_its_notebook(again):
+    done = run_chain(again, confidence_min=0.999)
+    assert done.returncode == 1, "the input was right, the work failed"
+    assert done.stderr.startswith("error: StageError: 02_proposal_filtering.ipynb: AssertionError: no proposal passed")
+    assert done.stderr.count("\n") == 1
+    assert states(done) == ["done"]
+    assert "3/5" not in done.stdout
+    partial = again / "demo" / "notebooks" / "02_proposal_filtering.partial.ipynb"
+    assert str(partial) in done.stderr
+    cells = nbformat.read(partial, as_version=4).cells
+    outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
+    assert [output.ename for output in outputs if output.output_type == "error"] == ["AssertionError"]
+    assert not (again / "demo" / "selection" / "stage.json").exists(), "it is not done"
+
+
+def test_a_stage_that_refuses_its_input_is_status_2(tmp_path):
+    demo, data = load_dataset("demo"), tmp_path.resolve() / "data"
+    shutil.copytree(demo.root, data)
+    card = (ROOT / "params" / "datasets" / "demo.yaml").read_text()
+    (tmp_path / "card.yaml").write_text(card.replace("name: demo", "name: mine").replace("../../data/demo", str(data)))
+    victim = data / FeatureStore(demo, "generator").paths(demo.split("train")[0])[0].relative_to(demo.root)
+    victim.write_bytes(b"broken")
+    done = run_chain(tmp_path, dataset=tmp_path / "card.yaml")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {victim}: is not a readable .npy file")
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "demo" / "notebooks" / "01_generator_training.partial.ipynb").exists()
+
+
+def papermill(target, *options, outputs):
+    return call(
+        "papermill",
+        ROOT / "notebooks" / "01_generator_training.ipynb",
+        target,
+        "-f",
+        ROOT / "params" / "demo.yaml",
+        "--no-progress-bar",
+        *options,
+        outputs=outputs,
+        cwd=target.parent,
+    )
+
+
+def test_plain_papermill_runs_a_notebook_from_any_folder(first, tmp_path):
+    done = papermill(tmp_path / "out.ipynb", *("-p", "generator_steps", "30"), outputs=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (made,) = (tmp_path / "demo").iterdir()
+    assert made.name == "generator"
+    for item in CHAIN["generator"].outputs:
+        assert (tmp_path / "demo" / item).read_bytes() == (first[0] / "demo" / item).read_bytes(), "the same bits"
+
+
+def test_plain_papermill_with_an_unknown_parameter_fails(tmp_path):
+    done = papermill(tmp_path / "out.ipynb", *("-p", "generator_step", "30"), outputs=tmp_path)
+    assert done.returncode != 0
+    assert "InputError: unknown parameter 'generator_step' (did you mean 'generator_steps'?)" in done.stderr
+    assert not (tmp_path / "demo").exists()

@@ -1,0 +1,130 @@
+"""The table of results, from metrics files made by hand."""
+
+import copy
+import json
+
+import pytest
+
+from fustal import InputError, results
+from fustal.results import MARKERS, collect, insert, table
+
+METRICS = {
+    "run": "tiny-seed0",
+    "dataset": "toy",
+    "test": "2 videos / 3 segments",
+    "mAP": {
+        "generator": {"0.5": 20.0, "0.1:0.7": 30.0},
+        "distilled": {"0.5": 40.0, "0.1:0.7": 50.0},
+    },
+    "labels": {
+        "proposals": {"precision at 0.5": 5.0, "recall at 0.5": 80.0, "labels": 300},
+        "pseudo labels": {"precision at 0.5": 25.0, "recall at 0.5": 60.0, "labels": 40},
+    },
+    "parameters": {"seed": 0},
+    "provenance": {},
+}
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Writes the metrics of a run below outputs/ and gives the run's name."""
+    monkeypatch.setattr(results, "OUTPUTS", tmp_path)
+
+    def write(seed, shift=0.0, run="tiny", **changes):
+        metrics = copy.deepcopy(METRICS) | {"run": f"{run}-seed{seed}", "parameters": {"seed": seed}} | changes
+        for values in metrics["mAP"].values():
+            values["0.1:0.7"] += shift
+        path = tmp_path / metrics["run"] / "evaluation" / "metrics.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(metrics))
+        return metrics["run"]
+
+    return write
+
+
+def test_three_seeds_are_mean_and_std(make):
+    text = table(collect([make(2, 2.0), make(0, -1.0), make(1, 0.5)]))
+    lines = text.splitlines()
+    assert lines[0] == (
+        "**tiny** — data set toy, tested on 2 videos / 3 segments; 3 seeds (0, 1, 2), mean ± std, last step"
+    )
+    assert lines[2:6] == [
+        "| mAP at tIoU | 0.5 | 0.1:0.7 |",
+        "| --- | ---: | ---: |",
+        "| generator | 20.0 ± 0.0 | 30.5 ± 1.5 |",  # 32, 29, 30.5: the sample's deviation is 1.5
+        "| distilled student | 40.0 ± 0.0 | 50.5 ± 1.5 |",
+    ]
+    assert lines[7:9] == [
+        "| labels of training videos | precision at 0.5 | recall at 0.5 | labels |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    assert lines[9] == "| proposals | 5.0 ± 0.0 | 80.0 ± 0.0 | 300 ± 0 |"
+    assert lines[10].startswith("| pseudo labels | 25.0 ± 0.0 |")
+    assert len(lines) == 11
+
+
+def test_one_seed_has_no_deviation(make):
+    text = table(collect([make(7)]))
+    assert "1 seed (7)" in text
+    assert "| generator | 20.0 | 30.0 |" in text
+    assert "| generator | 20.0 | 30.0 | ±" not in text
+
+
+def test_each_run_has_its_own_block_in_the_order_given(make):
+    text = table(collect([make(0, run="z"), make(0, run="a"), make(1, run="z")]))
+    assert text.index("**z**") < text.index("**a**")
+    assert text.count("mAP at tIoU") == 2
+
+
+def test_a_stage_that_one_run_lacks_is_no_row_and_a_measure_it_lacks_is_a_dash(make):
+    fewer = {"generator": {"0.5": 1.0, "0.1:0.7": 2.0}, "distilled": {"0.1:0.7": 3.0}}
+    text = table(collect([make(0, mAP=fewer)]))
+    assert "| generator | 1.0 | 2.0 |" in text
+    assert "| distilled student | — | 3.0 |" in text
+    assert "upper" not in text
+    assert "true segments" not in text
+
+
+def test_a_file_may_be_given_by_its_path(make, tmp_path):
+    name = make(3)
+    by_name, by_path = collect([name]), collect([tmp_path / name / "evaluation" / "metrics.json"])
+    assert by_name.equals(by_path)
+    assert set(by_name.seed) == {3}
+    assert set(by_name.stage) == {"generator", "distilled", "labels/proposals", "labels/pseudo labels"}
+
+
+def test_wrong_files(make, tmp_path):
+    with pytest.raises(InputError, match=r"metrics\.json: no such file"):
+        collect(["never-ran"])
+    metrics = {key: value for key, value in METRICS.items() if key != "mAP"}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(InputError, match=r"metrics\.json: is not the metrics of a run: 'mAP' is missing"):
+        collect([tmp_path / "metrics.json"])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"mAP": [1]}, {"mAP": {"generator": 3.0}}, {"parameters": 1}, {"labels": None}, {"run": 3}]
+)
+def test_metrics_of_another_form(make, changes, tmp_path):
+    (tmp_path / "m.json").write_text(json.dumps(METRICS | changes))
+    with pytest.raises(InputError, match=r"m\.json: is not the metrics of a run"):
+        collect([tmp_path / "m.json"])
+
+
+def test_insert_replaces_what_is_between_the_markers(tmp_path):
+    begin, end = MARKERS
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter ±\n", encoding="utf-8")
+    insert("| new |", page)
+    assert page.read_text(encoding="utf-8") == f"before\n{begin}\n| new |\n{end}\nafter ±\n"
+    insert("| new |", page)
+    assert page.read_text(encoding="utf-8") == f"before\n{begin}\n| new |\n{end}\nafter ±\n"
+
+
+@pytest.mark.parametrize("kept", [[], MARKERS[:1], MARKERS[1:]])
+def test_a_page_without_markers_is_left_alone(tmp_path, kept):
+    page = tmp_path / "README.md"
+    page.write_text("\n".join(["text", *kept]))
+    with pytest.raises(InputError, match=r"README\.md: has no lines"):
+        insert("new", page)
+    assert page.read_text() == "\n".join(["text", *kept])

@@ -1,0 +1,238 @@
+"""The run folder: what a stage depends on, when it is done, and what it needs first."""
+
+import json
+import re
+
+import pytest
+
+from fustal import InputError, runs
+from fustal.annotations import load_dataset
+from fustal.fetch import ensure
+from fustal.files import digest
+from fustal.params import Params
+from fustal.runs import CHAIN, is_done, open_stage, provenance, stage_key
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    ensure("demo")
+    return load_dataset("demo")
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "OUTPUTS", tmp_path)
+    return tmp_path
+
+
+def finish(name, **namespace):
+    """Opens a stage, writes something for each of its outputs, and closes it."""
+    run = open_stage(name, {"run": "tiny"} | namespace)
+    for item in run.stage.outputs:
+        (run.folder / item).write_text(f"{name} made {item} with {run.params.of(Params)}")
+    assert run.finish() == list(run.stage.outputs)
+    return run
+
+
+# --- what a stage depends on ------------------------------------------------------------------------------------------
+
+
+def test_the_key_changes_with_the_stages_own_parameters_only(dataset):
+    def key(name, **changes):
+        return stage_key(Params(**changes), CHAIN[name], dataset)
+
+    assert key("generator") == key("generator", run="other") == key("generator", confidence_min=0.5)
+    assert key("generator") != key("generator", generator_lr=1e-3)
+    assert key("generator") != key("generator", seed=1)
+    assert key("generator") != key("generator", recipe="published")
+    assert key("selection") == key("selection", student_lr=0.1)
+    assert key("selection") != key("selection", confidence_min=0.5)
+    assert key("distilled") != key("distilled", student_dim=32), "distillation builds the same student"
+    assert key("student") == key("student", distill_epochs=3)
+    assert len({key(name) for name in CHAIN}) == len(CHAIN)
+
+
+def test_the_key_changes_with_the_data(dataset, planted, tmp_path):
+    small, store = planted
+    small.annotations.write_text("{}")
+    small.grids["generator"] = small.grids["student"]
+    stage, before = CHAIN["generator"], {}
+    before["now"] = stage_key(Params(), stage, small)
+    assert stage_key(Params(), stage, small) == before["now"]
+    small.annotations.write_text("{ }")
+    before["annotations"] = stage_key(Params(), stage, small)
+    (path,) = store.paths("test1")
+    path.write_bytes(path.read_bytes() + b" ")
+    before["features"] = stage_key(Params(), stage, small)
+    small.grids["student"] = small.grids["student"].model_copy(update={"stride": 2})
+    before["grid"] = stage_key(Params(), stage, small)
+    path.unlink()
+    before["missing"] = stage_key(Params(), stage, small)
+    assert len(set(before.values())) == 5, before
+
+
+def test_the_key_changes_with_the_code(dataset, monkeypatch, tmp_path):
+    def key(edit):
+        notebook = json.loads(original)
+        edit(notebook)
+        (tmp_path / "notebooks" / stage.notebook).write_text(json.dumps(notebook))
+        return stage_key(Params(), stage, dataset)
+
+    stage = CHAIN["generator"]
+    original = (runs.ROOT / "notebooks" / stage.notebook).read_text()
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "fustal").mkdir()
+    (tmp_path / "fustal" / "a.py").write_text("1")
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    now = key(lambda notebook: None)
+    assert key(lambda notebook: notebook["cells"][0].update(source="# Prose")) == now, "prose may change"
+    assert key(lambda notebook: notebook["cells"][1].update(source="print()", cell_type="code")) != now
+    (tmp_path / "fustal" / "a.py").write_text("2")
+    assert key(lambda notebook: None) != now
+
+
+def test_each_input_is_made_by_an_earlier_stage():
+    made = set()
+    for name, stage in CHAIN.items():
+        assert stage.name == name
+        assert set(stage.inputs) <= made, name
+        made |= set(stage.outputs)
+        assert all(item.startswith(f"{name}/") for item in stage.outputs)
+
+
+# --- done or not ------------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_is_done_for_exactly_its_parameters_inputs_and_outputs(outputs, dataset):
+    params = Params(run="tiny")
+    assert not is_done(params, "generator", dataset)
+    finish("generator")
+    finish("selection")
+    assert is_done(params, "generator", dataset)
+    assert is_done(params, "selection", dataset)
+    assert not is_done(params, "student", dataset)
+    assert not is_done(Params(run="other"), "generator", dataset)
+
+    changed = Params(run="tiny", confidence_min=0.5)
+    assert is_done(changed, "generator", dataset)
+    assert not is_done(changed, "selection", dataset)
+
+    proposals = outputs / "tiny" / "generator" / "proposals_train.json"
+    content = proposals.read_text()
+    proposals.write_text(content + " ")
+    assert not is_done(params, "generator", dataset), "an output was changed"
+    assert not is_done(params, "selection", dataset), "an input was changed"
+    proposals.write_text(content)
+    assert is_done(params, "selection", dataset)
+    proposals.unlink()
+    assert not is_done(params, "generator", dataset), "an output is gone"
+    assert not is_done(params, "selection", dataset), "an input is gone"
+
+
+def test_a_stage_that_began_again_is_not_done(outputs, dataset):
+    finish("generator")
+    open_stage("generator", {"run": "tiny"})
+    assert not is_done(Params(run="tiny"), "generator", dataset)
+
+
+def test_an_unfinished_stage_cannot_be_recorded(outputs):
+    run = open_stage("generator", {"run": "tiny"})
+    with pytest.raises(FileNotFoundError):
+        run.finish()
+    assert not (run.here / "stage.json").exists()
+
+
+def test_the_record_tells_where_a_result_comes_from(outputs, dataset):
+    finish("generator")
+    run = finish("selection", seed=4)
+    record = json.loads((run.here / "stage.json").read_text())
+    assert record["stage"] == "selection"
+    assert record["parameters"] == Params(run="tiny", seed=4).of(Params)
+    proposals, labels = "generator/proposals_train.json", "selection/pseudo_labels.json"
+    assert record["inputs"] == {proposals: digest(run.folder / proposals)}
+    assert record["outputs"] == {labels: digest(run.folder / labels)}
+    assert record["seconds"] >= 0
+
+
+def test_provenance(monkeypatch):
+    about = provenance(Params())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", about["date"])
+    assert re.fullmatch(r"[0-9a-f]{40}|unknown", about["git_commit"])
+    assert {"torch", "numpy", "fustal"} <= set(about["packages"])
+    assert provenance(Params(device="cpu"))["gpu"] is None
+    monkeypatch.setenv("PATH", "")
+    assert provenance(Params())["git_commit"] == "unknown", "a downloaded archive has no git"
+
+
+# --- opening ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("selection", "01_generator_training.ipynb"),
+        ("student", "02_proposal_filtering.ipynb"),
+        ("distilled", "02_proposal_filtering.ipynb"),
+        ("evaluation", "01_generator_training.ipynb"),
+    ],
+)
+def test_a_stage_without_its_inputs_says_what_to_run_first(outputs, name, first):
+    with pytest.raises(InputError) as error:
+        open_stage(name, {"run": "tiny"})
+    assert f"run notebook {first} first, with run = 'tiny'" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_first_missing_input_decides(outputs):
+    finish("generator")
+    finish("selection")
+    with pytest.raises(InputError, match=r"student/model\.safetensors: no such file: run notebook 03_student"):
+        open_stage("distilled", {"run": "tiny"})
+
+
+def test_parameters_are_inherited_from_the_stage_before(outputs):
+    finish("generator", seed=7, generator_dim=32, confidence_min=0.3)
+    run = finish("selection", seed=7, iou_score_min=0.1)
+    assert (run.params.generator_dim, run.params.confidence_min, run.params.iou_score_min) == (32, 0.3, 0.1)
+    run = open_stage("student", {"run": "tiny", "confidence_min": 0.35})
+    assert run.params.seed == 7
+    assert run.params.iou_score_min == 0.1
+    assert run.params.confidence_min == 0.35, "what the notebook says wins"
+    assert run.here.is_dir()
+    assert open_stage("selection", {"run": "tiny"}).params.iou_score_min == Params().iou_score_min
+
+
+def test_the_stores_grid_is_that_of_the_stage(outputs, dataset):
+    assert open_stage("generator", {"run": "tiny"}).store().grid == dataset.grids["generator"]
+    finish("generator")
+    assert open_stage("selection", {"run": "tiny"}).store().grid == dataset.grids["student"]
+
+
+def test_a_wrong_parameter_or_data_set_creates_nothing(outputs):
+    for namespace in ({"generator_dim": "wide"}, {"dataset": "nothing"}, {"run": "../up"}):
+        with pytest.raises(InputError):
+            open_stage("generator", {"run": "tiny"} | namespace)
+    assert list(outputs.iterdir()) == []
+
+
+def test_checkpoints_are_kept_for_the_same_stage_and_dropped_for_another(outputs):
+    def checkpoints(**namespace):
+        run = open_stage("student", {"run": "tiny"} | namespace)
+        return sorted(str(path.relative_to(run.here)) for path in run.here.rglob("checkpoint.safetensors"))
+
+    def interrupt():
+        for folder in ("student", "student/upper_bound"):
+            (outputs / "tiny" / folder).mkdir(exist_ok=True)
+            (outputs / "tiny" / folder / "checkpoint.safetensors").write_text("half-way")
+
+    finish("generator")
+    finish("selection")
+    assert checkpoints() == []
+    interrupt()
+    both = ["checkpoint.safetensors", "upper_bound/checkpoint.safetensors"]
+    assert checkpoints() == both
+    assert checkpoints(student_lr=0.5) == [], "other parameters"
+    interrupt()
+    assert checkpoints(student_lr=0.5) == both
+    (outputs / "tiny" / "selection" / "pseudo_labels.json").write_text("others")
+    assert checkpoints(student_lr=0.5) == [], "other inputs"
