@@ -15,7 +15,7 @@ setup: .venv/ready
 run: setup
 	$(BIN)/fustal run params/demo.yaml
 
-# One thread a process: two processes share two cores. Runs go to a temporary folder, never to outputs/.
+# Two processes of one thread on two cores. Runs go to a temporary folder, never to outputs/.
 test: export OMP_NUM_THREADS = 1
 test: export TQDM_DISABLE = 1
 test: setup

@@ -30,6 +30,7 @@ class SharedParams(BaseModel):
     dataset: str = _field("demo", "data-set card: a name in params/datasets, or a path to a YAML file")
     seed: int = _field(0, "seed of everything random", ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = _field("auto", "where the networks run")
+    threads: int = _field(1, "CPU threads of PyTorch, 0: every core; the last bits depend on it", ge=0)
     recipe: Literal["published", "corrected"] = _field(
         "corrected", "the released code's behaviour, or its errors mended"
     )

@@ -169,6 +169,7 @@ def open_stage(name: str, namespace: Mapping[str, Any]) -> Run:
     run.here.mkdir(parents=True, exist_ok=True)
     (run.here / "stage.json").unlink(missing_ok=True)
     _forget_other_checkpoints(run)
+    torch.set_num_threads(params.threads or os.cpu_count() or 1)
     torch.manual_seed(params.seed)
     return run
 
