@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,9 +61,3 @@ def write_json(value: Any, path: str | Path) -> None:
     """Writes JSON atomically; NaN is refused."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def copy(source: Path, target: Path) -> None:
-    """Copies a file atomically."""
-    with atomic(target) as temporary:
-        shutil.copyfile(source, temporary)

@@ -292,8 +292,9 @@ def ema_curve(raw: pd.Series, ema: pd.Series, xlabel: str = "epoch", ylabel: str
     """
     ends = "; ".join(f"{name} ends at {v.iloc[-1]:.3g}" for name, v in (("student", raw), ("EMA", ema)) if len(v))
     figure, (axis,) = _figure(f"{ylabel} by {xlabel} of the student and its moving average. {ends or 'No values'}.")
-    axis.plot(raw.index, raw, color=ORANGE, marker="o", markersize=4, label="student")
-    axis.plot(ema.index, ema, color=BLUE, marker="s", markersize=4, label="moving average of its weights (EMA)")
+    size = 4 if len(raw) <= 50 else 0  # markers for epochs, a line for steps
+    axis.plot(raw.index, raw, color=ORANGE, marker="o", markersize=size, label="student")
+    axis.plot(ema.index, ema, color=BLUE, marker="s", markersize=size, label="moving average of its weights (EMA)")
     axis.legend()
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     _finish(axis, xlabel, ylabel, empty=not len(raw) + len(ema))
