@@ -39,7 +39,7 @@ def collect(runs: Sequence[str | Path]) -> pd.DataFrame:
             for stage, values in (metrics["mAP"] | {f"labels/{k}": v for k, v in metrics["labels"].items()}).items():
                 rows += [about | {"stage": stage, "measure": name, "value": value} for name, value in values.items()]
         except (KeyError, AttributeError, TypeError) as error:
-            raise InputError(f"{path}: is not the metrics of a run: {error} is missing") from None
+            raise InputError(f"{path}: is not the metrics of a run ({error!r})") from None
     return pd.DataFrame(rows)
 
 

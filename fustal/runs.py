@@ -112,12 +112,15 @@ class Run:
         stage: which.
         folder: of the run, `outputs/<run>`.
         dataset: what the card says.
+        key: hash of parameters, data and code as they were when the stage began.
+        started: seconds since the epoch.
     """
 
     params: Params
     stage: Stage
     folder: Path
     dataset: Dataset
+    key: str
     started: float
 
     @property
@@ -134,7 +137,7 @@ class Run:
         outputs = {name: digest(self.folder / name) for name in self.stage.outputs}
         record = {
             "stage": self.stage.name,
-            "key": stage_key(self.params, self.stage, self.dataset),
+            "key": self.key,
             "parameters": self.params.of(Params),
             "inputs": {name: digest(self.folder / name) for name in self.stage.inputs},
             "outputs": outputs,
@@ -165,7 +168,8 @@ def open_stage(name: str, namespace: Mapping[str, Any]) -> Run:
         maker = next(s.notebook for s in CHAIN.values() if missing[0] in s.outputs)
         raise InputError(f"{folder / missing[0]}: no such file: run notebook {maker} first, with run = {params.run!r}")
     ensure(params.dataset)
-    run = Run(params, stage, folder, load_dataset(params.dataset), started)
+    dataset = load_dataset(params.dataset)
+    run = Run(params, stage, folder, dataset, stage_key(params, stage, dataset), started)
     run.here.mkdir(parents=True, exist_ok=True)
     (run.here / "stage.json").unlink(missing_ok=True)
     _forget_other_checkpoints(run)
@@ -223,12 +227,11 @@ def provenance(params: Params) -> dict[str, Any]:
 
 def _forget_other_checkpoints(run: Run) -> None:
     """Keeps the checkpoints of an interrupted training only when they belong to exactly this stage."""
-    key, marker = stage_key(run.params, run.stage, run.dataset), run.here / "started.json"
-    inputs = {name: digest(run.folder / name) for name in run.stage.inputs}
-    if not marker.exists() or read_json(marker) != {"key": key, "inputs": inputs}:
+    marker, inputs = run.here / "started.json", {name: digest(run.folder / name) for name in run.stage.inputs}
+    if not marker.exists() or read_json(marker) != {"key": run.key, "inputs": inputs}:
         for checkpoint in run.here.rglob("checkpoint.safetensors"):
             checkpoint.unlink()
-    write_json({"key": key, "inputs": inputs}, marker)
+    write_json({"key": run.key, "inputs": inputs}, marker)
 
 
 def _data_key(dataset: Dataset) -> str:
