@@ -9,6 +9,7 @@ import pytest
 
 from fustal import ROOT, runs
 from fustal.cli import main
+from fustal.fetch import ensure
 
 
 @pytest.fixture
@@ -198,6 +199,7 @@ def test_run_without_such_a_preset(fustal, ran):
 
 
 def test_validate(fustal, files, tmp_path):
+    ensure("demo")
     status, out, _ = fustal("validate", "demo")
     assert status == 0
     assert out.endswith("no problems\n")
