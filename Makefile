@@ -1,8 +1,8 @@
-# make run · make test · make lab: each sets up first, once. make results makes the README's table.
+# make run · make test · make lab: each sets up first, once. make results and make bench make the README's tables.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup run test lab results
+.PHONY: setup run test lab results bench
 
 setup: .venv/ready
 
@@ -33,3 +33,7 @@ results: setup
 	$(BIN)/fustal fetch sbhar $(if $(SBHAR),--from $(SBHAR))
 	$(BIN)/fustal run params/sbhar.yaml --seed 0 --seed 1 --seed 2
 	$(BIN)/fustal results sbhar-seed0 sbhar-seed1 sbhar-seed2 --readme README.md
+
+# Speed against plain implementations, and growth with size; wants a machine with nothing else to do
+bench: setup
+	$(BIN)/python -m tests.benchmarks --readme README.md

@@ -4,7 +4,11 @@ The package under the numbered notebooks. Read it in the order in which they use
 `features`, `generator`, `proposals`, `student`, `distillation`, `evaluation`; `runs`, `training`, `batch` carry them.
 """
 
+import os
 from pathlib import Path
+
+# PyTorch's memory in large pages, where Linux has them: getting small ones costs more than the arithmetic on them.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 """The repository: `notebooks/`, `params/` and `outputs/` lie here, whatever the working directory is."""

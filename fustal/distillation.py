@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from fustal.annotations import Dataset
 from fustal.features import FeatureStore
 from fustal.params import Params
-from fustal.student.decoding import Detections, candidates, suppress
-from fustal.student.learning import Batch, TrainingVideos, to_frame, train_epochs, whole_video
+from fustal.student.decoding import Detections, candidates, class_scores, suppress
+from fustal.student.learning import Batch, TrainingVideos, to_frame, train_epochs, whole_videos
 from fustal.student.network import Student
 
 
@@ -47,7 +47,7 @@ class Relabel(nn.Module):
         """
         if self.fallback_epoch == epoch:
             return batch
-        found = self.predict(teacher, batch)
+        found = self.predict(teacher, batch.x, batch.mask, batch.video_labels)
         missing = [not len(labels) for _, _, labels in found]
         if any(missing) and not self.params.corrected:
             self.fallback_epoch.fill_(epoch)
@@ -57,13 +57,28 @@ class Relabel(nn.Module):
         segments, labels = (list(part) for part in zip(*chosen, strict=True))
         return batch._replace(segments=segments, labels=labels)
 
-    def predict(self, teacher: Student, batch: Batch) -> list[Detections]:
-        """The teacher's segments (N, 2) in snippets, scores and labels (N,) of each video; N may be 0."""
-        found = candidates(teacher.eval()(batch.x, batch.mask), self.params)
+    def predict(self, teacher: Student, x: Tensor, mask: Tensor, video_labels: Tensor) -> list[Detections]:
+        """The teacher's labels of sequences.
+
+        Only what can become a label is decoded: what is above `relabel_confidence`, else the best.
+
+        Args:
+            teacher: the average of the student's weights.
+            x: features (B, T, D).
+            mask: valid snippets (B, T, 1).
+            video_labels: known labels (B, C), multi-hot; corrected: the only ones.
+
+        Returns:
+            Segments (N, 2) in snippets, scores and labels (N,) of each sequence; N may be 0.
+        """
+        output = teacher.eval()(x, mask)
+        scores = class_scores(output)
         if self.params.corrected:
-            found = [restrict(video, known > 0) for video, known in zip(found, batch.video_labels, strict=True)]
+            scores = scores * video_labels[:, None]
+        least = scores.amax(dim=(1, 2), keepdim=True).clamp(max=self.params.relabel_confidence)
+        found = candidates(teacher, output, scores * (scores >= least), self.params)
         confident = [most_confident(video, self.params) for video in found]
-        lengths = batch.mask.sum(dim=-1).flatten().tolist()
+        lengths = mask.sum(dim=1).flatten().tolist()
         return [(video[0].clamp(0, length), *video[1:]) for video, length in zip(confident, lengths, strict=True)]
 
 
@@ -84,21 +99,10 @@ def teacher_labels(
         Frame with video, label, score, start (s), end (s).
     """
     relabel, found = Relabel(params), {}
-    for video, known in zip(videos, torch.from_numpy(dataset.labels(videos)), strict=True):
-        x, mask = whole_video(store, video, params, next(teacher.parameters()).device)
-        found[video] = relabel.predict(teacher, Batch(x, mask, [], [], known[None].to(x.device)))[0]
-    return to_frame(found, dataset, store)
-
-
-def restrict(found: Detections, known: Tensor) -> Detections:
-    """Those detections whose class is among the video's known labels (C,), bool.
-
-    >>> restrict((torch.zeros(2, 2), torch.tensor([0.9, 0.8]), torch.tensor([0, 1])), torch.tensor([False, True]))[1]
-    tensor([0.8000])
-    """
-    segments, scores, labels = found
-    keep = known[labels]
-    return segments[keep], scores[keep], labels[keep]
+    for names, x, mask in whole_videos(store, videos, params, next(teacher.parameters()).device):
+        known = torch.from_numpy(dataset.labels(names)).to(x.device)
+        found |= zip(names, relabel.predict(teacher, x, mask, known), strict=True)
+    return to_frame({video: found[video] for video in videos}, dataset, store)
 
 
 def most_confident(found: Detections, params: Params) -> Detections:

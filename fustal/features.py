@@ -6,6 +6,7 @@ Taught in notebook 01, section "Snippets".
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from fustal import InputError
 from fustal.annotations import Dataset
+
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,20 @@ class VideoGrid:
         return (seconds * self.fps - self.window / 2) / self.stride
 
 
+class Layout(NamedTuple):
+    """Where the numbers of a `.npy` file are: what `np.memmap` needs to know."""
+
+    dtype: np.dtype
+    offset: int
+    shape: tuple[int, ...]
+    order: str
+
+
 class FeatureStore:
     """The features of a data set on one grid: `store[video]` is a float32 array (T, D).
 
-    Nothing is held in memory: files are opened memory-mapped each time.
+    Nothing is held in memory but where each file's numbers begin: files are opened memory-mapped each time, checked the
+    first time.
 
     Args:
         dataset: whose videos.
@@ -50,6 +63,8 @@ class FeatureStore:
     def __init__(self, dataset: Dataset, stage: str) -> None:
         self.dataset, self.grid = dataset, dataset.grids[stage]
         self._subsets, self._fps = dataset.videos.subset.to_dict(), dataset.videos.fps.to_dict()
+        self._layouts: dict[str, list[Layout]] = {}
+        self._finite: set[str] = set()
 
     def paths(self, video: str) -> list[Path]:
         """The files that hold a video's features, one per modality."""
@@ -61,29 +76,38 @@ class FeatureStore:
 
     def open(self, video: str) -> list[np.ndarray]:
         """Memory-mapped (T, D) arrays, one per modality, of equal length."""
-        arrays = [open_features(path) for path in self.paths(video)]
-        if len({len(array) for array in arrays}) > 1:
-            lengths = ", ".join(
-                f"{path.parent.name} {len(a)}" for path, a in zip(self.paths(video), arrays, strict=True)
-            )
-            raise InputError(f"{self.paths(video)[0]}: video {video!r}: modalities differ in length: {lengths}")
-        return arrays
+        layouts, paths = self._layouts_of(video), self.paths(video)
+        return [np.memmap(path, mode="r", **layout._asdict()) for path, layout in zip(paths, layouts, strict=True)]
+
+    def read(self, video: str, index: slice | np.ndarray = ALL, out: Tensor | None = None) -> Tensor:
+        """Some snippets of a video; of a memory-mapped file only these are read.
+
+        Args:
+            video: its name.
+            index: which snippets, a slice or positions (n,).
+            out: float32 (n, D), filled instead of a new tensor: a part of a batch.
+
+        Returns:
+            Float32 (n, D).
+
+        Raises:
+            InputError: a file is unreadable, its form is not that of `out`, or a value is not finite (looked for once).
+        """
+        if video not in self._finite:
+            self._check_values(video)
+        return self._rows(video, index, out)
 
     def __getitem__(self, video: str) -> np.ndarray:
-        features = np.concatenate([np.asarray(array, np.float32) for array in self.open(video)], axis=1)
-        if not np.isfinite(features).all():
-            snippet = int(np.flatnonzero(~np.isfinite(features).all(1))[0])
-            raise InputError(f"{self.paths(video)[0]}: video {video!r}: NaN or infinity in snippet {snippet}")
-        return features
+        return self.read(video).numpy()
 
     def length(self, video: str) -> int:
         """Number of snippets T of a video."""
-        return len(self.open(video)[0])
+        return self._layouts_of(video)[0].shape[0]
 
     @property
     def dim(self) -> int:
         """Number of features D, as the first video has it."""
-        return sum(array.shape[1] for array in self.open(self.dataset.videos.index[0]))
+        return sum(layout.shape[1] for layout in self._layouts_of(self.dataset.videos.index[0]))
 
     def grid_of(self, video: str) -> VideoGrid:
         """The grid of a video; fps from its annotation where the card says so."""
@@ -100,6 +124,36 @@ class FeatureStore:
         if not math.isnan(annotated):
             return annotated
         return float(self.grid_of(video).to_seconds(self.length(video) - 1 + self.grid.window / self.grid.stride / 2))
+
+    def _layouts_of(self, video: str) -> list[Layout]:
+        """Where a video's numbers are, one layout per modality; the files' form is checked the first time."""
+        if video not in self._layouts:
+            arrays = [open_features(path) for path in self.paths(video)]
+            if len({len(array) for array in arrays}) > 1:
+                lengths = ", ".join(
+                    f"{path.parent.name} {len(a)}" for path, a in zip(self.paths(video), arrays, strict=True)
+                )
+                raise InputError(f"{self.paths(video)[0]}: video {video!r}: modalities differ in length: {lengths}")
+            self._layouts[video] = [Layout(a.dtype, a.offset, a.shape, "F" if a.flags.fnc else "C") for a in arrays]
+        return self._layouts[video]
+
+    def _check_values(self, video: str) -> None:
+        finite = np.isfinite(self._rows(video).numpy())
+        if not finite.all():
+            snippet = int(np.flatnonzero(~finite.all(axis=1))[0])
+            raise InputError(f"{self.paths(video)[0]}: video {video!r}: NaN or infinity in snippet {snippet}")
+        self._finite.add(video)
+
+    def _rows(self, video: str, index: slice | np.ndarray = ALL, out: Tensor | None = None) -> Tensor:
+        parts = [np.require(array[index], requirements="W") for array in self.open(video)]
+        widths = [part.shape[1] for part in parts]
+        out = torch.empty(len(parts[0]), sum(widths)) if out is None else out
+        if sum(widths) != out.shape[1]:
+            numbers = f"{sum(widths)} numbers a snippet where others have {out.shape[1]}"
+            raise InputError(f"{self.paths(video)[0]}: video {video!r}: {numbers}")
+        for part, place in zip(parts, out.split(widths, dim=1), strict=True):
+            place.copy_(torch.from_numpy(part))
+        return out
 
 
 def open_features(path: Path) -> np.ndarray:
@@ -125,18 +179,19 @@ def open_features(path: Path) -> np.ndarray:
     return array
 
 
-def sample_train(length: int, count: int) -> Tensor:
+def sample_train(length: int, count: int, generator: torch.Generator) -> Tensor:
     """Positions of a training sample: one drawn at random from each of `count` equal bins (METHOD.md section 2).
 
     Args:
         length: snippets of the video, T.
         count: bins; a video shorter than that repeats snippets.
+        generator: of random numbers.
 
     Returns:
-        Ascending positions (count,) from torch's random state.
+        Ascending positions (count,).
     """
     edges = torch.arange(count) * (length / count)
-    return (edges + torch.rand(count) * (length / count)).long().clamp_(max=length - 1)
+    return (edges + torch.rand(count, generator=generator) * (length / count)).long().clamp_(max=length - 1)
 
 
 def sample_test(length: int, count: int) -> Tensor:

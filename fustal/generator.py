@@ -14,14 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fustal.annotations import Dataset
+from fustal.convolution import convolve
 from fustal.features import FeatureStore, sample_test, sample_train
 from fustal.params import Params
 from fustal.proposals import propose
-from fustal.training import epoch_order, fit, pick_device
+from fustal.training import epoch_order, fit, generator_of, pick_device, precision, send
 
 
 class Activations(NamedTuple):
-    """What the generator sees in a batch: embeddings (B, T, E), CAS (B, T, C), actionness (B, T)."""
+    """What the generator sees in a batch: embeddings (B, T, E), CAS (B, T, C), actionness (B, T).
+
+    The latter two are float32, whatever the network's arithmetic.
+    """
 
     embeddings: Tensor
     cas: Tensor
@@ -50,7 +54,7 @@ class Generator(nn.Module):
     def __init__(self, in_dim: int, num_classes: int, dim: int, dropout: float) -> None:
         super().__init__()
         self.embed = nn.Conv1d(in_dim, dim, 3, padding=1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         self.classify = nn.Conv1d(dim, num_classes, 1, bias=False)
 
     @classmethod
@@ -60,9 +64,28 @@ class Generator(nn.Module):
 
     def forward(self, features: Tensor) -> Activations:
         """Features (B, T, D) to embeddings, class activation sequence and actionness."""
-        embeddings = F.relu(self.embed(features.mT))
-        cas = F.relu(self.classify(self.dropout(embeddings))).mT
-        return Activations(embeddings.mT, cas, cas.sum(2))
+        embeddings = F.relu(convolve(features, self.embed.weight, self.embed.bias), inplace=True)
+        seen = dropout(embeddings, self.dropout) if self.training else embeddings
+        cas = F.relu(F.linear(seen, self.classify.weight[..., 0])).float()
+        return Activations(embeddings, cas, cas.sum(2))
+
+
+def dropout(x: Tensor, share: float) -> Tensor:
+    """Dropout, on a CPU from 16 random bits a value: they are drawn ten times as fast as PyTorch draws a decision.
+
+    Args:
+        x: of any shape.
+        share: of the values that become 0; on a CPU a multiple of 2**-16.
+
+    Returns:
+        The others, divided by their share.
+    """
+    if x.device.type != "cpu":
+        return F.dropout(x, share)
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    dropped = round(share * 2**16)
+    kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
+    return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
 
 
 def video_score(cas: Tensor, k: int) -> Tensor:
@@ -112,25 +135,33 @@ def mine_snippets(
         small: m, length of the smaller erosion and dilation.
         large: M, length of the larger ones.
         dropout: of the mask of ones that both easy choices share.
+
+    Returns:
+        Their embeddings, float32.
     """
     keep = F.dropout(torch.ones_like(actionness), dropout, training=dropout > 0)
     peak = actionness.amax(1, keepdim=True)
     binary = (actionness > actionness.quantile(0.5, dim=1, keepdim=True)).to(actionness.dtype)
     inner = erode(binary, small) - erode(binary, large)
     outer = dilate(binary, large) - dilate(binary, small)
-    return Snippets(
-        _take(embeddings, actionness * keep, k_easy),
-        _take(embeddings, (peak - actionness) * keep, k_easy),
-        _take(embeddings, actionness * inner, k_hard),
-        _take(embeddings, actionness * outer, k_hard),
-    )
+    scores = [
+        (actionness * keep, k_easy),
+        ((peak - actionness) * keep, k_easy),
+        (actionness * inner, k_hard),
+        (actionness * outer, k_hard),
+    ]
+    return _take(embeddings, [score.topk(k, dim=1).indices for score, k in scores])
 
 
-def in_video_contrast(snippets: Snippets, temperature: float) -> Tensor:
+def contrast(snippets: Snippets, temperature: float) -> Tensor:
     """Hard action should look like easy action, hard background like easy background, each against the other.
 
+    Args:
+        snippets: of the batch.
+        temperature: tau.
+
     Returns:
-        InfoNCE of both, averaged over the batch.
+        (B, B), the sum of both InfoNCE: [p, q] contrasts the hard snippets of video p with the easy ones of video q.
     """
     ea, eb, ha, hb = snippets
     return info_nce(ha, ea, eb, temperature) + info_nce(hb, eb, ea, temperature)
@@ -140,16 +171,24 @@ def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: floa
     """InfoNCE with cosine similarity; query and key are the means over snippets, negatives stay single.
 
     Args:
-        queries: (B, k, E).
-        keys: (B, k', E).
-        negatives: (B, n, E).
+        queries: (P, k, E).
+        keys: (Q, k', E).
+        negatives: (Q, n, E).
         temperature: tau.
+
+    Returns:
+        (P, Q), the queries of each video against keys and negatives of each.
     """
     query, key = F.normalize(queries.mean(1), dim=1), F.normalize(keys.mean(1), dim=1)
-    positive = (query * key).sum(1, keepdim=True)  # (B, 1)
-    negative = torch.einsum("be,bne->bn", query, F.normalize(negatives, dim=2))
-    logits = torch.cat([positive, negative], dim=1) / temperature
-    return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
+    positive = (key @ query.T)[:, None]  # (Q, 1, P)
+    length = torch.linalg.vector_norm(negatives, dim=2, keepdim=True).clamp(min=1e-12)
+    logits = torch.cat([positive, negatives @ query.T / length], dim=1) / temperature
+    return (logits.logsumexp(1) - logits[:, 0]).T
+
+
+def in_video_contrast(contrasts: Tensor) -> Tensor:
+    """Mean of the contrast (B, B) of each video with itself."""
+    return contrasts.diagonal().mean()
 
 
 def equal_label_pairs(labels: Tensor) -> Tensor:
@@ -161,25 +200,22 @@ def equal_label_pairs(labels: Tensor) -> Tensor:
     return (labels[:, None] == labels[None]).all(2).triu(1).nonzero()
 
 
-def cross_video_contrast(snippets: Snippets, labels: Tensor, temperature: float) -> Tensor:
+def cross_video_contrast(contrasts: Tensor, labels: Tensor) -> Tensor:
     """The hard snippets of one video against the easy ones of another with the same labels, both ways.
 
     The paper's first contribution: what is at a border in one video is compared with what is certain in another.
 
     Args:
-        snippets: of the batch.
+        contrasts: of each video with each, (B, B).
         labels: multi-hot (B, C).
-        temperature: tau.
 
     Returns:
         Mean over all pairs; 0 where the batch has none.
     """
     first, second = equal_label_pairs(labels).unbind(1)
     if not len(first):
-        return snippets.easy_action.new_zeros(())
-    easy, hard = torch.cat([first, second]), torch.cat([second, first])
-    ea, eb, ha, hb = snippets
-    return in_video_contrast(Snippets(ea[easy], eb[easy], ha[hard], hb[hard]), temperature)
+        return contrasts.new_zeros(())
+    return (contrasts[first, second] + contrasts[second, first]).mean() / 2
 
 
 def generator_loss(score: Tensor, labels: Tensor, snippets: Snippets | None, params: Params) -> dict[str, Tensor]:
@@ -196,12 +232,12 @@ def generator_loss(score: Tensor, labels: Tensor, snippets: Snippets | None, par
     """
     parts = {"classification": F.binary_cross_entropy(score, labels / labels.sum(1, keepdim=True).clamp(min=1))}
     if snippets is not None and params.generator_contrast != "none":
-        parts["in_video"] = in_video_contrast(snippets, params.contrast_temperature)
-        contrast = parts["in_video"]
+        contrasts = contrast(snippets, params.contrast_temperature)
+        parts["in_video"] = total = in_video_contrast(contrasts)
         if params.generator_contrast == "cross-video":
-            parts["cross_video"] = cross_video_contrast(snippets, labels, params.contrast_temperature)
-            contrast = contrast + params.cross_video_weight * parts["cross_video"]
-        return {"loss": parts["classification"] + params.contrast_weight * contrast, **parts}
+            parts["cross_video"] = cross_video_contrast(contrasts, labels)
+            total = total + params.cross_video_weight * parts["cross_video"]
+        return {"loss": parts["classification"] + params.contrast_weight * total, **parts}
     return {"loss": parts["classification"], **parts}
 
 
@@ -220,19 +256,28 @@ def train_generator(
         The generator after the last step, in eval mode, and the training log.
     """
     device, videos = pick_device(params), dataset.split("train")
+    arithmetic = precision(params, device)
     labels = torch.from_numpy(dataset.labels(videos))
     torch.manual_seed(params.seed)
     model = Generator.from_params(params, store.dim, len(dataset.classes)).to(device)
     optimizer = torch.optim.Adam(
-        model.parameters(), params.generator_lr, (0.9, 0.999), weight_decay=params.generator_weight_decay
+        model.parameters(), params.generator_lr, (0.9, 0.999), weight_decay=params.generator_weight_decay, fused=True
     )
 
-    def step(i: int) -> dict[str, Tensor]:
+    def load(i: int) -> tuple[Tensor, Tensor]:
         chosen = batch_of_step(len(videos), params.generator_batch, i, params.seed)
-        features = torch.stack([_sample(store, videos[n], params.generator_snippets) for n in chosen])
-        return _losses(model(features.to(device)), labels[chosen].to(device), params)
+        names, random = [videos[n] for n in chosen], generator_of(params.seed, i)
+        features = sample_batch(store, names, params.generator_snippets, random, device)
+        return features, send(labels[chosen], device)
+
+    def step(batch: tuple[Tensor, Tensor], _: int) -> dict[str, Tensor]:
+        features, labels = batch
+        with arithmetic:
+            seen = model(features)
+        return _losses(seen, labels, params)
 
     log = fit(
+        load,
         step,
         {"generator": model},
         optimizer,
@@ -255,13 +300,24 @@ def batch_of_step(count: int, batch: int, step: int, seed: int) -> list[int]:
     return [int(orders[p // count][p % count]) for p in positions]
 
 
+def sample_batch(
+    store: FeatureStore, videos: Sequence[str], count: int, random: torch.Generator, device: torch.device
+) -> Tensor:
+    """Training samples (B, count, D) of videos, on the device."""
+    features = torch.empty(len(videos), count, store.dim, pin_memory=device.type == "cuda")
+    for video, out in zip(videos, features, strict=True):
+        store.read(video, sample_train(store.length(video), count, random).numpy(), out)
+    return send(features, device)
+
+
 @torch.inference_mode()
-def activations(model: Generator, store: FeatureStore, video: str, count: int) -> Activations:
-    """Runs the generator on one video, at most `count` evenly spaced snippets, without the batch axis."""
-    features = store[video]
-    features = torch.from_numpy(features[sample_test(len(features), count).numpy()])
+def activations(model: Generator, store: FeatureStore, video: str, params: Params) -> Activations:
+    """Runs the generator on one video, on evenly spaced snippets where it is long, without the batch axis."""
     device = next(model.parameters()).device
-    return Activations(*(part[0].cpu() for part in model(features[None].to(device))))
+    features = store.read(video, sample_test(store.length(video), params.generator_snippets).numpy())
+    with precision(params, device):
+        seen = model(send(features[None], device))
+    return Activations(*(part[0].cpu() for part in seen))
 
 
 def localize(
@@ -288,7 +344,7 @@ def localize(
     """
     labels, frames = dataset.labels(videos), []
     for video, label in zip(videos, labels, strict=True):
-        seen = activations(model, store, video, params.generator_snippets)
+        seen = activations(model, store, video, params)
         score = video_score(seen.cas[None], max(1, len(seen.cas) // params.easy_ratio))[0].numpy()
         chosen = (
             np.flatnonzero(label) if known and params.corrected else predicted_classes(score, params.class_threshold)
@@ -328,11 +384,8 @@ def _losses(seen: Activations, labels: Tensor, params: Params) -> dict[str, Tens
     return generator_loss(video_score(seen.cas, max(1, length // params.easy_ratio)), labels, snippets, params)
 
 
-def _sample(store: FeatureStore, video: str, count: int) -> Tensor:
-    features = store[video]
-    return torch.from_numpy(features[sample_train(len(features), count).numpy()])
-
-
-def _take(embeddings: Tensor, score: Tensor, k: int) -> Tensor:
-    chosen = score.topk(k, dim=1).indices
-    return embeddings.gather(1, chosen[..., None].expand(-1, -1, embeddings.shape[2]))
+def _take(embeddings: Tensor, chosen: Sequence[Tensor]) -> Snippets:
+    """Snippets (B, k, E) at positions (B, k), gathered at once: each gather's gradient fills all of (B, T, E)."""
+    starts = torch.arange(len(embeddings), device=embeddings.device)[:, None] * embeddings.shape[1]
+    taken = embeddings.flatten(0, 1).index_select(0, (torch.cat(chosen, dim=1) + starts).flatten()).float()
+    return Snippets(*taken.unflatten(0, (len(embeddings), -1)).split([part.shape[1] for part in chosen], dim=1))

@@ -34,16 +34,16 @@ def propose(
     """
     action = upsample(normalise(actionness), params.upscale)
     position = snippet_seconds / params.upscale
-    frames = [pd.DataFrame({"label": [], "score": [], "start": [], "end": []}).astype({"label": int})]
+    found = [(np.empty(0, int), np.empty(0), np.empty((0, 2)))]
     for c in classes:
         activation = upsample(normalise(cas[:, c]), params.upscale)
         first, last, contrast = contrasted_runs(activation, action, params)
         segments = np.stack([first * position, (last + 1) * position], axis=1)
         scores = contrast + params.oic_video_weight * score[c]
         kept = suppress(segments, scores, params)
-        columns = {"label": int(c), "score": scores[kept], "start": segments[kept, 0], "end": segments[kept, 1]}
-        frames.append(pd.DataFrame(columns))
-    return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
+        found.append((np.full(len(kept), c), scores[kept], segments[kept]))
+    label, scores, segments = (np.concatenate(part) for part in zip(*found, strict=True))
+    return pd.DataFrame({"label": label, "score": scores, "start": segments[:, 0], "end": segments[:, 1]})
 
 
 def suppress(segments: np.ndarray, scores: np.ndarray, params: Params) -> np.ndarray:
@@ -71,7 +71,7 @@ def contrasted_runs(
         First and last position and contrast of each run.
     """
     thresholds = grid(params.cas_thresholds)[:, None]
-    above = np.where(activation >= thresholds, activation, 0.0)  # (K, N): what lies under the threshold is silent
+    above = activation * (activation >= thresholds)  # (K, N): what lies under the threshold is silent
     row, first, last = runs(above > 0)
     of_cas = first, last, outer_inner_contrast(above, row, first, last, params.oic_flank)
     _, first, last = runs((action >= grid(params.actionness_thresholds)[:, None]) & (action > 0))
@@ -115,9 +115,13 @@ def runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     >>> runs(np.array([[0, 1, 1, 0, 1], [1, 1, 1, 1, 1]], bool))
     (array([0, 1]), array([1, 0]), array([2, 4]))
     """
-    change = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    row, first = np.nonzero(change == 1)
-    last = np.nonzero(change == -1)[1] - 1
+    count, length = mask.shape
+    framed = np.zeros((count, length + 2), bool)
+    framed[:, 1:-1] = mask
+    flat = framed.reshape(-1)
+    change = np.flatnonzero(flat[1:] != flat[:-1])  # before the first and at the last position of each run, in turn
+    row, first = np.divmod(change[::2], length + 2)
+    last = change[1::2] % (length + 2) - 1
     long = last > first
     return row[long], first[long], last[long]
 
@@ -137,7 +141,8 @@ def outer_inner_contrast(
     Returns:
         Contrast (R,).
     """
-    total = np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0)))  # total[:, n] sums the first n values
+    total = np.zeros((len(values), values.shape[1] + 1))  # total[:, n] sums the first n values
+    torch.cumsum(torch.from_numpy(values), dim=1, out=torch.from_numpy(total)[:, 1:])  # a quarter of numpy's time
     reach = flank * (last - first + 1)
     low = np.maximum(0, np.trunc(first - reach)).astype(int)
     high = np.minimum(values.shape[1] - 1, np.trunc(last + reach)).astype(int)

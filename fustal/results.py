@@ -10,7 +10,6 @@ from fustal import InputError
 from fustal.files import atomic, read_json
 from fustal.runs import OUTPUTS
 
-MARKERS = "<!-- results: begin -->", "<!-- results: end -->"
 STAGE_NAMES = {
     "generator": "generator",
     "student": "student on pseudo labels",
@@ -59,9 +58,9 @@ def table(results: pd.DataFrame) -> str:
     return "\n\n".join(blocks)
 
 
-def insert(text: str, path: Path) -> None:
-    """Puts the table between the two markers of a file."""
-    begin, end = MARKERS
+def insert(text: str, path: Path, name: str = "results") -> None:
+    """Puts a text between two markers of a file, `<!-- name: begin -->` and `<!-- name: end -->`."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     page = path.read_text(encoding="utf-8")
     if begin not in page or end not in page:
         raise InputError(f"{path}: has no lines {begin} and {end}")

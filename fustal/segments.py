@@ -2,7 +2,11 @@
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
+
+LEVEL = 1 << 16
+"""How many decays soft-NMS works out at once."""
 
 
 def tiou_matrix(a: Tensor, b: Tensor, *, plus_one: bool = False) -> Tensor:
@@ -57,12 +61,31 @@ def hard_nms(segments: Tensor, scores: Tensor, threshold: float, *, plus_one: bo
     >>> hard_nms(torch.tensor([[0.0, 4.0], [0.0, 5.0], [8.0, 9.0]]), torch.tensor([0.2, 0.9, 0.5]), 0.5).tolist()
     [1, 2]
     """
-    order, kept = scores.argsort(descending=True, stable=True), []
-    while len(order):
-        best, order = order[0], order[1:]
-        kept.append(best)
-        order = order[tiou_matrix(segments[best][None], segments[order], plus_one=plus_one)[0] < threshold]
-    return torch.stack(kept) if kept else order
+    order = scores.argsort(descending=True, stable=True)
+    better, worse = _rivals(segments[order].detach().cpu().numpy(), threshold, plus_one)
+    dropped = np.zeros(len(order), bool)
+    while len(worse):
+        beaten = np.zeros(len(order), bool)
+        beaten[worse] = True
+        dropped[worse[~beaten[better]]] = True
+        open_ = ~(dropped[better] | dropped[worse])
+        better, worse = better[open_], worse[open_]
+    return order[torch.from_numpy(~dropped).to(order.device)]
+
+
+def _rivals(segments: np.ndarray, threshold: float, plus_one: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (P,), (P,) of rows of an (N, 2) array whose tIoU reaches the threshold, the lower row first."""
+    by_start = np.argsort(segments[:, 0], kind="stable")
+    start, end = segments[by_start].T
+    follow = np.searchsorted(start, end + plus_one, side="right") - np.arange(1, len(start) + 1)
+    follow = np.maximum(follow, 0)  # how many begin before the end of each
+    a = np.repeat(np.arange(len(start)), follow)
+    b = np.arange(len(a)) - np.repeat(np.cumsum(follow) - follow, follow) + a + 1
+    overlap = np.minimum(end[a], end[b]) - start[b] + plus_one
+    union = (end - start)[a] + (end - start)[b] + 2 * plus_one - overlap
+    near = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0) >= threshold
+    pair = by_start[a[near]], by_start[b[near]]
+    return np.minimum(*pair), np.maximum(*pair)
 
 
 def soft_nms(
@@ -78,8 +101,7 @@ def soft_nms(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gaussian soft-NMS: each pick multiplies the scores of the others by exp(-tIoU²/sigma) (METHOD.md section 4).
 
-    The picks come in descending score over all classes, so that the loop ends after `max_segments` of them; each one
-    touches only the segments of its own class.
+    Classes leave each other alone, so that of many classes the best segment of each is picked in the same step.
 
     Args:
         segments: (N, 2) detections of one video.
@@ -100,7 +122,9 @@ def soft_nms(
     tensor([0.9000, 0.5000, 0.1083])
     """
     groups = torch.zeros_like(labels) if class_agnostic else labels
-    picked, decayed = _soft_picks(segments, scores, groups, sigma, min_score, max_segments)
+    arrays = (part.detach().cpu().numpy() for part in (segments, scores, groups))
+    found = _soft_picks(*arrays, sigma, min_score, max_segments)
+    picked, decayed = (torch.from_numpy(part).to(segments.device) for part in found)
     result = segments[picked]
     if voting_tiou is not None:
         result = vote(result, segments, scores, voting_tiou)
@@ -108,37 +132,113 @@ def soft_nms(
 
 
 def _soft_picks(
-    segments: Tensor, scores: Tensor, groups: Tensor, sigma: float, min_score: float, max_segments: int
-) -> tuple[Tensor, Tensor]:
-    """Indices (K,) that soft-NMS picks, in order, and their decayed scores (K,)."""
-    start, end, order, first, last = _neighbourhoods(segments.detach().cpu().numpy(), groups.cpu().numpy())
-    score = scores.detach().cpu().numpy()[order]
-    length, scale = np.maximum(end - start, 1e-12), np.asarray(-1 / sigma, score.dtype)
-    picked, decayed = [], []
-    while len(picked) < min(max_segments, len(score)) and score[i := score.argmax()] >= min_score:
-        picked.append(order[i])
-        decayed.append(score[i])
-        near = slice(first[i], last[i])
-        overlap = np.minimum(end[near], end[i]) - np.maximum(start[near], start[i])
-        np.maximum(overlap, 0, out=overlap)
-        tiou = overlap / (length[near] + length[i] - overlap)
-        score[near] *= np.exp(scale * tiou * tiou)
-        score[i] = -np.inf
-    return torch.tensor(picked, dtype=torch.long, device=scores.device), scores.new_tensor(np.array(decayed))
+    segments: np.ndarray, scores: np.ndarray, groups: np.ndarray, sigma: float, min_score: float, max_segments: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (K,) that soft-NMS picks, in order, and their decayed scores (K,).
+
+    Scores lie in cells: a group's segments by start, then `width` empty cells, so that all that a segment can overlap
+    is in one window of `width` cells. The work goes down through levels of the score: the decays by a level's
+    candidates are computed at once, and what an early stop leaves unpicked costs nothing.
+    """
+    if not len(scores):
+        return np.zeros(0, int), scores
+    order, group, first, width = _neighbourhoods(segments, groups)
+    size = np.bincount(group)
+    in_step = 4 * size.max() < len(order)
+    room = width + (np.full_like(size, size.max()) if in_step else size)
+    shift = (np.cumsum(room - size) - room + size)[group]
+    cell = np.arange(len(order)) + shift
+    score, index = np.full(room.sum(), -np.inf, scores.dtype), np.zeros(room.sum(), int)
+    score[cell], index[cell] = scores[order], np.arange(len(order))
+    around = _windows(segments[order], width)
+    decay, new = np.empty((len(order), width), scores.dtype), np.ones(len(order), bool)
+    batch, floor, picks = min(LEVEL // width + 1, max_segments), np.inf, [(order[:0], score[:0])]
+    while floor > min_score and sum(len(picked) for picked, _ in picks) < max_segments:
+        left = score[cell]
+        floor = max(np.partition(left, -batch)[-batch], min_score) if batch < len(left) else min_score
+        fresh = np.flatnonzero(new & (left >= floor))
+        new[fresh], decay[fresh] = False, _decays(around, fresh, first, scores.dtype.type(-1 / sigma))
+        pick = _pick_in_step if in_step else _pick_one_by_one
+        picks.append(pick(score.reshape(len(size) if in_step else 1, -1), index, first + shift, decay, floor))
+    picked, decayed = (np.concatenate(part)[:max_segments] for part in zip(*picks, strict=True))
+    return order[picked], decayed
 
 
-def _neighbourhoods(segments: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Sorts by group and start, so that what can overlap a segment lies in one slice `first:last` around it.
+def _neighbourhoods(segments: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Sorts by group and start, so that what can overlap a segment lies in one slice around it.
 
     Returns:
-        Sorted starts and ends, the order that sorts, and the slices, (N,) each.
+        The order that sorts, the number of the group and the first of the slice of each (N,), the longest slice.
     """
-    order = np.lexsort((segments[:, 0], groups))
-    start, end = np.ascontiguousarray(segments[order].T)
-    longest = np.max(end - start, initial=0)
-    apart = groups[order] * (np.max(end, initial=0) - np.min(start, initial=0) + longest + 1.0)
-    first = np.searchsorted(apart + start, apart + start - longest)
-    return start, end, order, first, np.searchsorted(apart + start, apart + end, side="right")
+    start, end = segments.T.astype(float)
+    apart = groups * (segments.max() - segments.min() + 1.0)
+    order = np.argsort(apart + start, kind="stable")
+    key, reach, groups = (apart + start)[order], (apart + np.maximum(start, end))[order], groups[order]
+    group = np.zeros(len(order), int)
+    np.cumsum(groups[1:] != groups[:-1], out=group[1:])
+    first = np.searchsorted(np.maximum.accumulate(reach), key)
+    return order, group, first, np.max(np.searchsorted(key, reach, side="right") - first)
+
+
+def _windows(segments: np.ndarray, width: int) -> np.ndarray:
+    """Views (3, N + 1, width) of starts, ends and lengths: of each segment and those that follow it."""
+    start, end = np.concatenate([segments, np.zeros((width, 2), segments.dtype)]).T
+    return sliding_window_view(np.stack([start, end, np.maximum(end - start, 1e-12)]), width, axis=1)
+
+
+def _decays(around: np.ndarray, i: np.ndarray, first: np.ndarray, scale: np.floating) -> np.ndarray:
+    """Factors (R, width) that the picks `i` bring to the scores from their `first` neighbour on."""
+    start, end, length = around[:, i, :1]
+    near_start, near_end, near_length = (part[first[i]] for part in around)
+    overlap = np.minimum(near_end, end, out=near_end)
+    overlap -= np.maximum(near_start, start, out=near_start)
+    np.maximum(overlap, 0, out=overlap)
+    near_length += length
+    near_length -= overlap
+    overlap /= near_length
+    overlap *= np.multiply(scale, overlap, out=near_length)
+    np.exp(overlap, out=overlap)
+    return np.maximum(overlap, np.finfo(overlap.dtype).tiny, out=overlap)  # a picked score of -inf stays so
+
+
+def _pick_in_step(
+    table: np.ndarray, index: np.ndarray, begin: np.ndarray, decay: np.ndarray, floor: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Picks the best of every row of the table of scores in each step, down to the floor; sorted by score."""
+    score, corner = table.reshape(-1), np.arange(len(table)) * table.shape[1]
+    near = sliding_window_view(score, decay.shape[1], writeable=True)
+    cells, values = [], []
+    while True:
+        best = table.argmax(axis=1) + corner
+        value = score[best]
+        cells.append(best)
+        values.append(value)
+        best = best[value >= floor]
+        if not len(best):
+            break
+        i = index[best]
+        window = begin[i]
+        near[window] = near[window] * decay.take(i, axis=0)
+        score[best] = -np.inf
+    value = np.array(values).T.reshape(-1)  # by row, as of equal scores the first row's goes first
+    best = np.argsort(-value, kind="stable")[: np.count_nonzero(value >= floor)]
+    return index[np.array(cells).T.reshape(-1)[best]], value[best]
+
+
+def _pick_one_by_one(
+    table: np.ndarray, index: np.ndarray, begin: np.ndarray, decay: np.ndarray, floor: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Picks the best of all, one after the other, down to the floor."""
+    score, picks, values = table[0], [], []
+    near = sliding_window_view(score, decay.shape[1], writeable=True)
+    while (value := score[best := score.argmax()]) >= floor:
+        i = index[best]
+        window = near[begin[i]]
+        np.multiply(window, decay[i], out=window)
+        score[best] = -np.inf
+        picks.append(i)
+        values.append(value)
+    return np.array(picks, int), np.array(values, score.dtype)
 
 
 def vote(segments: Tensor, voters: Tensor, scores: Tensor, tiou: float) -> Tensor:

@@ -1,10 +1,14 @@
-"""The one training loop: progress, log, checkpoint, resume, determinism.
+"""The one training loop: loading ahead, progress, log, checkpoint, resume, determinism.
 
 Taught in notebook 01, section "Training".
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
+from time import perf_counter
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,6 +25,8 @@ from fustal.params import Params
 CHECKPOINT_EVERY = 200
 """Steps between two checkpoints."""
 
+Batch = TypeVar("Batch")
+
 
 def pick_device(params: Params) -> torch.device:
     """The device that `params.device` asks for; "auto" takes a GPU where there is one."""
@@ -31,9 +37,41 @@ def pick_device(params: Params) -> torch.device:
     return torch.device(params.device)
 
 
+def precision(params: Params, device: torch.device) -> AbstractContextManager[object]:
+    """The arithmetic that `params.precision` asks for, as a context for the networks' forward passes.
+
+    Raises:
+        InputError: bfloat16, and the device could only emulate it.
+    """
+    if params.precision == "float32":
+        return nullcontext()
+    if not has_bfloat16(device):
+        name = "GPU" if device.type == "cuda" else "CPU"
+        raise InputError(f"precision: 'bfloat16' was asked for, but this {name} does not have it (use 'float32')")
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return any(torch.cpu.get_capabilities().get(flag) for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Moves a tensor to the device; on the way to a GPU from pinned memory, so that nobody waits for the copy."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def seed_step(seed: int, step: int) -> None:
     """Sets torch's random state as a function of seed and step alone: a resumed run draws what the first one drew."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
+
+
+def generator_of(seed: int, step: int) -> torch.Generator:
+    """Random numbers for loading the batch of a step, from seed and step alone; torch's own state is left alone."""
+    state = np.random.SeedSequence([seed, step], spawn_key=(0,)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> 1))
 
 
 def epoch_order(count: int, epoch: int, seed: int) -> Tensor:
@@ -43,7 +81,8 @@ def epoch_order(count: int, epoch: int, seed: int) -> Tensor:
 
 
 def fit(
-    step: Callable[[int], Mapping[str, Tensor]],
+    load: Callable[[int], Batch],
+    step: Callable[[Batch, int], Mapping[str, Tensor]],
     modules: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer,
     *,
@@ -59,7 +98,9 @@ def fit(
     """Trains from `first_step` up to, and without, `last_step`; continues from a checkpoint in `folder`.
 
     Args:
-        step: computes the losses of one step, scalars by name; "loss" is the one that is minimised. All that is random
+        load: the batch of a step, from its number alone. Runs in a thread, one step ahead: what is random in it must
+            come from `generator_of`, not from torch's state.
+        step: computes the losses of a batch, scalars by name; "loss" is the one that is minimised. All that is random
             in it must come from torch, whose state is set from (seed, step) before each call.
         modules: all that has weights, by name; the first is trained, all are checkpointed.
         optimizer: over the weights of the first module.
@@ -73,7 +114,8 @@ def fit(
         description: what the progress bar says.
 
     Returns:
-        The log: one row a step with the losses.
+        The log: one row a step with the losses. `log.attrs["waiting"]` is the share of the time, 0 to 1, in which the
+        training waited for batches.
 
     Raises:
         FloatingPointError: the loss is not finite; names the step. The last checkpoint stays.
@@ -87,27 +129,57 @@ def fit(
         first_step = load_state(checkpoint, modules, optimizer)
         log = pd.read_csv(log_file, float_precision="round_trip") if log_file.exists() else pd.DataFrame({"step": []})
         rows = log[log.step < first_step].to_dict("records")
-    for i in trange(first_step, last_step, desc=description, mininterval=1):
-        seed_step(seed, i)
-        trained.train()
-        losses = step(i)
-        rows.append({"step": i, **{name: value.item() for name, value in losses.items()}})
-        if not np.isfinite(rows[-1]["loss"]):
-            raise FloatingPointError(f"{description}: the loss is {rows[-1]['loss']} at step {i}")
-        optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        if clip is not None:
-            nn.utils.clip_grad_norm_(trained.parameters(), clip)
-        for group, rate in zip(optimizer.param_groups, base, strict=True):
-            group["lr"] = rate * (lr(i) if lr else 1.0)
-        optimizer.step()
-        if after_step:
-            after_step(i)
-        if (i + 1) % CHECKPOINT_EVERY == 0 and i + 1 < last_step:
-            _write_log(rows, log_file)
-            save_state(checkpoint, modules, optimizer, step=i + 1)
+    began, waited = perf_counter(), 0.0
+    with closing(load_ahead(load, range(first_step, last_step))) as batches:
+        for i in trange(first_step, last_step, desc=description, mininterval=1):
+            batch, seconds = next(batches)
+            waited += seconds
+            seed_step(seed, i)
+            trained.train()
+            losses = step(batch, i)
+            optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            rows.append({"step": i, **_numbers(losses)})
+            if not np.isfinite(rows[-1]["loss"]):
+                raise FloatingPointError(f"{description}: the loss is {rows[-1]['loss']} at step {i}")
+            if clip is not None:
+                nn.utils.clip_grad_norm_(trained.parameters(), clip)
+            for group, rate in zip(optimizer.param_groups, base, strict=True):
+                group["lr"] = rate * (lr(i) if lr else 1.0)
+            optimizer.step()
+            if after_step:
+                after_step(i)
+            if (i + 1) % CHECKPOINT_EVERY == 0 and i + 1 < last_step:
+                _write_log(rows, log_file)
+                save_state(checkpoint, modules, optimizer, step=i + 1)
     checkpoint.unlink(missing_ok=True)
-    return _write_log(rows, log_file)
+    log = _write_log(rows, log_file)
+    log.attrs["waiting"] = waited / (perf_counter() - began)
+    return log
+
+
+def load_ahead(load: Callable[[int], Batch], steps: range) -> Iterator[tuple[Batch, float]]:
+    """Loads batches in one thread, each while the caller computes on the one before.
+
+    Args:
+        load: the batch of a step.
+        steps: their numbers.
+
+    Yields:
+        The batch, and how many seconds the caller had to wait for it.
+
+    >>> [batch for batch, seconds in load_ahead(lambda step: step**2, range(1, 4))]
+    [1, 4, 9]
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loading") as thread:
+        coming = thread.submit(load, steps.start) if steps else None
+        for step in steps:
+            asked = perf_counter()
+            batch = coming.result()
+            seconds = perf_counter() - asked
+            if step + 1 in steps:
+                coming = thread.submit(load, step + 1)
+            yield batch, seconds
 
 
 def save_module(module: nn.Module, path: Path) -> None:
@@ -161,6 +233,11 @@ def load_state(path: Path, modules: Mapping[str, nn.Module], optimizer: torch.op
     except Exception as error:
         raise InputError(f"{path}: cannot be continued from: {' '.join(str(error).split())[:200]}") from None
     return step
+
+
+def _numbers(losses: Mapping[str, Tensor]) -> dict[str, float]:
+    """Losses as numbers; a GPU is asked once for all of them."""
+    return dict(zip(losses, torch.stack([value.detach() for value in losses.values()]).tolist(), strict=True))
 
 
 def _write_log(rows: list[dict[str, float]], path: Path) -> pd.DataFrame:

@@ -1,45 +1,38 @@
-"""The layers of the student: everything works on (B, D, T) sequences with a (B, 1, T) mask of valid snippets."""
+"""The layers of the student: everything works on (B, T, D) sequences with a (B, T, 1) mask of valid snippets.
+
+In the corrected recipe a layer gives the same for a video whatever the padding behind it. The released code zeroes it
+after convolutions only, so that it takes part in means, norms and pooling, and leaks back (METHOD.md section 7).
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class ChannelNorm(nn.Module):
-    """Layer normalisation over the channels of each snippet, (B, D, T) -> (B, D, T)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.bias = nn.Parameter(torch.zeros(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalises each snippet."""
-        return F.layer_norm(x.mT, self.weight.shape, self.weight, self.bias).mT
+from fustal.convolution import convolve
 
 
 class MaskedConv(nn.Conv1d):
     """Convolution of odd kernel that keeps the length and sets padded positions to zero."""
 
     def __init__(self, in_dim: int, out_dim: int, kernel: int = 3, bias: bool = True) -> None:
-        super().__init__(in_dim, out_dim, kernel, padding=kernel // 2, bias=bias)
+        super().__init__(in_dim, out_dim, kernel, bias=bias)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Convolves x (B, in_dim, T) to (B, out_dim, T)."""
-        return super().forward(x) * mask
+        """Convolves x (B, T, in_dim) to (B, T, out_dim)."""
+        return convolve(x, self.weight, self.bias) * mask
 
 
 class ConvNorm(nn.Module):
-    """Masked convolution without bias, channel normalisation, ReLU: a layer of the embedding and of the heads."""
+    """Masked convolution without bias, layer normalisation of each snippet, ReLU: a layer of embedding and heads."""
 
     def __init__(self, in_dim: int, dim: int) -> None:
         super().__init__()
         self.conv = MaskedConv(in_dim, dim, bias=False)
-        self.norm = ChannelNorm(dim)
+        self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Embeds x (B, in_dim, T) to (B, dim, T)."""
-        return F.relu(self.norm(self.conv(x, mask)))
+    def forward(self, x: Tensor, mask: Tensor, inside: Tensor) -> Tensor:
+        """Embeds x (B, T, in_dim) to (B, T, dim); what is not `inside` (B, T, 1) is 0 for the next layer."""
+        return F.relu(self.norm(self.conv(x, mask))) * inside
 
 
 class DropPath(nn.Module):
@@ -51,24 +44,38 @@ class DropPath(nn.Module):
         self.scale = nn.Parameter(torch.full((dim,), 1e-4))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scales x (B, D, T) and drops some of its B rows."""
-        x = x * self.scale[:, None]
-        return F.dropout(x.new_ones(len(x), 1, 1), self.probability, self.training) * x
+        """Scales x (B, T, D) and drops some of its B rows."""
+        keep = F.dropout(x.new_ones(len(x), 1, 1), self.probability, self.training)
+        return x * (keep * self.scale)
 
 
 class Depthwise(nn.Conv1d):
     """Convolution of each channel with its own kernel; weights start at N(0, std), biases at 0."""
 
     def __init__(self, dim: int, kernel: int, std: float) -> None:
-        super().__init__(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        super().__init__(dim, dim, kernel, groups=dim)
         nn.init.normal_(self.weight, std=std)
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolves x (B, D, T); a kernel of one snippet is a product, which is many times faster on a CPU."""
-        if self.kernel_size == (1,):
-            return torch.addcmul(self.bias[:, None], x, self.weight[:, 0])
-        return super().forward(x)
+        """Convolves x (B, T, D). A kernel of one snippet is a product; else channels last, for which 2d is faster."""
+        kernel = self.kernel_size[0]
+        if kernel == 1:
+            return torch.addcmul(self.bias, x, self.weight[:, 0, 0])
+        image, weight = x.mT[:, :, None], self.weight[:, :, None]
+        return F.conv2d(image, weight, self.bias, padding=(0, kernel // 2), groups=self.groups)[:, :, 0].mT
+
+
+class MaskedGroupNorm(nn.GroupNorm):
+    """Normalisation over time and the channels of a group, of valid snippets."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Normalises x (B, T, D), which is 0 where the mask (B, T, 1) is False; there it becomes the bias."""
+        groups, mask = x.unflatten(2, (self.num_groups, -1)), mask[..., None]
+        count = mask.sum(dim=1, keepdim=True) * groups.shape[3]
+        centred = (groups - groups.sum(dim=(1, 3), keepdim=True) / count) * mask
+        scale = (centred.square().sum(dim=(1, 3), keepdim=True) / count + self.eps).rsqrt()
+        return torch.addcmul(self.bias, (centred * scale).flatten(2), self.weight)
 
 
 class SGPBlock(nn.Module):
@@ -83,7 +90,7 @@ class SGPBlock(nn.Module):
         drop_path: probability of dropping a residual path; 0 leaves the paths as they are, without learned scale.
         init_std: standard deviation of the depthwise weights at the start. At 0 every product of the block is 0 with
             gradient 0, so the depthwise convolutions never learn.
-        masked_mean: whether the mean over time leaves padding out.
+        corrected: padding takes no part in anything.
     """
 
     def __init__(
@@ -96,34 +103,50 @@ class SGPBlock(nn.Module):
         halve: bool = False,
         drop_path: float = 0.0,
         init_std: float = 0.0,
-        masked_mean: bool = True,
+        corrected: bool = True,
     ) -> None:
         super().__init__()
-        self.halve, self.masked_mean = halve, masked_mean
-        self.norm = ChannelNorm(dim)
+        self.halve, self.corrected = halve, corrected
+        self.norm = nn.LayerNorm(dim)
         self.gate = Depthwise(dim, window, init_std)
         self.local = Depthwise(dim, window, init_std)
         self.wide = Depthwise(dim, wide_kernel(window, factor), init_std)
         self.instant = Depthwise(dim, 1, init_std)
         self.context = Depthwise(dim, 1, init_std)
-        self.mlp = nn.Sequential(nn.GroupNorm(16, dim), nn.Conv1d(dim, mlp, 1), nn.GELU(), nn.Conv1d(mlp, dim, 1))
+        self.group_norm = MaskedGroupNorm(16, dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, mlp), nn.GELU(), nn.Linear(mlp, dim))
         self.drop_mix, self.drop_mlp = (DropPath(dim, drop_path) if drop_path else nn.Identity() for _ in range(2))
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixes x (B, D, T) over time; returns it with its mask, of half the length where the block halves."""
+        """Mixes x (B, T, D) over time; returns it with its mask, of half the length where the block halves."""
+        inside = mask if self.corrected else torch.ones_like(mask)
         if self.halve:
-            x, mask = F.max_pool1d(x, 3, stride=2, padding=1), mask[..., ::2]
-        z = self.norm(x)
-        context = F.relu(self.context(self.mean(z, mask)))
+            x, mask, inside = halve(x, inside), mask[:, ::2], inside[:, ::2]
+        z = self.norm(x) * inside
+        context = F.relu(self.context(z.sum(dim=1, keepdim=True) / inside.sum(dim=1, keepdim=True).clamp(min=1)))
         mixed = self.instant(z) * context + (self.local(z) + self.wide(z)) * self.gate(z) + z
-        x = x * mask + self.drop_mix(mixed)
-        return x + self.drop_mlp(self.mlp(x)), mask
+        x = x * mask + self.drop_mix(mixed) * inside
+        return x + self.drop_mlp(self.mlp(self.group_norm(x, inside))), mask
 
-    def mean(self, z: Tensor, mask: Tensor) -> Tensor:
-        """Mean of z (B, D, T) over time, (B, D, 1)."""
-        if not self.masked_mean:
-            return z.mean(-1, keepdim=True)
-        return (z * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
+
+def halve(x: Tensor, inside: Tensor) -> Tensor:
+    """The maximum of each second snippet and its two neighbours, as far as they are `inside` (B, T, 1).
+
+    Args:
+        x: (B, T, D), T even.
+        inside: what takes part.
+
+    Returns:
+        (B, T / 2, D), 0 where the second snippet is not inside.
+
+    >>> x = torch.tensor([[[-1.0], [-5.0], [-3.0], [-2.0], [9.0], [9.0]]])
+    >>> halve(x, torch.tensor([[[True], [True], [True], [True], [False], [False]]])).flatten().tolist()
+    [-1.0, -2.0, 0.0]
+    """
+    x = x.masked_fill(~inside, -torch.inf)
+    even, odd = x[:, ::2], x[:, 1::2]
+    before = F.pad(odd[:, :-1], (0, 0, 1, 0), value=-torch.inf)
+    return torch.maximum(torch.maximum(even, odd), before).masked_fill(~inside[:, ::2], 0)
 
 
 def wide_kernel(window: int, factor: float) -> int:

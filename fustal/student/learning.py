@@ -4,14 +4,17 @@ Taught in notebook 03.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from fustal import InputError
@@ -21,7 +24,19 @@ from fustal.params import Params
 from fustal.student.decoding import Detections, detect
 from fustal.student.losses import student_loss
 from fustal.student.network import Student
-from fustal.training import epoch_order, fit, load_module, load_state, pick_device, save_module, save_state
+from fustal.training import (
+    epoch_order,
+    fit,
+    generator_of,
+    load_ahead,
+    load_module,
+    load_state,
+    pick_device,
+    precision,
+    save_module,
+    save_state,
+    send,
+)
 
 if TYPE_CHECKING:
     from fustal.distillation import Relabel
@@ -29,12 +44,15 @@ if TYPE_CHECKING:
 CROP_TRIALS = 100
 """Random crops that are tried until one keeps a segment."""
 
+BATCH_SNIPPETS = 18_432
+"""Snippets, with padding, of the videos that are localised together: eight of the paper's training sequences."""
+
 
 class Batch(NamedTuple):
     """Training sequences; times in snippets of the sequence."""
 
-    x: Tensor  # (B, D, T) features, without noise, 0 at padding
-    mask: Tensor  # (B, 1, T) valid snippets
+    x: Tensor  # (B, T, D) features, without noise, 0 at padding
+    mask: Tensor  # (B, T, 1) valid snippets
     segments: list[Tensor]  # per video (N, 2)
     labels: list[Tensor]  # per video (N,)
     video_labels: Tensor  # (B, C) multi-hot
@@ -66,26 +84,26 @@ class TrainingVideos:
         return -(-len(self.videos) // self.params.student_batch)
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step; its random crops come from torch's random state."""
+        """The batch of a step, which depends on nothing else; its random crops come from seed and step."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = epoch_order(len(self.videos), epoch, self.params.seed)
+        order, random = epoch_order(len(self.videos), epoch, self.params.seed), generator_of(self.params.seed, step)
         chosen = order[place * self.params.student_batch :][: self.params.student_batch].tolist()
-        samples = [self._sample(self.videos[index]) for index in chosen]
+        samples = [self._sample(self.videos[index], random) for index in chosen]
         features, segments, labels = (list(part) for part in zip(*samples, strict=True))
         x, mask = pad(features, padded_length(max(map(len, features)), self.params))
         return Batch(
-            x.to(self.device),
-            mask.to(self.device),
-            [part.to(self.device) for part in segments],
-            [part.to(self.device) for part in labels],
-            self.video_labels[chosen].to(self.device),
+            send(x, self.device),
+            send(mask, self.device),
+            [send(part, self.device) for part in segments],
+            [send(part, self.device) for part in labels],
+            send(self.video_labels[chosen], self.device),
         )
 
-    def _sample(self, video: str) -> tuple[Tensor, Tensor, Tensor]:
-        features = torch.from_numpy(self.store[video])
+    def _sample(self, video: str, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         segments, labels = self.targets[video]
-        first, last, stays = random_crop(len(features), segments, self.params)
-        return features[first:last], segments[stays].clamp(first, last) - first, labels[stays]
+        first, last, stays = random_crop(self.store.length(video), segments, self.params, random)
+        features = self.store.read(video, slice(first, last))
+        return features, segments[stays].clamp(first, last) - first, labels[stays]
 
 
 def snippet_targets(
@@ -117,20 +135,21 @@ def snippet_targets(
     return targets
 
 
-def random_crop(length: int, segments: Tensor, params: Params) -> tuple[int, int, Tensor]:
+def random_crop(length: int, segments: Tensor, params: Params, random: torch.Generator) -> tuple[int, int, Tensor]:
     """Chooses a part of a video that keeps at least one of its segments, where it has any and luck allows.
 
     Args:
         length: snippets of the video.
         segments: (N, 2) snippets; one stays when at least half of it does.
         params: `crop_min`, `max_snippets`.
+        random: where the draws come from.
 
     Returns:
         First snippet, last snippet + 1, and which segments stay (N,), bool.
     """
-    share = params.crop_min + (1 - params.crop_min) * torch.rand(()).item()
+    share = params.crop_min + (1 - params.crop_min) * torch.rand((), generator=random).item()
     size = min(max(round(length * share), 1), params.max_snippets)
-    first = torch.randint(length - size + 1, (CROP_TRIALS, 1))
+    first = torch.randint(length - size + 1, (CROP_TRIALS, 1), generator=random)
     inside = torch.minimum(segments[:, 1], first + size) - torch.maximum(segments[:, 0], first)  # (trials, N)
     stays = (inside > 0) & (inside >= (segments[:, 1] - segments[:, 0]) / 2)
     trial = stays.any(dim=1).int().argmax()
@@ -149,10 +168,18 @@ def padded_length(longest: int, params: Params) -> int:
 
 
 def pad(features: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
-    """Stacks sequences (T, D) into (B, D, length), zero behind their ends, with the mask (B, 1, length)."""
-    x = torch.stack([F.pad(sequence.T, (0, length - len(sequence))) for sequence in features])
+    """Stacks sequences (T, D) into (B, length, D), zero behind their ends, with the mask (B, length, 1)."""
+    x = torch.stack([F.pad(sequence, (0, 0, 0, length - len(sequence))) for sequence in features])
     valid = torch.tensor([len(sequence) for sequence in features])
-    return x, torch.arange(length) < valid[:, None, None]
+    return x, (torch.arange(length) < valid[:, None])[..., None]
+
+
+def make_student(params: Params, in_dim: int, num_classes: int) -> Student:
+    """A new student on the device, and in the arithmetic, of the parameters."""
+    device = pick_device(params)
+    student = Student.from_params(params, in_dim, num_classes).to(device)
+    student.arithmetic = precision(params, device)
+    return student
 
 
 def make_optimizer(student: nn.Module, params: Params) -> torch.optim.AdamW:
@@ -160,7 +187,7 @@ def make_optimizer(student: nn.Module, params: Params) -> torch.optim.AdamW:
     weights = [p for p in student.parameters() if p.ndim > 1]
     others = [p for p in student.parameters() if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": params.student_weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=params.student_lr)
+    return torch.optim.AdamW(groups, lr=params.student_lr, fused=True)
 
 
 def start_average(student: Student) -> Student:
@@ -178,8 +205,7 @@ def update_average(ema: nn.Module, student: nn.Module, decay: float) -> None:
     >>> ema.weight.item()
     0.25
     """
-    for average, weight in zip(ema.parameters(), student.parameters(), strict=True):
-        average.lerp_(weight, 1 - decay)
+    get_ema_multi_avg_fn(decay)(list(ema.parameters()), list(student.parameters()), None)
     for average, value in zip(ema.buffers(), student.buffers(), strict=True):
         average.copy_(value)
 
@@ -214,8 +240,7 @@ def train_epochs(
     """
     steps = data.steps_per_epoch
 
-    def step(i: int) -> dict[str, Tensor]:
-        batch = data.batch(i)
+    def step(batch: Batch, i: int) -> dict[str, Tensor]:
         noise = params.input_noise * torch.randn_like(batch.x)
         if relabel is not None:
             batch = relabel(ema, batch, i // steps)
@@ -223,6 +248,7 @@ def train_epochs(
         return student_loss(student, output, batch.segments, batch.labels, batch.video_labels, params)
 
     log = fit(
+        data.batch,
         step,
         {"model": student, "ema": ema} | ({} if relabel is None else {"relabel": relabel}),
         optimizer,
@@ -258,7 +284,7 @@ def train_student(
     """
     data = TrainingVideos(params, dataset, store, pseudo_labels, pick_device(params))
     torch.manual_seed(params.seed)
-    student = Student.from_params(params, store.dim, len(dataset.classes)).to(data.device)
+    student = make_student(params, store.dim, len(dataset.classes))
     ema = start_average(student)
     train_epochs(
         params, data, student, ema, make_optimizer(student, params), folder, epochs=range(params.student_epochs)
@@ -274,7 +300,7 @@ def load_student(
     Raises:
         InputError: a file is missing or does not fit the parameters.
     """
-    student = Student.from_params(params, in_dim, num_classes).to(pick_device(params))
+    student = make_student(params, in_dim, num_classes)
     ema = start_average(student)
     load_module(student, folder / "model.safetensors")
     load_module(ema, folder / "ema.safetensors")
@@ -287,7 +313,10 @@ def load_student(
 def localize(
     model: Student, dataset: Dataset, store: FeatureStore, videos: Sequence[str], params: Params
 ) -> pd.DataFrame:
-    """Detects the actions of videos, one at a time: what it finds does not depend on the other videos.
+    """Detects the actions of videos, those of similar length together.
+
+    What it finds in a video does not depend on the others but for rounding: padding takes no part in the corrected
+    recipe, and in the published one only videos that are padded to the same length go together.
 
     Args:
         model: a student or its average.
@@ -299,27 +328,57 @@ def localize(
     Returns:
         Frame with video, label, score, start (s), end (s), clipped to the video, best first within a video.
     """
-    model.eval()
-    found = {}
-    for video in tqdm(videos, desc="localising", mininterval=1):
-        x, mask = whole_video(store, video, params, next(model.parameters()).device)
-        found[video] = detect(model(x, mask), params)[0]
-    return to_frame(found, dataset, store)
+    found: dict[str, Detections] = {}
+    for names, x, mask in whole_videos(store, videos, params, next(model.parameters()).device):
+        found |= zip(names, detect(model.eval(), model(x, mask), params), strict=True)
+    return to_frame({video: found[video] for video in videos}, dataset, store)
 
 
-def whole_video(store: FeatureStore, video: str, params: Params, device: torch.device) -> tuple[Tensor, Tensor]:
-    """One video as a batch: features (1, D, T) padded for the pyramid, and mask (1, 1, T)."""
-    features = torch.from_numpy(store[video])
-    x, mask = pad([features], padded_length(len(features), params))
-    return x.to(device), mask.to(device)
+def whole_videos(
+    store: FeatureStore, videos: Sequence[str], params: Params, device: torch.device
+) -> Iterator[tuple[list[str], Tensor, Tensor]]:
+    """Videos in batches of similar length, the short ones first.
+
+    Yields:
+        Names (B), features (B, T, D) padded for the pyramid, and mask (B, T, 1).
+    """
+    lengths = {video: padded_length(store.length(video), params) for video in videos}
+    batches = similar_lengths(lengths, exactly=not params.corrected)
+
+    def load(i: int) -> tuple[Tensor, Tensor]:
+        features = [store.read(video) for video in batches[i]]
+        x, mask = pad(features, max(lengths[video] for video in batches[i]))
+        return send(x, device), send(mask, device)
+
+    with closing(load_ahead(load, range(len(batches)))) as loaded, tqdm(total=len(videos), mininterval=1) as progress:
+        for names, ((x, mask), _) in zip(batches, loaded, strict=True):
+            yield names, x, mask
+            progress.update(len(names))
+
+
+def similar_lengths(lengths: Mapping[str, int], *, exactly: bool) -> list[list[str]]:
+    """Groups videos by length, `BATCH_SNIPPETS` in a batch with its padding, unless a single video is longer.
+
+    >>> similar_lengths({"a": 64, "b": 32, "c": 64}, exactly=False), similar_lengths({"a": 64, "b": 32}, exactly=True)
+    ([['b', 'a', 'c']], [['b'], ['a']])
+    """
+    batches: list[list[str]] = []
+    for video in sorted(lengths, key=lengths.__getitem__):
+        fits = batches and (len(batches[-1]) + 1) * lengths[video] <= BATCH_SNIPPETS
+        if not fits or (exactly and lengths[batches[-1][0]] != lengths[video]):
+            batches.append([])
+        batches[-1].append(video)
+    return batches
 
 
 def to_frame(found: Mapping[str, Detections], dataset: Dataset, store: FeatureStore) -> pd.DataFrame:
     """Detections in snippets, by video, as a frame of results in seconds, clipped to the videos."""
-    rows = []
+    classes = np.array(dataset.classes, dtype=object)
+    columns: dict[str, list[np.ndarray]] = {name: [np.empty(0)] for name in RESULT_COLUMNS}
     for video, detections in found.items():
         segments, scores, labels = (part.cpu() for part in detections)
-        seconds = store.grid_of(video).to_seconds(segments.double()).clamp(0, store.duration(video))
-        names = [dataset.classes[label] for label in labels.tolist()]
-        rows += zip([video] * len(names), names, scores.tolist(), *seconds.T.tolist(), strict=True)
-    return pd.DataFrame(rows, columns=RESULT_COLUMNS).astype({"score": float, "start": float, "end": float})
+        start, end = store.grid_of(video).to_seconds(segments.double()).clamp(0, store.duration(video)).T.numpy()
+        whose, what = np.full(len(labels), video, dtype=object), classes[labels.numpy()]
+        for column, part in zip(columns.values(), (whose, what, scores.double().numpy(), start, end), strict=True):
+            column.append(part)
+    return pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})

@@ -101,7 +101,7 @@ def student_loss(
 
     Args:
         model: the student.
-        output: what it said, levels of (B, ., T_l).
+        output: what it said.
         segments: per video (N, 2), snippets; N may be 0.
         labels: per video (N,) classes.
         video_labels: (B, C) multi-hot.
@@ -110,11 +110,9 @@ def student_loss(
     Returns:
         Scalars "loss" (the weighted sum), "focal", "diou", "mil".
     """
-    logits = torch.cat(output.class_logits, dim=-1).mT  # (B, P, C)
-    valid = torch.cat(output.masks, dim=-1).mT  # (B, P, 1)
-    grid = points([mask.shape[-1] for mask in output.masks], logits.device)
+    logits, valid, grid = output.class_logits, output.mask, points(output.lengths, output.mask.device)
     targets = [
-        assign(grid, *pair, logits.shape[-1], params.center_radius) for pair in zip(segments, labels, strict=True)
+        assign(grid, *pair, logits.shape[2], params.center_radius) for pair in zip(segments, labels, strict=True)
     ]
     classes, offsets = (torch.stack(parts) for parts in zip(*targets, strict=True))
     classes = classes * valid
@@ -123,7 +121,8 @@ def student_loss(
         model.positives.lerp_(positives.to(model.positives), 1 - POSITIVES_MOMENTUM)
 
     video, point, label = classes.nonzero(as_tuple=True)
-    decoded, wanted = decode(output, video, point, label), offsets[video, point]
+    borders = model.borders(output, video, point)
+    decoded, wanted = decode(borders, output.lengths, video, point, label), offsets[video, point]
     weight = torch.ones_like(logits)
     weight[video, point, label] = offset_iou(decoded.detach(), wanted) ** IOU_POWER
     focal = (focal_loss(logits, classes) * weight * valid).sum() / model.positives
@@ -140,7 +139,7 @@ def _drop(output: StudentOutput, params: Params, training: bool) -> tuple[Tensor
     The released code sets dropped logits to 0. As real ones begin at -4.6, the top-k then is dropped ones only, the
     video score is uniform, and no gradient comes of it. Corrected: what is dropped does not take part.
     """
-    logits, mask = output.class_logits[0], output.masks[0]
+    logits, mask = (part[:, : output.lengths[0]].mT for part in (output.class_logits, output.mask))
     if not params.corrected:
         return F.dropout(logits, params.mil_dropout, training), mask
     return logits, mask & (torch.rand_like(logits) >= params.mil_dropout) if training else mask

@@ -1,6 +1,8 @@
 """The student: a feature pyramid of SGP blocks with a Trident head (METHOD.md section 4; TriDet)."""
 
 import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -8,17 +10,38 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fustal.params import Params
-from fustal.student.blocks import ChannelNorm, ConvNorm, MaskedConv, SGPBlock
+from fustal.student.blocks import ConvNorm, MaskedConv, SGPBlock
+
+HALO = 3
+"""Snippets to each side that a head's three convolutions look at."""
+
+
+class Row(NamedTuple):
+    """The levels of a pyramid one after the other, a gap of one empty place behind each: what the heads work on.
+
+    A convolution of three places over the row never sees two levels at once, and one call does for all of them.
+    """
+
+    features: Tensor  # (B, R, D), 0 in the gaps
+    mask: Tensor  # (B, R, 1) valid snippets
+    inside: Tensor  # (B, R, 1) what may differ from 0: no gaps; corrected: no padding either
 
 
 class StudentOutput(NamedTuple):
-    """What the heads say, one entry per level; level l has T / 2^l points."""
+    """What the student says of P points, those of all levels one after the other."""
 
-    class_logits: list[Tensor]  # (B, C, T_l)
-    start_logits: list[Tensor]  # (B, C, T_l)
-    end_logits: list[Tensor]  # (B, C, T_l)
-    offsets: list[Tensor]  # (B, 2 (bins + 1), T_l): the left bins, then the right ones
-    masks: list[Tensor]  # (B, 1, T_l)
+    class_logits: Tensor  # (B, P, C), 0 at padding
+    mask: Tensor  # (B, P, 1)
+    lengths: list[int]  # points of each level
+    row: Row  # what `Student.borders` needs
+
+
+class Borders(NamedTuple):
+    """What the Trident head says, with whatever at points that nobody asked for."""
+
+    start_logits: Tensor  # (B, P, C)
+    end_logits: Tensor  # (B, P, C)
+    offsets: Tensor  # (B, P, 2 (bins + 1)): the left bins, then the right ones
 
 
 class Head(nn.Module):
@@ -36,11 +59,20 @@ class Head(nn.Module):
         self.out = MaskedConv(dim, out_dim)
         nn.init.constant_(self.out.bias, math.log(prior / (1 - prior)))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Predicts (B, out_dim, T) from one level (B, dim, T)."""
+    def forward(self, row: Row, wanted: Tensor) -> Tensor:
+        """Predicts (B, R, out_dim) at the `wanted` places (B, R) of a row; 0 elsewhere.
+
+        Only these and their surroundings are computed, as one sequence: places that are no neighbours in the row come
+        together in it only where the halo of a wanted place ends.
+        """
+        near = spread(wanted, HALO)
+        near[0, 0] = True  # a sequence has one place at least
+        chosen = near.flatten().nonzero()[:, 0]
+        x, mask, inside = (part.flatten(0, 1)[chosen][None] for part in row)
         for layer in self.layers:
-            x = layer(x, mask)
-        return self.out(x, mask)
+            x = layer(x, mask, inside)
+        x = self.out(x, mask * wanted.flatten()[chosen][:, None])[0]
+        return x.new_zeros(wanted.numel(), x.shape[1]).index_copy(0, chosen, x).view(*wanted.shape, -1)
 
 
 class Student(nn.Module):
@@ -58,7 +90,7 @@ class Student(nn.Module):
         bins: bins of the Trident head.
         drop_path: probability of dropping a residual path in the pyramid.
         init_std: standard deviation of the depthwise weights at the start.
-        masked_mean: whether the SGP blocks' mean over time leaves padding out (corrected) or not (published).
+        corrected: padding takes no part in anything; published: it is zeroed after convolutions only.
 
     Source: METHOD.md section 4; Shi et al., TriDet, CVPR 2023.
     """
@@ -77,16 +109,18 @@ class Student(nn.Module):
         bins: int,
         drop_path: float,
         init_std: float,
-        masked_mean: bool,
+        corrected: bool,
     ) -> None:
         super().__init__()
-        sgp = {"window": window, "factor": factor, "init_std": init_std, "masked_mean": masked_mean}
+        self.bins, self.corrected = bins, corrected
+        self.arithmetic: AbstractContextManager = nullcontext()  # see `fustal.training.precision`
+        sgp = {"window": window, "factor": factor, "init_std": init_std, "corrected": corrected}
         self.embedding = nn.ModuleList([ConvNorm(in_dim, dim), ConvNorm(dim, dim)])
         self.stem = nn.ModuleList(SGPBlock(dim, mlp, **sgp) for _ in range(stem))
         self.branch = nn.ModuleList(
             SGPBlock(dim, mlp, halve=True, drop_path=drop_path, **sgp) for _ in range(levels - 1)
         )
-        self.norms = nn.ModuleList(ChannelNorm(dim) for _ in range(levels))
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(levels))
         self.class_head, self.start_head, self.end_head = (Head(dim, num_classes, prior=0.01) for _ in range(3))
         self.offset_head = Head(dim, 2 * (bins + 1))
         self.scales = nn.Parameter(torch.ones(levels))
@@ -107,7 +141,7 @@ class Student(nn.Module):
             bins=params.student_bins,
             drop_path=params.student_drop_path,
             init_std=params.sgp_init_std,
-            masked_mean=params.corrected,
+            corrected=params.corrected,
         )
 
     @property
@@ -119,16 +153,16 @@ class Student(nn.Module):
         """Features of all levels.
 
         Args:
-            x: features (B, in_dim, T), T a multiple of `least_multiple`.
-            mask: valid snippets (B, 1, T), bool.
+            x: features (B, T, in_dim), T a multiple of `least_multiple`.
+            mask: valid snippets (B, T, 1), bool.
 
         Returns:
-            Features (B, dim, T_l) and masks (B, 1, T_l) of each level.
+            Features (B, T_l, dim) and masks (B, T_l, 1) of each level.
         """
-        if x.shape[-1] % self.least_multiple:
-            raise ValueError(f"{x.shape[-1]} snippets are no multiple of {self.least_multiple}: pad them")
+        if x.shape[1] % self.least_multiple:
+            raise ValueError(f"{x.shape[1]} snippets are no multiple of {self.least_multiple}: pad them")
         for layer in self.embedding:
-            x = layer(x, mask)
+            x = layer(x, mask, self._inside(mask))
         for block in self.stem:
             x, mask = block(x, mask)
         features, masks = [x], [mask]
@@ -139,17 +173,64 @@ class Student(nn.Module):
         return [norm(x) for norm, x in zip(self.norms, features, strict=True)], masks
 
     def forward(self, x: Tensor, mask: Tensor) -> StudentOutput:
-        """Predicts for every point of every level.
+        """Classifies every point of every level; `borders` says the rest of those that matter.
 
         Args:
-            x: features (B, in_dim, T), T a multiple of `least_multiple`.
-            mask: valid snippets (B, 1, T), bool.
+            x: features (B, T, in_dim), T a multiple of `least_multiple`.
+            mask: valid snippets (B, T, 1), bool.
         """
-        levels = list(zip(*self.pyramid(x, mask), strict=True))
-        return StudentOutput(
-            [self.class_head(x, mask) for x, mask in levels],
-            [self.start_head(x.detach(), mask) for x, mask in levels],
-            [self.end_head(x.detach(), mask) for x, mask in levels],
-            [F.relu(self.offset_head(*level) * scale) for level, scale in zip(levels, self.scales, strict=True)],
-            [mask for _, mask in levels],
-        )
+        with self.arithmetic:
+            features, masks = self.pyramid(x, mask)
+            inside = _in_a_row([self._inside(mask) for mask in masks])
+            row = Row(_in_a_row(features) * inside, _in_a_row(masks), inside)
+            lengths = [mask.shape[1] for mask in masks]
+            logits = self.class_head(row, row.mask[..., 0])[:, _places(lengths, x.device)]
+        return StudentOutput(logits.float(), torch.cat(masks, dim=1), lengths, row)
+
+    def borders(self, output: StudentOutput, video: Tensor, point: Tensor) -> Borders:
+        """Start and end logits and offsets at some points, and as far around them as their decoding looks.
+
+        The boundary heads do not train the pyramid; the offset head does.
+
+        Args:
+            output: of `forward`.
+            video: (N,) rows of the batch.
+            point: (N,) points, counted through the levels.
+        """
+        places, row = _places(output.lengths, point.device), output.row
+        wanted = torch.zeros_like(row.mask[..., 0])
+        wanted[video, places[point]] = True
+        wanted = spread(wanted, self.bins)
+        detached = row._replace(features=row.features.detach())
+        scale = self.scales.repeat_interleave(torch.tensor(output.lengths, device=point.device))
+        with self.arithmetic:
+            start, end = (head(detached, wanted)[:, places] for head in (self.start_head, self.end_head))
+            offsets = self.offset_head(row, wanted)[:, places]
+        return Borders(start.float(), end.float(), F.relu(offsets.float() * scale[:, None]))
+
+    def _inside(self, mask: Tensor) -> Tensor:
+        return mask if self.corrected else torch.ones_like(mask)
+
+
+def spread(wanted: Tensor, reach: int) -> Tensor:
+    """What lies at most `reach` places away from something wanted (B, R), bool.
+
+    >>> spread(torch.tensor([[False, False, False, True, False]]), 1).int().tolist()
+    [[0, 0, 1, 1, 1]]
+    """
+    return F.max_pool1d(wanted[:, None].float(), 2 * reach + 1, stride=1, padding=reach)[:, 0].bool()
+
+
+def _in_a_row(levels: Sequence[Tensor]) -> Tensor:
+    """Levels (B, T_l, D) one after the other, (B, R, D), each followed by one empty place."""
+    return torch.cat([F.pad(level, (0, 0, 0, 1)) for level in levels], dim=1)
+
+
+def _places(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """Places in the row of all points, (P,).
+
+    >>> _places([3, 2], torch.device("cpu")).tolist()
+    [0, 1, 2, 4, 5]
+    """
+    level = torch.arange(len(lengths), device=device).repeat_interleave(torch.tensor(lengths, device=device))
+    return torch.arange(len(level), device=device) + level

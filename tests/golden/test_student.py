@@ -14,9 +14,7 @@ from fustal.student.blocks import SGPBlock
 from fustal.student.learning import pad
 
 BLOCK_NAMES = {
-    r"\bmlp\.2\.": "mlp.3.",
-    r"\bmlp\.0\.": "mlp.1.",
-    r"\bgn\.": "mlp.0.",
+    r"\bgn\.": "group_norm.",
     r"\bln\.": "norm.",
     r"\bpsi\.": "gate.",
     r"\bconvw\.": "local.",
@@ -48,6 +46,7 @@ def read_weights(vectors, prefix, names):
     """The weights below `prefix`, under this project's names and shapes."""
     released = {key.removeprefix(prefix): value for key, value in vectors.items() if key.startswith(prefix)}
     weights = {rename(key, names | BLOCK_NAMES): torch.from_numpy(value) for key, value in released.items()}
+    weights = {key: value[..., 0] if "mlp" in key and value.ndim == 3 else value for key, value in weights.items()}
     return {
         key: value.flatten() if value.shape[:1] == (1,) and "norm" in key else value for key, value in weights.items()
     }
@@ -63,16 +62,16 @@ def test_sgp_block(golden, case):
     weights = read_weights(vectors, f"{case}.w.", {})
     block = SGPBlock(
         len(weights["norm.weight"]),
-        len(weights["mlp.1.bias"]),
+        len(weights["mlp.0.bias"]),
         window=int(vectors[f"{case}.kernel_size"]),
         factor=float(vectors[f"{case}.k"]),
         halve=vectors[f"{case}.stride"] == 2,
-        masked_mean=False,
+        corrected=False,
     )
     block.load_state_dict(weights)
-    y, mask = block(*(torch.from_numpy(vectors[f"{case}.{name}"]) for name in ("x", "mask")))
-    compare(y, vectors[f"{case}.y"])
-    np.testing.assert_array_equal(mask, vectors[f"{case}.mask_out"])
+    y, mask = block(*(torch.from_numpy(vectors[f"{case}.{name}"]).mT for name in ("x", "mask")))
+    compare(y.mT, vectors[f"{case}.y"])
+    np.testing.assert_array_equal(mask.mT, vectors[f"{case}.mask_out"])
 
 
 def test_losses(golden):
@@ -96,7 +95,7 @@ def student(golden):
         in_dim,
         len(weights["class_head.out.bias"]),
         dim=dim,
-        mlp=len(weights["stem.0.mlp.1.bias"]),
+        mlp=len(weights["stem.0.mlp.0.bias"]),
         levels=levels,
         stem=len({name.split(".")[1] for name in weights if name.startswith("stem.")}),
         window=window,
@@ -104,7 +103,7 @@ def student(golden):
         bins=len(weights["offset_head.out.bias"]) // 2 - 1,
         drop_path=0.0,
         init_std=0.0,
-        masked_mean=False,
+        corrected=False,
     )
     model.load_state_dict(weights | {"positives": model.positives})
     videos = range(sum(name.startswith("feats") for name in vectors))
@@ -116,11 +115,15 @@ def student(golden):
 def test_pyramid_and_heads(student):
     vectors, model, batch, _ = student
     features, output = model.pyramid(*batch)[0], model(*batch)
+    everywhere = torch.ones(output.mask.shape[:2]).nonzero(as_tuple=True)
+    borders = model.borders(output, *everywhere)
+    split = [values.split(output.lengths, dim=1) for values in (output.class_logits, *borders, output.mask)]
     for level, feature in enumerate(features):
-        compare(feature, vectors[f"fpn{level}"])
-        np.testing.assert_array_equal(output.masks[level], vectors[f"mask{level}"])
-        for name, values in zip(["cls", "start", "end", "reg"], output, strict=False):
-            compare(values[level], vectors[f"{name}_head{level}"])
+        compare(feature.mT, vectors[f"fpn{level}"])
+        *values, mask = (levels[level].mT for levels in split)
+        np.testing.assert_array_equal(mask, vectors[f"mask{level}"])
+        for name, value in zip(["cls", "start", "end", "reg"], values, strict=True):
+            compare(value, vectors[f"{name}_head{level}"])
 
 
 def test_targets(student):
@@ -147,7 +150,7 @@ def test_detections(student):
     vectors, model, batch, _ = student
     params = Params(recipe="published", pre_nms_topk=2000, max_detections=200)
     with torch.inference_mode():
-        detections = detect(model.eval()(*batch), params)
+        detections = detect(model, model.eval()(*batch), params)
     for i, (segments, scores, labels) in enumerate(detections):
         seconds = VideoGrid(fps=30, stride=4, window=16).to_seconds(segments).clamp(0, float(vectors[f"duration{i}"]))
         ours = np.column_stack([labels, scores, seconds])

@@ -3,10 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import settings
 
 from fustal.annotations import Dataset, Grid
 from fustal.features import FeatureStore
+from fustal.student import Borders, StudentOutput
 
 settings.register_profile("fustal", deadline=None)
 settings.load_profile("fustal")
@@ -39,3 +41,25 @@ def planted(tmp_path):
         grids={"student": Grid(pattern="{video}.npy", fps=2.0, stride=1, window=1)},
     )
     return dataset, FeatureStore(dataset, "student")
+
+
+class Answers(torch.nn.Module):
+    """A student whose heads say random numbers: `output` and `said`."""
+
+    def __init__(self, lengths, bins=3, batch=2, classes=2):
+        super().__init__()
+        torch.manual_seed(2)
+        rows = [torch.randn(batch, sum(lengths), size) for size in (classes, classes, classes, 2 * bins + 2)]
+        mask = torch.ones(batch, sum(lengths), 1, dtype=torch.bool)
+        self.output, self.said = StudentOutput(rows[0], mask, lengths, None), Borders(*rows[1:])
+
+    def forward(self, x, mask):
+        return self.output
+
+    def borders(self, output, video, point):
+        return self.said
+
+
+@pytest.fixture
+def answers():
+    return Answers

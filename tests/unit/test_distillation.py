@@ -5,9 +5,9 @@ import torch
 from torch.testing import assert_close
 
 from fustal import distillation
-from fustal.distillation import Relabel, distill, most_confident, restrict
+from fustal.distillation import Relabel, distill, most_confident
 from fustal.params import Params
-from fustal.student import Student, load_student, train_student
+from fustal.student import Student, candidates, load_student, train_student
 from fustal.student.learning import Batch
 
 SMALL = {
@@ -51,45 +51,62 @@ def test_single_best_where_nothing_is_confident():
     assert [len(part) for part in most_confident(nothing, Params())] == [0, 0, 0]
 
 
-def test_restrict_to_known_labels():
-    segments, scores, labels = restrict((*FOUND, LABELS), torch.tensor([False, True]))
-    assert labels.tolist() == [1, 1]
-    assert_close((segments, scores), (FOUND[0][2:], FOUND[1][2:]))
-    assert not len(restrict((*FOUND, LABELS), torch.tensor([False, False]))[0])
-
-
 def batch_of_two():
-    mask = torch.ones(2, 1, 64, dtype=torch.bool)
+    mask = torch.ones(2, 64, 1, dtype=torch.bool)
     segments = [torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])]
-    return Batch(torch.randn(2, 6, 64), mask, segments, [torch.tensor([0]), torch.tensor([1])], torch.eye(2))
+    return Batch(torch.randn(2, 64, 6), mask, segments, [torch.tensor([0]), torch.tensor([1])], torch.eye(2))
 
 
 @pytest.fixture
-def second_video_is_empty(monkeypatch):
+def teacher(answers):
     """A teacher that finds both classes in the first video of a batch, and nothing in the second."""
-    nothing = torch.zeros(0, 2), torch.zeros(0), torch.zeros(0, dtype=torch.long)
-    monkeypatch.setattr(distillation, "candidates", lambda output, params: [(*FOUND, LABELS), nothing])
-    return Student.from_params(Params(**SMALL), 6, 2)
+    teacher = answers([64], bins=4)
+    logits = teacher.output.class_logits
+    logits[:] = -20
+    logits[0, 20, 0] = logits[0, 63, 1] = 3
+    logits[0, 21, 0] = -2  # not confident
+    teacher.said.offsets[0, 63, 9] = 99  # reaches beyond the sequence
+    return teacher
 
 
-def test_corrected_fallback_concerns_one_video(second_video_is_empty):
+def test_corrected_fallback_concerns_one_video(teacher):
     relabel, batch = Relabel(Params(**SMALL)), batch_of_two()
     for epoch in (5, 5):
-        new = relabel(second_video_is_empty, batch, epoch)
-        assert new.segments[0].tolist() == [[0, 4]]  # class 1 is no label of the video
+        new = relabel(teacher, batch, epoch)
+        assert len(new.segments[0]) == 1
+        assert new.segments[0][0, 0] < 20 < new.segments[0][0, 1]
         assert new.segments[1].tolist() == [[3, 4]]
-        assert [labels.tolist() for labels in new.labels] == [[0], [1]]
+        assert [labels.tolist() for labels in new.labels] == [[0], [1]]  # class 1 is no label of the first video
 
 
-def test_published_fallback_lasts_for_the_epoch(second_video_is_empty, monkeypatch):
+def test_published_fallback_lasts_for_the_epoch(teacher):
     relabel, batch = Relabel(Params(**SMALL, recipe="published")), batch_of_two()
-    assert relabel(second_video_is_empty, batch, 5) is batch
-    monkeypatch.setattr(distillation, "candidates", lambda output, params: [(*FOUND, LABELS)] * 2)
+    assert relabel(teacher, batch, 5) is batch
+    teacher.output.class_logits[1] = teacher.output.class_logits[0]
     restored = Relabel(Params(**SMALL, recipe="published"))
     restored.load_state_dict(relabel.state_dict())
-    assert restored(second_video_is_empty, batch, 5) is batch
-    new = restored(second_video_is_empty, batch, 6)
-    assert new.segments[1].tolist() == [[0, 4], [8, 64]]  # predicted class 1 as well; clipped to the sequence
+    assert restored(teacher, batch, 5) is batch
+    new = restored(teacher, batch, 6)
+    assert sorted(new.labels[1].tolist()) == [0, 1]  # the predicted class 1 as well
+    assert new.segments[1].max() == 64  # clipped to the sequence
+
+
+def test_teacher_decodes_what_can_become_a_label(teacher, monkeypatch):
+    seen = []
+
+    def spy(model, output, scores, params):
+        seen.append((scores > 0).sum(dim=(1, 2)).tolist())
+        return candidates(model, output, scores, params)
+
+    monkeypatch.setattr(distillation, "candidates", spy)
+    x, mask, *_, known = batch_of_two()
+    relabel = Relabel(Params(**SMALL))
+    first, second = relabel.predict(teacher, x, mask, known.flip(0))
+    assert first[2].tolist() == [1]
+    assert len(second[2]) == 0
+    teacher.output.class_logits[:] = torch.randn(2, 64, 2) - 4
+    assert [len(labels) for _, _, labels in relabel.predict(teacher, x, mask, known)] == [1, 1]  # the single best
+    assert seen[1] == [1, 1]
 
 
 def test_teacher_labels_in_evaluation_mode():

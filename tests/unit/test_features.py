@@ -1,6 +1,8 @@
 """Feature files: what is read, what is refused in one line, and how they are sampled."""
 
 import dataclasses
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +58,58 @@ def test_files_are_memory_mapped(store):
     (array,) = store(Grid(pattern="{video}.npy", fps=1, stride=1, window=1)).open("train0")
     assert isinstance(array, np.memmap)
     assert not array.flags.writeable
+
+
+@pytest.mark.parametrize("index", [slice(None), slice(2, 5), np.array([0, 0, 3, 6]), np.array([], int)])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_read_takes_rows_of_all_modalities(store, index, dtype):
+    rgb, flow = (np.random.default_rng(d).normal(size=(7, d)).astype(dtype) for d in (2, 3))
+    features = store(train__rgb__train1=rgb, train__flow__train1=np.asfortranarray(flow))
+    expected = np.concatenate([rgb, flow], axis=1).astype(np.float32)[index]
+    found = features.read("train1", index)
+    assert found.dtype == torch.float32
+    np.testing.assert_array_equal(found.numpy(), expected)
+    found += 1
+    np.testing.assert_array_equal(features.read("train1", index).numpy(), expected, "a copy, not the file")
+    batch = torch.full((2, len(expected), 5), 9.0)
+    features.read("train1", index, out=batch[1])
+    np.testing.assert_array_equal(batch[1].numpy(), expected)
+    assert (batch[0] == 9).all()
+
+
+def test_a_video_with_other_numbers_does_not_fit_a_batch(store):
+    features = store(Grid(pattern="{video}.npy", fps=1, stride=1, window=1), train1=np.ones((4, 3), np.float32))
+    with pytest.raises(InputError, match=r"train1\.npy: video 'train1': 3 numbers a snippet where others have 6"):
+        features.read("train1", out=torch.empty(4, 6))
+
+
+def test_headers_are_parsed_and_values_checked_once(store, monkeypatch):
+    features = store(Grid(pattern="{video}.npy", fps=1, stride=1, window=1))
+    first = features["train0"]
+    monkeypatch.setattr("fustal.features.open_features", lambda path: pytest.fail("the header again"))
+    monkeypatch.setattr(FeatureStore, "_check_values", lambda self, video: pytest.fail("the values again"))
+    assert np.array_equal(features["train0"], first)
+    assert features.read("train0", np.array([3])).shape == (1, 6)
+    assert (features.length("train0"), features.dim) == (90, 6)
+
+
+def test_a_sample_beside_the_bad_value_is_refused_too_and_stays_refused(store):
+    array = np.ones((600, 2), np.float16)
+    array[599, 0] = np.inf
+    features = store(Grid(pattern="{video}.npy", fps=1, stride=1, window=1), train2=array)
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"NaN or infinity in snippet 599$"):
+            features.read("train2", np.array([0, 1]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files as Linux lists them")
+def test_no_file_stays_open(store):
+    features = store(Grid(pattern="{video}.npy", fps=1, stride=1, window=1))
+    opened = lambda: len(os.listdir("/proc/self/fd"))  # noqa: E731
+    before = opened()
+    kept = [features.read(video, np.array([0])) for video in features.dataset.videos.index]
+    assert len(kept) == 10
+    assert opened() == before
 
 
 def test_modalities_are_concatenated_in_the_order_of_the_card(store):
@@ -163,8 +217,7 @@ def test_dim_is_that_of_the_first_video(store):
 
 @given(st.integers(1, 300), st.integers(1, 120), st.integers(0, 99))
 def test_a_training_sample_has_one_snippet_from_each_bin(length, count, seed):
-    torch.manual_seed(seed)
-    chosen = sample_train(length, count)
+    chosen = sample_train(length, count, torch.Generator().manual_seed(seed))
     assert chosen.shape == (count,)
     assert chosen.dtype == torch.long
     assert (chosen.diff() >= 0).all()
@@ -179,12 +232,11 @@ def test_a_training_sample_has_one_snippet_from_each_bin(length, count, seed):
 
 
 def test_a_training_sample_is_random_and_reaches_every_snippet():
-    torch.manual_seed(0)
-    samples = torch.stack([sample_train(12, 4) for _ in range(200)])
+    random = torch.Generator().manual_seed(0)
+    samples = torch.stack([sample_train(12, 4, random) for _ in range(200)])
     assert sorted(samples.unique().tolist()) == list(range(12))
     assert sorted(samples[:, 1].unique().tolist()) == [3, 4, 5]
-    torch.manual_seed(0)
-    assert sample_train(12, 4).equal(samples[0])
+    assert sample_train(12, 4, torch.Generator().manual_seed(0)).equal(samples[0])
 
 
 @given(st.integers(1, 2000), st.integers(2, 750))

@@ -10,15 +10,19 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from fustal import InputError
 from fustal.features import FeatureStore
 from fustal.generator import (
     Activations,
     Generator,
     Snippets,
+    _losses,
     activations,
     batch_of_step,
+    contrast,
     cross_video_contrast,
     dilate,
+    dropout,
     equal_label_pairs,
     erode,
     generator_loss,
@@ -27,11 +31,14 @@ from fustal.generator import (
     localize,
     mine_snippets,
     predicted_classes,
+    sample_batch,
     snippet_seconds,
     train_generator,
     video_score,
 )
 from fustal.params import Params
+from fustal.training import generator_of
+from tests.benchmarks.plain_generator import PlainGenerator, plain_contrast, plain_losses, plain_nce
 
 PARAMS = Params(
     generator_snippets=40, generator_dim=16, generator_steps=30, generator_batch=4, generator_lr=1e-2, device="cpu"
@@ -134,25 +141,43 @@ def test_info_nce_by_hand():
     assert info_nce(queries, keys, negatives, 0.5).item() == pytest.approx(expected, rel=1e-5)
 
 
+def _snippets(videos, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return Snippets(*(torch.randn(videos, k, 5, generator=generator) for k in (4, 4, 2, 2)))
+
+
+def test_info_nce_is_of_each_video_with_each():
+    ea, eb, ha, _ = _snippets(3)
+    found = info_nce(ha[:2], ea, eb, 0.2)
+    assert found.shape == (2, 3)
+    for p in range(2):
+        for q in range(3):
+            alone = plain_nce(ha[p : p + 1].mean(1), ea[q : q + 1].mean(1), eb[q : q + 1], 0.2)
+            torch.testing.assert_close(found[p, q], alone)
+
+
+def test_info_nce_of_embeddings_that_are_zero():
+    zero = torch.zeros(2, 3, 4, requires_grad=True)
+    found = info_nce(zero, zero, zero, 0.07)
+    torch.testing.assert_close(found, torch.full((2, 2), math.log(4)))
+    found.sum().backward()
+    assert zero.grad.isfinite().all()
+
+
 def test_in_video_contrast_is_the_sum_of_both_and_the_mean_over_videos():
-    generator = torch.Generator().manual_seed(0)
-    ea, eb, ha, hb = (torch.randn(3, k, 5, generator=generator) for k in (4, 4, 2, 2))
-    each = [info_nce(*(v[i : i + 1] for v in (ha, ea, eb)), 0.2) for i in range(3)]
-    each += [info_nce(*(v[i : i + 1] for v in (hb, eb, ea)), 0.2) for i in range(3)]
-    torch.testing.assert_close(in_video_contrast(Snippets(ea, eb, ha, hb), 0.2), torch.stack(each).sum() / 3)
+    snippets = _snippets(3)
+    torch.testing.assert_close(in_video_contrast(contrast(snippets, 0.2)), plain_contrast(*snippets, 0.2))
 
 
 def test_cross_video_contrast_swaps_the_hard_snippets_of_each_pair():
-    generator = torch.Generator().manual_seed(0)
-    snippets = Snippets(*(torch.randn(4, k, 5, generator=generator) for k in (4, 4, 2, 2)))
+    snippets = _snippets(4)
     labels = torch.tensor([[1, 0], [0, 1], [1, 0], [1, 0]])
     assert equal_label_pairs(labels).tolist() == [[0, 2], [0, 3], [2, 3]]
     pairs = []
     for p, q in ((0, 2), (0, 3), (2, 3)):
-        straight, swapped = [p, q], [q, p]
         ea, eb, ha, hb = snippets
-        pairs.append(in_video_contrast(Snippets(ea[straight], eb[straight], ha[swapped], hb[swapped]), 0.3))
-    torch.testing.assert_close(cross_video_contrast(snippets, labels, 0.3), torch.stack(pairs).mean())
+        pairs.append(plain_contrast(ea[[p, q]], eb[[p, q]], ha[[q, p]], hb[[q, p]], 0.3))
+    torch.testing.assert_close(cross_video_contrast(contrast(snippets, 0.3), labels), torch.stack(pairs).mean())
 
 
 def test_sets_of_labels_must_be_identical_for_a_pair():
@@ -184,7 +209,8 @@ def test_each_contrast_option_adds_its_terms():
     assert list(losses["in-video"]) == ["loss", "classification", "in_video"]
     assert list(losses["cross-video"]) == ["loss", "classification", "in_video", "cross_video"]
     classification = F.binary_cross_entropy(score, torch.tensor([[1.0, 0], [1.0, 0], [0.5, 0.5]]))
-    within, across = in_video_contrast(snippets, 0.07), cross_video_contrast(snippets, labels, 0.07)
+    contrasts = contrast(snippets, 0.07)
+    within, across = in_video_contrast(contrasts), cross_video_contrast(contrasts, labels)
     assert across > 0
     torch.testing.assert_close(losses["none"]["loss"], classification)
     torch.testing.assert_close(losses["in-video"]["loss"], classification + 0.5 * within)
@@ -207,6 +233,112 @@ def test_the_network_has_the_papers_form():
     torch.testing.assert_close(seen.actionness, seen.cas.sum(2))
     assert all((part >= 0).all() for part in seen)
     assert sum(p.numel() for p in model.parameters()) == 6 * 3 * 8 + 8 + 8 * 3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7])
+@pytest.mark.parametrize("shape", [(7,), (3, 5, 11), (40, 500)])
+def test_dropout_keeps_the_mean_and_passes_the_gradient_of_what_it_keeps(shape, share):
+    torch.manual_seed(0)
+    x = torch.ones(shape, requires_grad=True)
+    y = dropout(x, share)
+    kept = y > 0
+    assert y.shape == x.shape
+    assert torch.allclose(y[kept], torch.tensor(1 / (1 - share)), rtol=1e-4), "all alike"
+    y.sum().backward()
+    assert x.grad.equal(y.detach())
+    if x.numel() > 1000:
+        assert kept.float().mean().item() == pytest.approx(1 - share, abs=0.015)
+        assert kept.float().mean(0).std() < 0.12, "no snippet or feature is dropped for good"
+        assert not dropout(x, 0.5).equal(dropout(x, 0.5))
+
+
+def test_dropout_is_off_in_evaluation():
+    model = Generator(6, 3, 8, 0.7)
+    x = torch.randn(1, 30, 6)
+    assert not model(x).cas.equal(model(x).cas)
+    assert model.eval()(x).cas.equal(model(x).cas)
+
+
+def _smooth(videos, length, dim):
+    """Features that change slowly, so that border regions are wide enough for no tie at 0 to be drawn from."""
+    noise = torch.randn(videos, dim, length, generator=torch.Generator().manual_seed(1))
+    return F.avg_pool1d(noise, 25, stride=1, padding=12).mT.contiguous() * 5
+
+
+@pytest.mark.parametrize("dim", [16, 96])
+@pytest.mark.parametrize("classes", [[0, 1, 0, 2, 0], [0, 1, 2, 3, 4], [0, 0, 0, 0, 0], [0]])
+def test_losses_and_gradients_are_those_of_the_plain_loops(dim, classes):
+    params = Params(easy_ratio=5, hard_ratio=40, mining_dropout=0.0)
+    torch.manual_seed(0)
+    ours, plain = Generator(dim, 5, dim, 0.0), PlainGenerator(dim, 5, dim, 0.0)
+    ours.classify.weight.data.abs_()
+    plain.load_state_dict(ours.state_dict())
+    features, labels = _smooth(len(classes), 120, dim), F.one_hot(torch.tensor(classes), 5).float()
+    labels[-1, 4] = 1.0
+    found = _losses(ours(features), labels, params)
+    expected = plain_losses(plain(features), labels, params)
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+    found["loss"].backward(), expected["loss"].backward()
+    for (name, weight), other in zip(ours.named_parameters(), plain.parameters(), strict=True):
+        assert other.grad.abs().max() > 1e-5, name
+        torch.testing.assert_close(weight.grad, other.grad, rtol=1e-3, atol=1e-6 + 1e-4 * other.grad.abs().max().item())
+
+
+def test_a_batch_holds_a_sample_of_each_video(planted):
+    _, store = planted
+    draw = lambda: sample_batch(store, ["train2", "train0"], 40, generator_of(0, 3), torch.device("cpu"))  # noqa: E731
+    features = draw()
+    assert features.shape == (2, 40, 6)
+    for video, rows in zip(("train2", "train0"), features, strict=True):
+        at = [np.flatnonzero((store[video] == row).all(1)).item() for row in rows.numpy()]
+        assert (np.diff(at) >= 0).all()
+        assert len(set(at)) > 30
+    state = torch.get_rng_state()
+    assert draw().equal(features), "the same step draws the same"
+    assert torch.get_rng_state().equal(state), "torch's own state is left alone"
+
+
+# --- bfloat16 ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bfloat16(monkeypatch):
+    """Parameters that ask for bfloat16, on a CPU that says that it has it; any CPU can emulate it."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    return PARAMS.model_copy(update={"precision": "bfloat16"})
+
+
+def test_the_networks_arithmetic_is_bfloat16_and_the_losses_float32(bfloat16):
+    torch.manual_seed(0)
+    model, features = Generator(6, 2, 128, 0.0), torch.randn(3, 40, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = model(features)
+    exact = model(features)
+    assert [part.dtype for part in seen] == [torch.bfloat16, torch.float32, torch.float32]
+    torch.testing.assert_close(seen.cas, exact.cas, rtol=0.05, atol=0.02)
+    assert not seen.cas.equal(exact.cas)
+    losses = _losses(seen, torch.eye(2)[[0, 1, 0]], bfloat16)
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    losses["loss"].backward()
+    assert all(weight.grad.dtype == torch.float32 and weight.grad.isfinite().all() for weight in model.parameters())
+
+
+def test_training_in_bfloat16_learns_and_its_activations_are_near(planted, tmp_path, bfloat16):
+    model, log = train_generator(bfloat16, *planted, tmp_path)
+    assert log.classification.tail(5).mean() < 0.7 * log.classification.head(5).mean()
+    assert model.embed.weight.dtype == torch.float32
+    rounded, exact = (activations(model, planted[1], "test0", params) for params in (bfloat16, PARAMS))
+    torch.testing.assert_close(rounded.cas, exact.cas, rtol=0.05, atol=0.1)
+    assert not rounded.cas.equal(exact.cas)
+
+
+def test_bfloat16_is_refused_before_training_where_it_is_not(planted, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    with pytest.raises(InputError, match=r"^precision: 'bfloat16' was asked for, but this CPU does not have it"):
+        train_generator(PARAMS.model_copy(update={"precision": "bfloat16"}), *planted, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("count", "batch"), [(10, 4), (3, 8), (5, 5), (1, 2)])
@@ -298,10 +430,11 @@ def test_long_videos_are_sampled_and_times_scaled_back(planted):
     features = np.zeros((90, 6), np.float32)
     features[60:80, 0] = 4.0
     np.save(dataset.root / "train0.npy", features)
-    assert activations(_two_peaks(), store, "train0", 30).cas.shape == (30, 2)
+    params = Params(generator_snippets=30, device="cpu")
+    assert activations(_two_peaks(), store, "train0", params).cas.shape == (30, 2)
     assert snippet_seconds(store, "train0", 30) == pytest.approx(1.5)
     assert snippet_seconds(store, "train0", 90) == pytest.approx(0.5)
-    found = localize(_two_peaks(), dataset, store, ["train0"], Params(generator_snippets=30, device="cpu"))
+    found = localize(_two_peaks(), dataset, store, ["train0"], params)
     best = found.loc[found.score.idxmax()]
     assert abs(best.start - 30) <= 1.5
     assert abs(best.end - 40) <= 1.5
@@ -344,6 +477,6 @@ def test_predicted_classes_falls_back_to_the_best():
 
 def test_activations_have_no_batch_axis(planted):
     _, store = planted
-    seen = activations(_two_peaks(), store, "train1", 100)
+    seen = activations(_two_peaks(), store, "train1", Params())
     assert isinstance(seen, Activations)
     assert seen.actionness.shape == (store.length("train1"),)

@@ -30,6 +30,7 @@ def test_demo_is_the_default():
         ("generator_lr: .nan", "generator_lr"),
         ("generator_lr: 0", "generator_lr: Input should be greater than 0"),
         ("device: tpu", "device"),
+        ("precision: float16", "precision: Input should be 'float32' or 'bfloat16', not 'float16'"),
         ("tious: 0.5", "tious"),
         ("tious: '0.5:0:0.7'", "tious"),
         ("run: ../elsewhere", "run"),

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from fustal import InputError, results
-from fustal.results import MARKERS, collect, insert, table
+from fustal.results import collect, insert, table
 
 METRICS = {
     "run": "tiny-seed0",
@@ -111,13 +111,16 @@ def test_metrics_of_another_form(make, changes, tmp_path):
         collect([tmp_path / "m.json"])
 
 
+MARKERS = ["<!-- speed: begin -->", "<!-- speed: end -->"]
+
+
 def test_insert_replaces_what_is_between_the_markers(tmp_path):
     begin, end = MARKERS
     page = tmp_path / "README.md"
     page.write_text(f"before\n{begin}\nold\n{end}\nafter ±\n", encoding="utf-8")
-    insert("| new |", page)
+    insert("| new |", page, "speed")
     assert page.read_text(encoding="utf-8") == f"before\n{begin}\n| new |\n{end}\nafter ±\n"
-    insert("| new |", page)
+    insert("| new |", page, "speed")
     assert page.read_text(encoding="utf-8") == f"before\n{begin}\n| new |\n{end}\nafter ±\n"
 
 
@@ -126,5 +129,5 @@ def test_a_page_without_markers_is_left_alone(tmp_path, kept):
     page = tmp_path / "README.md"
     page.write_text("\n".join(["text", *kept]))
     with pytest.raises(InputError, match=r"README\.md: has no lines"):
-        insert("new", page)
+        insert("new", page, "speed")
     assert page.read_text() == "\n".join(["text", *kept])

@@ -1,5 +1,9 @@
 """The training loop: log, checkpoints, resuming to the last bit, and what it refuses."""
 
+import contextlib
+import threading
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,25 +13,43 @@ from torch import nn
 
 from fustal import InputError, training
 from fustal.params import Params
-from fustal.training import epoch_order, fit, load_module, load_state, pick_device, save_module, save_state, seed_step
+from fustal.training import (
+    epoch_order,
+    fit,
+    generator_of,
+    load_ahead,
+    load_module,
+    load_state,
+    pick_device,
+    precision,
+    save_module,
+    save_state,
+    seed_step,
+    send,
+)
+
+SEED = 5
 
 
 class Toy:
-    """A regression with dropout and a moving average, all randomness from torch."""
+    """A regression with dropout and a moving average; its batches come from the loading thread."""
 
-    def __init__(self, fail_at=None, bad_at=None):
+    def __init__(self, fail_at=None, bad_at=None, fused=False):
         torch.manual_seed(3)
         self.model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 1))
         self.average = nn.Linear(3, 8)
         self.average.load_state_dict(self.model[0].state_dict())
-        self.optimizer = torch.optim.Adam(self.model.parameters(), 0.02)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), 0.02, fused=fused)
         self.fail_at, self.bad_at, self.seen, self.rates = fail_at, bad_at, [], []
+        self.seed = SEED
 
-    def step(self, i):
+    def load(self, i):
+        return torch.randn(16, 3, generator=generator_of(self.seed, i))
+
+    def step(self, features, i):
         if i == self.fail_at:
             raise RuntimeError("power cut")
         self.seen.append(i)
-        features = torch.randn(16, 3)
         error = (self.model(features)[:, 0] - features.sum(1)).square().mean()
         return {"loss": error * (float("nan") if i == self.bad_at else 1.0), "error": error}
 
@@ -37,8 +59,9 @@ class Toy:
         self.rates.append(self.optimizer.param_groups[0]["lr"])
 
     def fit(self, folder, **changes):
-        options = {"last_step": 23, "seed": 5, "folder": folder, "after_step": self.after_step} | changes
-        return fit(self.step, {"model": self.model, "average": self.average}, self.optimizer, **options)
+        options = {"last_step": 23, "seed": SEED, "folder": folder, "after_step": self.after_step} | changes
+        self.seed = options["seed"]
+        return fit(self.load, self.step, {"model": self.model, "average": self.average}, self.optimizer, **options)
 
     def weights(self):
         return {**self.model.state_dict(prefix="model."), **self.average.state_dict(prefix="average.")}
@@ -60,6 +83,7 @@ def test_the_log_has_a_row_for_each_step(tmp_path):
     assert list(log.columns) == ["step", "loss", "error"]
     assert log.step.tolist() == toy.seen == list(range(120))
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new" / "log.csv"), log)
+    assert 0 <= log.attrs["waiting"] <= 1
     assert log.loss.tail(20).mean() < 0.5 * log.loss.head(20).mean(), "it learns"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["log.csv"], "no checkpoint is left"
 
@@ -78,16 +102,17 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path):
     assert (other.fit(tmp_path / "3", seed=6).loss != log.loss).all()
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("fail_at", [3, 12, 21])
-def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path, every_five, fail_at):
-    whole = Toy()
+def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path, every_five, fail_at, fused):
+    whole = Toy(fused=fused)
     log = whole.fit(tmp_path / "whole")
-    broken = Toy(fail_at=fail_at)
+    broken = Toy(fail_at=fail_at, fused=fused)
     with pytest.raises(RuntimeError, match="power cut"):
         broken.fit(tmp_path / "broken")
     kept = fail_at // 5 * 5
     assert (tmp_path / "broken" / "checkpoint.safetensors").exists() == (kept > 0)
-    resumed = Toy()
+    resumed = Toy(fused=fused)
     torch.manual_seed(99)
     for weights in resumed.model.parameters():
         nn.init.normal_(weights) if kept else None  # everything must come from the checkpoint
@@ -135,7 +160,8 @@ def test_clip_limits_the_change_of_a_step(tmp_path):
         before = model.weight.detach().clone()
         optimizer = torch.optim.SGD(model.parameters(), 1.0)
         fit(
-            lambda i: {"loss": 100 * model.weight.sum()},
+            lambda i: None,
+            lambda batch, i: {"loss": 100 * model.weight.sum()},
             {"model": model},
             optimizer,
             last_step=1,
@@ -153,7 +179,8 @@ def test_after_step_sees_the_new_weights(tmp_path):
     model = nn.Linear(1, 1, bias=False)
     before, seen = model.weight.item(), []
     fit(
-        lambda i: {"loss": model.weight.sum()},
+        lambda i: None,
+        lambda batch, i: {"loss": model.weight.sum()},
         {"model": model},
         torch.optim.SGD(model.parameters(), 0.5),
         last_step=2,
@@ -172,6 +199,101 @@ def test_only_the_first_module_is_in_training_mode(tmp_path):
     toy.fit(tmp_path, last_step=1)
     assert toy.model.training
     assert not toy.average.training
+
+
+# --- loading ahead ----------------------------------------------------------------------------------------------------
+
+
+def test_each_batch_is_loaded_once_in_order_and_goes_to_its_step(tmp_path):
+    toy, loaded, used = Toy(), [], []
+
+    def load(i):
+        loaded.append((i, threading.current_thread() is threading.main_thread()))
+        return i
+
+    def step(batch, i):
+        used.append((batch, i))
+        return {"loss": toy.model(torch.ones(1, 3)).sum()}
+
+    fit(load, step, {"model": toy.model}, toy.optimizer, first_step=4, last_step=9, seed=0, folder=tmp_path)
+    assert loaded == [(i, False) for i in range(4, 9)], "in a thread, and none after the last"
+    assert used == [(i, i) for i in range(4, 9)]
+
+
+def test_the_next_batch_is_loaded_while_a_step_computes():
+    asked = [threading.Event() for _ in range(4)]
+
+    def load(i):
+        asked[i].set()
+        return i
+
+    with contextlib.closing(load_ahead(load, range(3))) as batches:
+        for i, (batch, seconds) in enumerate(batches):
+            assert batch == i
+            assert seconds >= 0
+            if i < 2:
+                assert asked[i + 1].wait(timeout=10), "without waiting for the next to be asked for"
+    assert not asked[3].is_set()
+
+
+def test_nothing_is_loaded_for_no_steps(tmp_path):
+    toy = Toy()
+    log = fit(pytest.fail, toy.step, {"model": toy.model}, toy.optimizer, last_step=0, seed=0, folder=tmp_path)
+    assert log.empty
+    assert log.attrs["waiting"] <= 1
+
+
+def test_waiting_is_the_share_of_the_time_without_a_batch(tmp_path, monkeypatch):
+    clock = iter([100.0, 120.0])
+    monkeypatch.setattr(training, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(training, "load_ahead", lambda load, steps: ((load(i), 0.5) for i in steps))
+    log = Toy().fit(tmp_path, last_step=12)
+    assert log.attrs["waiting"] == 12 * 0.5 / 20
+    assert "waiting" not in (tmp_path / "log.csv").read_text(), "the log is the same each time"
+
+
+def test_seconds_of_waiting_are_those_from_asking_to_having(monkeypatch):
+    clock = iter([1.0, 1.5, 7.0, 7.25])
+    monkeypatch.setattr(training, "perf_counter", lambda: next(clock))
+    assert list(load_ahead(lambda i: i, range(2))) == [(0, 0.5), (1, 0.25)]
+
+
+def test_an_error_while_loading_is_raised_as_it_is(tmp_path, every_five):
+    toy = Toy()
+
+    def load(i):
+        if i == 8:
+            raise InputError("v.npy: NaN or infinity in snippet 3")
+        return toy.load(i)
+
+    with pytest.raises(InputError, match=r"^v\.npy: NaN or infinity in snippet 3$"):
+        fit(load, toy.step, {"model": toy.model}, toy.optimizer, last_step=20, seed=0, folder=tmp_path)
+    assert toy.seen == list(range(8))
+    assert (tmp_path / "checkpoint.safetensors").exists()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loading")]
+
+
+def test_no_thread_stays_when_a_step_fails(tmp_path):
+    with pytest.raises(RuntimeError, match="power cut"):
+        Toy(fail_at=2).fit(tmp_path)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loading")]
+
+
+def test_loading_does_not_disturb_what_a_step_draws(tmp_path):
+    """The thread draws from its own generator: however long it takes, dropout sees the same random numbers."""
+
+    def losses(folder, delay):
+        toy = Toy()
+        load = toy.load
+        toy.load = lambda i: (time.sleep(delay * (i % 3)), load(i))[1]
+        return toy.fit(folder)
+
+    pd.testing.assert_frame_equal(losses(tmp_path / "a", 0.0), losses(tmp_path / "b", 0.003), check_exact=True)
+
+
+def test_send_keeps_a_tensor_that_is_where_it_should_be():
+    x = torch.ones(3)
+    assert send(x, torch.device("cpu")) is x
 
 
 # --- state on disk ----------------------------------------------------------------------------------------------------
@@ -258,6 +380,55 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="no GPU"):
         pick_device(Params(device="cuda"))
+
+
+# --- precision --------------------------------------------------------------------------------------------------------
+
+BFLOAT16 = Params(precision="bfloat16")
+
+
+def test_float32_is_asked_of_no_hardware(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: pytest.fail("asked"))
+    with precision(Params(), torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16", "bf16"])
+def test_bfloat16_where_the_cpu_has_it_and_only_inside(monkeypatch, flag):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, flag: True})
+    arithmetic = precision(BFLOAT16, torch.device("cpu"))
+    for _ in range(2):
+        with arithmetic:
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("capabilities", [{}, {"avx512_bf16": False, "amx_bf16": False, "avx512_f": True}])
+def test_bfloat16_that_the_cpu_could_only_emulate_is_refused(monkeypatch, capabilities):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    with pytest.raises(InputError, match=r"^precision: 'bfloat16' .* this CPU does not have it \(use 'float32'\)$"):
+        precision(BFLOAT16, torch.device("cpu"))
+
+
+def test_bfloat16_that_the_gpu_could_only_emulate_is_refused(monkeypatch):
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    with pytest.raises(InputError, match="this GPU does not have it"):
+        precision(BFLOAT16, gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert training.has_bfloat16(gpu)
+
+
+def test_generator_of_depends_on_seed_and_step_alone():
+    state = torch.get_rng_state()
+    draws = [
+        torch.rand(1, generator=generator_of(*at)).item() for at in ((0, 1), (1, 0), (0, 0), (0, 1), (2**31 - 1, 7))
+    ]
+    assert torch.get_rng_state().equal(state), "the global state is left alone"
+    assert draws[0] == draws[3]
+    assert len(set(draws)) == 4
+    seed_step(0, 1)
+    assert torch.rand(1).item() != draws[0], "the data's numbers are not those of the computation"
 
 
 def test_epoch_order_depends_on_seed_and_epoch_alone():
