@@ -1,8 +1,8 @@
 """Convolution over time with kernels of three snippets, computed with fewer multiplications than its definition needs.
 
 Both networks spend most of their time in them. On a CPU, wide ones are computed in tiles by Winograd's minimal
-filtering F(6, 3): six outputs of a kernel of three cost 8 products instead of 18, forward and backward. The sums are the
-same but for rounding: its error is up to three times the direct computation's in narrow layers, and below it in the
+filtering F(6, 3): six outputs of a kernel of three cost 8 products instead of 18, forward and backward. The sums are
+the same but for rounding: its error is up to three times the direct computation's in narrow layers, and below it in the
 widest.
 Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016.
 """

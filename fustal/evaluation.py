@@ -40,11 +40,11 @@ def mean_average_precision(
     if ground_truth.empty:
         raise InputError("there are no true segments to evaluate against")
     tious = list(tious)
-    hits = np.stack([match >= 0 for match in _match(detections, ground_truth, tious)], axis=1)  # (N, K)
-    ranked = detections.label.reset_index(drop=True).iloc[_ranking(detections)]
-    rows = ranked.groupby(ranked).groups  # class -> rows of its detections, best first
     counts = ground_truth.label.value_counts().sort_index()
-    ap = [_average_precision(hits[rows.get(label, [])], count) for label, count in counts.items()]
+    ranking = _ranking(detections)
+    hits = np.stack([match[ranking] >= 0 for match in _match(detections, ground_truth, tious)], axis=1)  # (N, K)
+    label = counts.index.get_indexer(detections.label)[ranking]
+    ap = [_average_precision(hits[label == number], count) for number, count in enumerate(counts)]
     return pd.DataFrame(ap, index=counts.index.rename("class"), columns=pd.Index(tious, name="tIoU"))
 
 
@@ -161,17 +161,42 @@ def _average_precision(hits: np.ndarray, count: int) -> np.ndarray:
 def _match(detections: pd.DataFrame, ground_truth: pd.DataFrame, tious: Iterable[float]) -> Iterable[np.ndarray]:
     """For each tIoU the row (N,) of the true segment that each detection takes, -1 for none."""
     found, true, overlap = _pairs(detections, ground_truth)
+    ranking = _ranking(detections)
     rank = np.empty(len(detections), dtype=int)
-    rank[_ranking(detections)] = np.arange(len(detections))
-    order = np.lexsort((-overlap, rank[found]))
-    found, true, overlap = found[order], true[order], overlap[order]
+    rank[ranking] = np.arange(len(detections))
+    order = np.lexsort((true, -overlap, rank[found]))
+    found, true, overlap = rank[found[order]], true[order], overlap[order]
     for tiou in tious:
         near = overlap >= tiou
-        match, free = [-1] * len(detections), [True] * len(ground_truth)
-        for i, j in zip(found[near].tolist(), true[near].tolist(), strict=True):
-            if free[j] and match[i] < 0:
-                match[i], free[j] = j, False
-        yield np.array(match, dtype=int)
+        taker, taken = _assign(found[near], true[near], len(ground_truth))
+        match = np.full(len(detections), -1)
+        match[ranking[taker]] = taken
+        yield match
+
+
+def _assign(found: np.ndarray, true: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lets each detection in turn take the first of its true segments that is free.
+
+    All at once: each asks for its first choice and whatever a better one asks for is lost to it, until nothing is lost.
+    This is deferred acceptance (Gale and Shapley, 1962), which ends in the same matching as turns do, since all true
+    segments prefer the same detections.
+
+    Args:
+        found: ranks of the detections of the pairs (P,), ascending.
+        true: rows of their true segments (P,), each detection's choices in order.
+        count: number of true segments.
+
+    Returns:
+        Ranks of the detections that take one (M,), and the rows of what they take (M,).
+    """
+    while True:
+        choice = np.flatnonzero(np.diff(found, prepend=-1))
+        holder = np.full(count, found.max(initial=0))
+        holder[true[choice][::-1]] = found[choice][::-1]  # the best one is written last
+        kept = found <= holder[true]
+        if kept.all():
+            return found[choice], true[choice]
+        found, true = found[kept], true[kept]
 
 
 def _ranking(detections: pd.DataFrame) -> np.ndarray:
@@ -180,14 +205,17 @@ def _ranking(detections: pd.DataFrame) -> np.ndarray:
 
 def _pairs(detections: pd.DataFrame, ground_truth: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows (P,) of the overlapping detections and true segments of the same video and class, and their tIoU (P,)."""
-    found_key, true_key = _keys(detections, ground_truth)
-    order = np.argsort(true_key, kind="stable")
-    first, last = (np.searchsorted(true_key[order], found_key, side=side) for side in ("left", "right"))
-    count = last - first
-    found = np.repeat(np.arange(len(found_key)), count)
-    true = order[np.arange(len(found)) - np.repeat(np.cumsum(count) - last, count)]
-    overlap = _tiou(_times(detections)[:, found], _times(ground_truth)[:, true])
-    return found[overlap > 0], true[overlap > 0], overlap[overlap > 0]
+    found, true = _times(detections), _times(ground_truth)
+    span = np.ptp(np.concatenate([found, true, np.zeros((2, 1))], axis=1)) + 1
+    apart, true_apart = (span * key for key in _keys(detections, ground_truth))
+    order = np.argsort(true_apart + true[0], kind="stable")
+    start, end = (true_apart + true)[:, order]
+    first = np.searchsorted(np.maximum.accumulate(end), apart + found[0])  # from here on some end after its start
+    count = np.maximum(np.searchsorted(start, apart + found[1]) - first, 0)
+    i = np.repeat(np.arange(len(count)), count)
+    j = order[np.arange(len(i)) + np.repeat(first - np.cumsum(count) + count, count)]
+    overlap = _tiou(found[:, i], true[:, j])
+    return i[overlap > 0], j[overlap > 0], overlap[overlap > 0]
 
 
 def _keys(*frames: pd.DataFrame) -> list[np.ndarray]:

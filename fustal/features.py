@@ -77,7 +77,7 @@ class FeatureStore:
     def open(self, video: str) -> list[np.ndarray]:
         """Memory-mapped (T, D) arrays, one per modality, of equal length."""
         layouts, paths = self._layouts_of(video), self.paths(video)
-        return [np.memmap(path, mode="r", **layout._asdict()) for path, layout in zip(paths, layouts, strict=True)]
+        return [np.memmap(str(path), mode="r", **layout._asdict()) for path, layout in zip(paths, layouts, strict=True)]
 
     def read(self, video: str, index: slice | np.ndarray = ALL, out: Tensor | None = None) -> Tensor:
         """Some snippets of a video; of a memory-mapped file only these are read.

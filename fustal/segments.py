@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
+from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
 LEVEL = 1 << 16
@@ -43,7 +43,9 @@ def iou_score(segments: Tensor) -> Tensor:
     >>> iou_score(torch.tensor([[0.0, 2.0], [0.0, 2.0], [1.0, 3.0]]))
     tensor([1.3333, 1.3333, 0.6667])
     """
-    return tiou_matrix(segments, segments).fill_diagonal_(0).sum(dim=1)
+    a, b, tiou = _overlaps(segments.detach().cpu().numpy())
+    score = np.bincount(a, tiou, len(segments)) + np.bincount(b, tiou, len(segments))
+    return torch.from_numpy(score.astype(tiou.dtype)).to(segments.device)
 
 
 def hard_nms(segments: Tensor, scores: Tensor, threshold: float, *, plus_one: bool = False) -> Tensor:
@@ -52,7 +54,7 @@ def hard_nms(segments: Tensor, scores: Tensor, threshold: float, *, plus_one: bo
     Args:
         segments: (N, 2) segments of one class.
         scores: (N,) confidences.
-        threshold: tIoU.
+        threshold: tIoU, above 0.
         plus_one: the released generator's lengths (METHOD.md section 7: `recipe: published`).
 
     Returns:
@@ -62,30 +64,30 @@ def hard_nms(segments: Tensor, scores: Tensor, threshold: float, *, plus_one: bo
     [1, 2]
     """
     order = scores.argsort(descending=True, stable=True)
-    better, worse = _rivals(segments[order].detach().cpu().numpy(), threshold, plus_one)
+    a, b, tiou = _overlaps(segments[order].detach().cpu().numpy(), plus_one)
+    near = tiou >= threshold
+    better, worse = np.minimum(a, b)[near], np.maximum(a, b)[near]
     dropped = np.zeros(len(order), bool)
-    while len(worse):
+    while len(worse):  # what no better one rivals stays, its rivals go, and so on with the rest
         beaten = np.zeros(len(order), bool)
         beaten[worse] = True
         dropped[worse[~beaten[better]]] = True
-        open_ = ~(dropped[better] | dropped[worse])
-        better, worse = better[open_], worse[open_]
+        undecided = ~(dropped[better] | dropped[worse])
+        better, worse = better[undecided], worse[undecided]
     return order[torch.from_numpy(~dropped).to(order.device)]
 
 
-def _rivals(segments: np.ndarray, threshold: float, plus_one: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (P,), (P,) of rows of an (N, 2) array whose tIoU reaches the threshold, the lower row first."""
-    by_start = np.argsort(segments[:, 0], kind="stable")
-    start, end = segments[by_start].T
-    follow = np.searchsorted(start, end + plus_one, side="right") - np.arange(1, len(start) + 1)
-    follow = np.maximum(follow, 0)  # how many begin before the end of each
-    a = np.repeat(np.arange(len(start)), follow)
-    b = np.arange(len(a)) - np.repeat(np.cumsum(follow) - follow, follow) + a + 1
+def _overlaps(segments: np.ndarray, plus_one: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each pair of rows of an (N, 2) array that overlap, (P,) and (P,), and its tIoU (P,)."""
+    order = np.argsort(segments[:, 0], kind="stable")
+    start, end = segments[order].T
+    reach = np.searchsorted(start, end + plus_one)  # those from the next one up to here begin inside a segment
+    count = np.maximum(reach - np.arange(1, len(order) + 1), 0)
+    a = np.repeat(np.arange(len(order)), count)
+    b = np.arange(len(a)) + np.repeat(reach - np.cumsum(count), count)
     overlap = np.minimum(end[a], end[b]) - start[b] + plus_one
-    union = (end - start)[a] + (end - start)[b] + 2 * plus_one - overlap
-    near = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0) >= threshold
-    pair = by_start[a[near]], by_start[b[near]]
-    return np.minimum(*pair), np.maximum(*pair)
+    length = end - start
+    return order[a], order[b], overlap / (length[a] + length[b] + 2 * plus_one - overlap)
 
 
 def soft_nms(
@@ -150,7 +152,8 @@ def _soft_picks(
     cell = np.arange(len(order)) + shift
     score, index = np.full(room.sum(), -np.inf, scores.dtype), np.zeros(room.sum(), int)
     score[cell], index[cell] = scores[order], np.arange(len(order))
-    around = _windows(segments[order], width)
+    start, end = np.concatenate([segments[order], np.zeros((width, 2), segments.dtype)]).T
+    around = _windows(np.stack([start, end, np.maximum(end - start, 1e-12)]), width)
     decay, new = np.empty((len(order), width), scores.dtype), np.ones(len(order), bool)
     batch, floor, picks = min(LEVEL // width + 1, max_segments), np.inf, [(order[:0], score[:0])]
     while floor > min_score and sum(len(picked) for picked, _ in picks) < max_segments:
@@ -180,10 +183,10 @@ def _neighbourhoods(segments: np.ndarray, groups: np.ndarray) -> tuple[np.ndarra
     return order, group, first, np.max(np.searchsorted(key, reach, side="right") - first)
 
 
-def _windows(segments: np.ndarray, width: int) -> np.ndarray:
-    """Views (3, N + 1, width) of starts, ends and lengths: of each segment and those that follow it."""
-    start, end = np.concatenate([segments, np.zeros((width, 2), segments.dtype)]).T
-    return sliding_window_view(np.stack([start, end, np.maximum(end - start, 1e-12)]), width, axis=1)
+def _windows(values: np.ndarray, width: int) -> np.ndarray:
+    """View (…, N - width + 1, width) of the windows of an array (…, N): a quick `sliding_window_view` to write to."""
+    shape = (*values.shape[:-1], values.shape[-1] - width + 1, width)
+    return as_strided(values, shape, (*values.strides, values.strides[-1]))
 
 
 def _decays(around: np.ndarray, i: np.ndarray, first: np.ndarray, scale: np.floating) -> np.ndarray:
@@ -206,14 +209,14 @@ def _pick_in_step(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Picks the best of every row of the table of scores in each step, down to the floor; sorted by score."""
     score, corner = table.reshape(-1), np.arange(len(table)) * table.shape[1]
-    near = sliding_window_view(score, decay.shape[1], writeable=True)
+    near, limit = _windows(score, decay.shape[1]), np.full(len(table), floor, score.dtype)
     cells, values = [], []
     while True:
         best = table.argmax(axis=1) + corner
         value = score[best]
         cells.append(best)
         values.append(value)
-        best = best[value >= floor]
+        best = best[value >= limit]
         if not len(best):
             break
         i = index[best]
@@ -230,7 +233,7 @@ def _pick_one_by_one(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Picks the best of all, one after the other, down to the floor."""
     score, picks, values = table[0], [], []
-    near = sliding_window_view(score, decay.shape[1], writeable=True)
+    near = _windows(score, decay.shape[1])
     while (value := score[best := score.argmax()]) >= floor:
         i = index[best]
         window = near[begin[i]]

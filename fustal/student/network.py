@@ -66,7 +66,7 @@ class Head(nn.Module):
         together in it only where the halo of a wanted place ends.
         """
         near = spread(wanted, HALO)
-        near[0, 0] = True  # a sequence has one place at least
+        near[:, -1] = True  # the last gap, between this video and the next
         chosen = near.flatten().nonzero()[:, 0]
         x, mask, inside = (part.flatten(0, 1)[chosen][None] for part in row)
         for layer in self.layers:

@@ -15,6 +15,7 @@ from fustal.evaluation import (
     summary,
     true_positive,
 )
+from tests.benchmarks.plain_post import plain_mean_average_precision
 
 TIOUS = [0.1, 0.5]
 
@@ -116,6 +117,35 @@ def test_agrees_with_a_slow_evaluator(seed):
         for tiou in ap.columns:
             slow = _slow_average_precision(detections, ground_truth, label, tiou)
             assert ap.loc[label, tiou] == pytest.approx(slow), (label, tiou)
+
+
+@given(st.integers(0, 40), st.integers(0, 150), st.booleans(), st.integers(0, 2**32 - 1))
+def test_agrees_with_a_loop_on_ties(true, count, coarse, seed):
+    rng = np.random.default_rng(seed)
+
+    def segments(count):
+        names = {"video": rng.choice(["a", "b", "c"], count), "label": rng.choice(["run", "jump"], count)}
+        start, length = (
+            (rng.integers(-4, 8, count), rng.integers(0, 5, count)) if coarse else rng.random((2, count)) * 5
+        )
+        return pd.DataFrame(names | {"start": start.astype(float), "end": start + length.astype(float)})
+
+    ground_truth = pd.concat([TRUTH, segments(true)], ignore_index=True)
+    detections = pd.concat([segments(count), TRUTH, TRUTH]).assign(score=rng.choice([0.1, 0.5, 0.9], count + 8))
+    tious = [0.1, 1 / 3, 0.5, 1.0]
+    ap = mean_average_precision(detections, ground_truth, tious)
+    np.testing.assert_allclose(ap, plain_mean_average_precision(detections, ground_truth, tious), atol=1e-12)
+
+
+def test_whoever_loses_its_choice_takes_the_next_one():
+    # Each detection likes best what the one before it takes, and settles for the next; the last finds nothing.
+    start = np.arange(20.0)
+    ground_truth = pd.DataFrame({"video": "a", "label": "run", "start": start, "end": start + 1})
+    chain = pd.DataFrame({"video": "a", "label": "run", "start": start + 0.45, "end": start + 1.5})
+    first = found(("a", "run", 1.0, 0, 1))
+    detections = pd.concat([first, chain.assign(score=np.linspace(0.9, 0.1, 20))], ignore_index=True)
+    assert pseudo_label_quality(detections, ground_truth, [0.3]).loc[0.3, "recall"] == 1
+    assert precision_recall(detections, ground_truth, 0.3).precision.iloc[-2:].tolist() == [1.0, 20 / 21]
 
 
 def test_the_order_and_index_of_the_rows_do_not_matter():

@@ -1,4 +1,6 @@
-"""The student of `tests/benchmarks/plain_student.py` computes what `fustal.student` computes, in the published recipe."""
+"""`tests/benchmarks/plain_student.py` computes what `fustal.student` computes in the published recipe."""
+
+import json
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ from fustal.distillation import Relabel
 from fustal.params import Params
 from fustal.student import Student, localize, student_loss
 from fustal.student.learning import Batch, make_optimizer, pad, start_average, update_average
+from tests.benchmarks import gpu
 from tests.benchmarks.plain_student import (
     plain_forward,
     plain_localize,
@@ -60,7 +63,9 @@ def make_batch(in_dim=6, classes=3):
     return Batch(x, mask, segments, labels, torch.eye(4, classes) + torch.eye(4, classes).roll(1, dims=0))
 
 
-@pytest.mark.parametrize("changes", [{}, {"student_dim": 64, "student_levels": 2}, {"student_stem": 0, "sgp_window": 3}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"student_dim": 64, "student_levels": 2}, {"student_stem": 0, "sgp_window": 3}]
+)
 def test_losses_and_gradients(changes):
     params, batch = Params(**(SMALL | changes)), make_batch()
     ours, plain = make_student(params), make_student(params)
@@ -127,3 +132,29 @@ def test_labels_of_the_teacher():
         order, other = (part.segments[i][:, 0].argsort() for part in (ours, plain))
         assert_close(plain.segments[i][other], ours.segments[i][order], rtol=1e-4, atol=1e-4)
         assert plain.labels[i][other].tolist() == ours.labels[i][order].tolist()
+
+
+def test_gpu_benchmark_runs_anywhere(tmp_path, capsys):
+    out = tmp_path / "gpu.json"
+    gpu.main(["--small", "--device", "cpu", "--precision", "float32", "--out", str(out)])
+    report = json.loads(out.read_text())
+    trained = {row["stage"]: row for row in report["stages"] if "steps" in row}
+    assert list(trained) == ["generator", "student", "distillation"]
+    assert trained["generator"]["full_steps"] == 6000
+    assert all(row["extrapolated"] and row["full_seconds"] > row["seconds"] for row in trained.values())
+    assert all(row["share_of_peak"] > 0 and 0 <= row["waiting"] <= 1 for row in trained.values())
+    assert trained["distillation"]["tflops"] * trained["distillation"]["seconds"] > (
+        trained["student"]["tflops"] * trained["student"]["seconds"]
+    )
+    assert set(report["map"]["float32"]) == {"proposals", "detections"}
+
+
+def test_gpu_benchmark_counts_operations():
+    x, weight = torch.randn(2, 16, 1, 64, requires_grad=True), torch.randn(16, 1, 1, 11, requires_grad=True)
+
+    def convolve():
+        return torch.nn.functional.conv2d(x, weight, padding=(0, 5), groups=16)
+
+    once = 2 * 2 * 16 * 64 * 11
+    assert gpu.count_flops(convolve) == once
+    assert gpu.count_flops(lambda: convolve().sum().backward()) == 3 * once

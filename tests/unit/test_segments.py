@@ -7,20 +7,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from fustal import segments as module
 from fustal.segments import hard_nms, iou_score, soft_nms, tiou_matrix, vote
+from tests.benchmarks import plain_post
 
 NONE = torch.zeros(0, 2)
 OPTIONS = {"sigma": 0.5, "min_score": 0.001, "max_segments": 100}
 
 
 @st.composite
-def segment_sets(draw):
+def segment_sets(draw, most=25, ties=False):
     """Segments, scores and labels of one video; times on a coarse grid, so that ties and touching segments occur."""
-    count = draw(st.integers(0, 25))
+    count, classes = draw(st.integers(0, most)), draw(st.sampled_from([1, 3, 30]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     start = rng.integers(0, 20, count)
     segments = torch.tensor(np.stack([start, start + rng.integers(0, 9, count)], axis=1), dtype=torch.float32)
-    return segments, torch.tensor(rng.random(count), dtype=torch.float32), torch.tensor(rng.integers(0, 3, count))
+    scores = rng.choice([0.0, 0.05, 0.5, 0.9, 1.0], count) if ties else rng.random(count)
+    return segments, torch.tensor(scores, dtype=torch.float32), torch.tensor(rng.integers(0, classes, count))
+
+
+def assert_same(found, expected):
+    for ours, plain in zip(found, expected, strict=True):
+        assert_close(ours, plain, rtol=0, atol=0)
 
 
 def test_tiou_by_hand():
@@ -72,6 +80,21 @@ def test_hard_nms_leaves_no_overlap_and_covers_what_it_drops(case):
     assert all((tiou[i, scores[kept] >= scores[i]] >= 0.4).any() for i in dropped)
 
 
+@given(segment_sets(60, ties=True), st.sampled_from([0.01, 0.25, 0.5, 1.0]), st.booleans())
+def test_hard_nms_against_a_loop(case, threshold, plus_one):
+    segments, scores, _ = case
+    kept = hard_nms(segments, scores, threshold, plus_one=plus_one)
+    expected = plain_post.plain_hard_nms(segments.numpy(), scores.numpy(), threshold, float(plus_one))
+    assert kept.tolist() == expected.tolist()
+
+
+def test_hard_nms_of_a_chain():
+    start = torch.arange(50.0)  # each one would go for the better one before it, were that not gone itself
+    chain = torch.stack([start, start + 2], dim=1)
+    assert hard_nms(chain, -start, 1 / 3).tolist() == list(range(0, 50, 2))
+    assert hard_nms(chain, -start, 0.34).tolist() == list(range(50))
+
+
 def test_of_equal_scores_the_first_wins():
     segments = torch.tensor([[0.0, 4.0], [0.0, 5.0]])
     assert hard_nms(segments, torch.ones(2), 0.5).tolist() == [0]
@@ -102,6 +125,51 @@ def test_soft_nms_agrees_with_its_definition(case, class_agnostic):
     assert_close(found[1], torch.tensor(decayed, dtype=torch.float32))
     assert_close(found[0], segments[picked])
     assert found[2].tolist() == labels[picked].tolist()
+
+
+@pytest.mark.parametrize("level", [1, 40, 1 << 16])
+@given(
+    case=segment_sets(120, ties=True), options=st.sampled_from([(0.5, 0.001, 2000), (0.05, 0.0, 2000), (2.0, 0.1, 7)])
+)
+def test_soft_nms_equals_a_loop_on_ties(level, case, options):
+    sigma, min_score, max_segments = options
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "LEVEL", level)
+        found = soft_nms(*case, sigma=sigma, min_score=min_score, max_segments=max_segments)
+    assert_same(found, plain_post.soft_nms(*case, *options))
+
+
+@pytest.mark.parametrize("classes", [1, 5, 40])
+def test_soft_nms_equals_a_loop_on_many(classes):
+    rng = np.random.default_rng(classes)
+    start, length = rng.uniform(0, 500, 600), rng.lognormal(3, 1, 600)
+    segments = np.stack([start, start + length], axis=1).astype(np.float32)
+    parts = segments, rng.random(600).astype(np.float32), rng.integers(0, classes, 600)
+    case = tuple(map(torch.from_numpy, parts))
+    for most in (50, 600):
+        found = soft_nms(*case, sigma=0.5, min_score=0.001, max_segments=most)
+        assert_same(found, plain_post.soft_nms(*case, 0.5, 0.001, most))
+
+
+def test_soft_nms_of_one_large_class_among_many():
+    rng = np.random.default_rng(0)
+    labels, start = np.where(np.arange(90) < 60, 7, rng.integers(0, 40, 90)), rng.uniform(0, 30, 90)
+    case = tuple(map(torch.from_numpy, (np.stack([start, start + 5], axis=1), rng.random(90), labels)))
+    found = soft_nms(*case, sigma=0.5, min_score=0.001, max_segments=90)
+    assert_same(found, plain_post.soft_nms(*case, 0.5, 0.001, 90))
+
+
+def test_soft_nms_with_a_narrow_gaussian_ends():
+    twins = torch.tensor([[0.0, 4.0]] * 3 + [[0.0, 5.0]] * 3)
+    found = soft_nms(twins, torch.ones(6), torch.zeros(6).long(), sigma=1e-3, min_score=0.001, max_segments=6)
+    assert found[1].tolist() == [1.0], "what overlaps falls to nothing"
+
+
+def test_soft_nms_of_no_more_than_asked_for():
+    segments, scores = torch.tensor([[0.0, 4.0], [9.0, 12.0]]), torch.tensor([0.9, 0.8])
+    for most in (0, 1, 2):
+        found = soft_nms(segments, scores, torch.tensor([0, 1]), **OPTIONS | {"max_segments": most})
+        assert found[1].tolist() == scores[:most].tolist()
 
 
 def test_soft_nms_leaves_its_inputs_alone():

@@ -98,10 +98,10 @@ def test_borders_where_they_are_wanted_are_those_of_everywhere():
     model, batch = small_student().eval(), random_batch(64, 33)
     output = model(*batch)
     everywhere = model.borders(output, *output.mask[..., 0].nonzero(as_tuple=True))
-    video, point = torch.tensor([0, 0, 1, 1]), torch.tensor([3, 111, 32, 64])
+    video, point = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([3, 20, 0, 32, 64])  # two videos meet at 20 and 0
     some = model.borders(output, video, point)
     for label in (0, 1):
-        of = output.lengths, video, point, torch.full((4,), label)
+        of = output.lengths, video, point, torch.full((5,), label)
         assert_close(decode(some, *of), decode(everywhere, *of), rtol=1e-4, atol=1e-4)
     assert (some.offsets != 0).any(dim=2).sum() < (everywhere.offsets != 0).any(dim=2).sum()
 

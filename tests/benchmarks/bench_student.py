@@ -1,0 +1,183 @@
+"""The full-size student on a CPU: a training step, inference on THUMOS'14-sized videos, EMA relabelling.
+
+Each against `plain_student.py` on the same weights.
+"""
+
+import math
+from time import perf_counter
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fustal import ROOT
+from fustal.annotations import Dataset
+from fustal.distillation import Relabel
+from fustal.features import FeatureStore
+from fustal.params import Params
+from fustal.student import Student, localize, student_loss
+from fustal.student.learning import Batch, make_optimizer, start_average, update_average
+from tests.benchmarks import plain_student, shapes
+
+PARAMS = Params.read(ROOT / "params" / "thumos14.yaml", device="cpu")
+DIM, BATCH, LENGTH = 2048, 8, PARAMS.max_snippets
+SAMPLE = 24
+"""Test videos of 210, evenly spaced quantiles of their durations."""
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def random_features(length, seed):
+    """Features (T, D) that change within about a second, so that neighbours say similar things, as in real video."""
+    random = torch.Generator().manual_seed(seed)
+    kernel = torch.exp(-(torch.linspace(-2, 2, 17) ** 2))[None, None]
+    smooth = nn.functional.conv1d(torch.randn(64, 1, length + 16, generator=random), kernel / kernel.norm())[:, 0]
+    return (smooth.T @ torch.randn(64, DIM, generator=torch.Generator().manual_seed(0)) / 8).numpy()
+
+
+def make_student(recipe="corrected"):
+    torch.manual_seed(0)
+    return Student.from_params(PARAMS.model_copy(update={"recipe": recipe}), DIM, shapes.CLASSES)
+
+
+@torch.no_grad()
+def as_if_trained(student, candidates, confident):
+    """Scales the class scores, so that as many points say as much as after a training.
+
+    Args:
+        student: is changed.
+        candidates: share of the scores above `pre_nms_score`.
+        confident: share above `relabel_confidence`.
+    """
+    features = torch.from_numpy(random_features(LENGTH, seed=1))[None]
+    logits = student.eval()(features, torch.ones(1, LENGTH, 1, dtype=torch.bool)).class_logits[0]
+    low, high = logits.quantile(torch.tensor([1 - candidates, 1 - confident]), dim=0)  # (C,)
+    floor, ceiling = (math.log(p / (1 - p)) for p in (PARAMS.pre_nms_score, PARAMS.relabel_confidence))
+    gain, out = (ceiling - floor) / (high - low), student.class_head.out
+    out.weight.mul_(gain[:, None, None])
+    out.bias.sub_(low).mul_(gain).add_(floor)
+
+
+def make_batch():
+    """Sequences of full length, each with one class and THUMOS'14's number and durations of actions."""
+    x = torch.from_numpy(np.stack([random_features(LENGTH, seed) for seed in range(BATCH)]))
+    random, seconds = np.random.default_rng(0), LENGTH * shapes.STUDENT.stride / shapes.STUDENT.fps
+    spans = [shapes.actions(seconds, random) / seconds * LENGTH for _ in range(BATCH)]
+    segments = [torch.from_numpy(span.astype(np.float32)) for span in spans]
+    labels = [torch.full((len(span),), i) for i, span in enumerate(spans)]
+    return Batch(x, torch.ones(BATCH, LENGTH, 1, dtype=torch.bool), segments, labels, torch.eye(BATCH, shapes.CLASSES))
+
+
+def training(student, relabel=None):
+    """A step of training as `fustal.student.learning.train_epochs` makes it; it returns relabelling's share of time."""
+    ema, optimizer = start_average(student), make_optimizer(student, PARAMS)
+
+    def step(batch):
+        began = perf_counter()
+        noisy = batch.x + PARAMS.input_noise * torch.randn_like(batch.x)
+        drawn = perf_counter()
+        if relabel:
+            batch = relabel(ema, batch, PARAMS.student_epochs)
+        labelled = perf_counter()
+        losses = student_loss(student.train(), student(noisy, batch.mask), *batch[2:], PARAMS)
+        optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        update_average(ema, student, PARAMS.ema_decay)
+        return (labelled - drawn) / (perf_counter() - began)
+
+    return step
+
+
+def plain_training(student, relabel=None):
+    """The same with plain loops."""
+    ema, optimizer = start_average(student), plain_student.plain_optimizer(student, PARAMS)
+
+    def step(batch):
+        began = perf_counter()
+        if relabel:
+            batch = relabel(ema, batch, PARAMS)
+        labelled = perf_counter()
+        plain_student.plain_step(student, ema, optimizer, batch, PARAMS)
+        return (labelled - began) / (perf_counter() - began)
+
+    return step
+
+
+def test_student_step(compare):
+    ours, plain, batch = training(make_student()), plain_training(make_student("published")), make_batch()
+    ours(batch), plain(batch)  # the first pass waits for memory
+    compare(
+        f"student step, batch {BATCH} × {LENGTH}, 16 M parameters",
+        "≥ 1.5 ×",
+        lambda: ours(batch),
+        lambda: plain(batch),
+        note=f"{sum(map(len, batch.labels)) / BATCH:.0f} segments a video, float32, 2 threads",
+        rounds=2,
+    )
+
+
+def test_relabelling(compare, benchmark):
+    batch, students, shares = make_batch(), (make_student(), make_student("published")), ([], [])
+    as_if_trained(students[0], 0.1, 0.02)  # it looks at one of the classes only, and thus at as many points
+    as_if_trained(students[1], 0.1 / shapes.CLASSES, 0.02 / shapes.CLASSES)
+    ours, plain = training(students[0], Relabel(PARAMS)), plain_training(students[1], plain_student.plain_relabel)
+    ours(batch), plain(batch)  # the first pass waits for memory
+    compare(
+        "distillation step: EMA relabelling, then a student step",
+        "relabelling ≤ 25 %",
+        lambda: shares[0].append(ours(batch)),
+        lambda: shares[1].append(plain(batch)),
+        note=f"batch {BATCH} × {LENGTH}, float32, 2 threads; plain: inference of each video, then a plain step",
+        rounds=2,
+    )
+    benchmark.extra_info |= {"share": float(np.median(shares[0])), "plain_share": float(np.median(shares[1]))}
+
+
+@pytest.fixture
+def split(tmp_path):
+    """Test videos with features in files, and their store."""
+    videos, segments = shapes.annotate({"test": SAMPLE})
+    (tmp_path / "student").mkdir()
+    for seed, (video, seconds) in enumerate(videos.duration.items()):
+        features = random_features(shapes.snippets(seconds, shapes.STUDENT), seed)
+        np.save(tmp_path / "student" / f"{video}.npy", features.astype(np.float16))
+    dataset = Dataset(
+        name="test videos",
+        about="",
+        root=tmp_path,
+        annotations=tmp_path / "gt.json",
+        classes=[f"class_{i:02d}" for i in range(shapes.CLASSES)],
+        videos=videos,
+        segments=segments,
+        grids={"student": shapes.STUDENT},
+    )
+    return dataset, FeatureStore(dataset, "student"), videos.index.tolist()
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_inference(compare, benchmark, split, trained):
+    students = make_student(), make_student("published")
+    if trained:
+        [as_if_trained(student, 0.004, 0.0004) for student in students]
+    found, minutes = [], shapes.durations("test", SAMPLE).sum() / 60
+    dataset, store, videos = split
+    localize(students[0], dataset, store, videos[-3:], PARAMS)  # the first pass waits for memory
+    plain_student.plain_localize(students[1], dataset, store, videos[-3:], PARAMS)
+    compare(
+        f"inference, THUMOS'14-sized test split, {'as if trained' if trained else 'untrained student'}",
+        "≥ 3 ×",
+        lambda: found.append(localize(students[0], *split, PARAMS)),
+        lambda: plain_student.plain_localize(students[1], *split, PARAMS),
+        note=f"{SAMPLE} videos, {minutes:.0f} minutes together, float32, 2 threads",
+        rounds=1,
+    )
+    benchmark.extra_info["detections a video"] = len(found[0]) / SAMPLE

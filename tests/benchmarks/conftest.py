@@ -1,0 +1,43 @@
+"""How the benchmarks compare: ours by pytest-benchmark, the plain implementation next to it, both in the JSON."""
+
+from time import perf_counter
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """One thread unless a benchmark sets more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def compare(benchmark):
+    """Measures ours and the plain implementation; the row of the table goes into `extra_info`.
+
+    The returned function takes the row's name, the issue's target as text, ours and the plain one (None: none is
+    measured, as it would take too long), a note on sizes and the number of rounds of ours. The minimum counts.
+    """
+
+    def measure(what, reach, ours, plain=None, *, note="", rounds=5):
+        result = benchmark.pedantic(ours, rounds=rounds)
+        benchmark.extra_info |= {"what": what, "reach": reach, "note": note}
+        if plain:
+            benchmark.extra_info["plain_s"] = fastest(plain)
+        return result
+
+    return measure
+
+
+def fastest(function, repeats=3, patience=1.0) -> float:
+    """Seconds of the fastest call: of one where it takes longer than `patience`."""
+    seconds = []
+    while len(seconds) < repeats and sum(seconds) < patience:
+        began = perf_counter()
+        function()
+        seconds.append(perf_counter() - began)
+    return min(seconds)

@@ -1,0 +1,305 @@
+"""The whole chain on THUMOS'14's shapes: seconds, peak GPU memory and share of peak throughput of each stage.
+
+`python -m tests.benchmarks.gpu` simulates 200 training and 210 test videos of THUMOS'14's durations, 2 × 1024 features
+on both grids, and runs what the notebooks run with `params/thumos14.yaml`, in float32 and in bfloat16. It writes a JSON
+file after every stage, from which the README's table is made. `--steps` and `--epochs` cut the trainings short:
+`full_seconds` then says what they would take at full length, and the student learns the true segments, as a generator
+that has hardly learnt proposes little. `--small` runs tiny shapes anywhere.
+
+How it counts. Throughput is the floating-point operations of the networks' convolutions and matrix products, forward
+and backward, in the time of the whole stage, input and optimiser included; they are counted over one step of the
+generator and one epoch of the student. The peak is `--peak`, or what a large matrix product reaches in the same
+precision; as convolutions in float32 may use TF32 where PyTorch allows it, so may that product.
+"""
+
+import argparse
+import contextlib
+import copy
+import functools
+import math
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fustal import ROOT, generator, student
+from fustal.annotations import Dataset, as_labels
+from fustal.distillation import Relabel
+from fustal.evaluation import averages, mean_average_precision
+from fustal.features import FeatureStore
+from fustal.files import write_json
+from fustal.params import Params, grid
+from fustal.proposals import add_iou_score, select
+from fustal.runs import provenance
+from fustal.simulate import Look, latent, make_prototypes, observe
+from fustal.student.learning import make_optimizer, make_student, start_average, train_epochs
+from fustal.training import has_bfloat16, pick_device, precision
+from tests.benchmarks import shapes
+
+SMALL = {
+    "generator_snippets": 32,
+    "generator_dim": 16,
+    "generator_batch": 4,
+    "student_dim": 16,
+    "student_mlp": 16,
+    "student_levels": 3,
+    "student_stem": 1,
+    "student_batch": 4,
+    "max_snippets": 128,
+    "max_detections": 50,
+}
+"""`--small`: as few numbers as the code runs with; 8 + 6 videos with 2 × 8 features."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures, and writes the file."""
+    options = parse(arguments)
+    params = Params.read(ROOT / "params" / "thumos14.yaml", device=options.device, **(SMALL if options.small else {}))
+    counts, dim = ({"train": 8, "test": 6}, 8) if options.small else (shapes.VIDEOS, 1024)
+    report = {
+        "machine": provenance(params),
+        "shapes": f"{counts['train']} + {counts['test']} videos, 2 x {dim} features" + " (small)" * options.small,
+        "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+        "peak_tflops": {},
+        "stages": [],
+        "map": {},
+    }
+    with contextlib.ExitStack() as stack:
+        folder = options.data or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        dataset = make_dataset(folder, counts, dim)
+        for arithmetic in options.precision:
+            chosen = params.model_copy(update={"precision": arithmetic})
+            if arithmetic == "bfloat16" and not has_bfloat16(pick_device(params)):
+                report["stages"].append({"precision": arithmetic, "stage": "not run: this device does not have it"})
+                write_json(report, options.out)
+                continue
+            peak = options.peak or measure_peak(chosen, 128 if options.small else 8192)
+            report["peak_tflops"][arithmetic] = peak
+            Chain(chosen, dataset, options, report, peak).run()
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.gpu", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
+    parser.add_argument("--small", action="store_true", help="tiny shapes, a few steps")
+    parser.add_argument("--steps", type=int, help="steps of the generator, instead of all")
+    parser.add_argument("--epochs", type=int, help="epochs of student and distillation each, instead of all")
+    parser.add_argument("--peak", type=float, help="TFLOP/s of the device, instead of a measured one")
+    parser.add_argument("--data", type=Path, help="folder in which the features stay, to be used again")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    options = parser.parse_args(arguments)
+    if options.small:
+        options.steps, options.epochs = options.steps or 3, options.epochs or 1
+    return options
+
+
+# --- data ---
+
+
+def make_dataset(root: Path, counts: dict[str, int], dim: int) -> Dataset:
+    """A data set of THUMOS'14's durations with simulated features, which are made where they are not there yet."""
+    videos, segments = shapes.annotate(counts)
+    grids = {"generator": shapes.GENERATOR, "student": shapes.STUDENT}
+    classes = sorted(set(segments.label))
+    dataset = Dataset("sizes", "", root, root / "gt.json", classes, videos, segments, grids)
+    if not (root / "complete").exists():
+        prototypes, look = make_prototypes(classes, 2 * dim, Look(), seed=0), Look()
+
+        def write(video: str) -> None:
+            random, seconds = np.random.default_rng(zlib.crc32(video.encode())), videos.duration[video]
+            signal = latent(seconds, segments[segments.video == video], prototypes, look, random)
+            for part in grids.values():
+                path = root / part.pattern.format(video=video)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                np.save(path, observe(signal, part, seconds, look).astype(np.float16))
+
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            list(threads.map(write, videos.index))
+        (root / "complete").touch()
+    return dataset
+
+
+# --- measurement ---
+
+
+def measure_peak(params: Params, size: int) -> float:
+    """TFLOP/s of a product of square matrices on the device, the best of some."""
+    device, before = pick_device(params), torch.get_float32_matmul_precision()
+    a = torch.randn(size, size, device=device)
+    torch.set_float32_matmul_precision("high" if torch.backends.cudnn.allow_tf32 else "highest")
+    with precision(params, device):
+        a = a.to(torch.bfloat16) if params.precision == "bfloat16" else a
+        best = min(timed(lambda: a @ a, device)[1] for _ in range(10))
+    torch.set_float32_matmul_precision(before)
+    return 2 * size**3 / best / 1e12
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+    """What some work returns, and the seconds until the device has done it."""
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronize()
+    began = perf_counter()
+    result = work()
+    synchronize()
+    return result, perf_counter() - began
+
+
+def count_flops(work: Callable[[], Any]) -> int:
+    """Floating-point operations of the convolutions and matrix products of some work."""
+    with FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward_flops}
+    ) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def _backward_flops(gradient, x, weight, *rest, out_shape=None) -> int:
+    """Each gradient that is wanted costs what the convolution cost; PyTorch's own count is wrong with groups."""
+    of_x, of_weight, _ = rest[-1]
+    return 2 * math.prod(gradient) * math.prod(weight[1:]) * (of_x + of_weight)
+
+
+class Chain:
+    """The stages of a run in one precision, each of which adds a row to the report.
+
+    Args:
+        params: at full length.
+        dataset: with features on both grids.
+        options: of the command line.
+        report: is added to, and written after each stage.
+        peak: TFLOP/s.
+    """
+
+    def __init__(
+        self, params: Params, dataset: Dataset, options: argparse.Namespace, report: dict[str, Any], peak: float
+    ) -> None:
+        self.params, self.dataset, self.options, self.report, self.peak = params, dataset, options, report, peak
+        self.device = pick_device(params)
+        self.train, self.test = dataset.split("train"), dataset.split("test")
+
+    def run(self) -> None:
+        """All stages, one after the other."""
+        with tempfile.TemporaryDirectory() as folder:
+            proposals = self.generate(Path(folder))
+            truth = self.dataset.segments_of("train")
+            labels = select(add_iou_score(proposals), self.params.iou_score_min, self.params.confidence_min)
+            ema = self.learn(as_labels(truth) if self.options.steps else labels, Path(folder))
+        store = FeatureStore(self.dataset, "student")
+        for videos, name in ((self.train, "training"), (self.test, "test")):
+            found = self.measure(
+                f"localise the {name} videos",
+                lambda videos=videos: student.localize(ema, self.dataset, store, videos, self.params),
+                videos=len(videos),
+            )
+        self.evaluate("detections", found)
+
+    def generate(self, folder: Path) -> pd.DataFrame:
+        """Trains the generator; the proposals of the training videos."""
+        store, steps = FeatureStore(self.dataset, "generator"), self.options.steps or self.params.generator_steps
+
+        def train(count: int, name: str) -> Any:
+            params = self.params.model_copy(update={"generator_steps": count})
+            return generator.train_generator(params, self.dataset, store, folder / name)
+
+        flops = count_flops(lambda: train(1, "one step"))
+        model, _ = self.measure(
+            "generator", lambda: train(steps, "generator"), steps=steps, of=self.params.generator_steps, flops=flops
+        )
+        for videos, known in ((self.test, False), (self.train, True)):
+            proposals = self.measure(
+                f"propose on the {'training' if known else 'test'} videos",
+                lambda videos=videos, known=known: generator.localize(
+                    model, self.dataset, store, videos, self.params, known=known
+                ),
+                videos=len(videos),
+            )
+            if not known:
+                self.evaluate("proposals", proposals)
+        return proposals
+
+    def learn(self, labels: pd.DataFrame, folder: Path) -> student.Student:
+        """Trains the student, on labels and then on its own; the average of its weights."""
+        store = FeatureStore(self.dataset, "student")
+        data = student.TrainingVideos(self.params, self.dataset, store, labels, self.device)
+        torch.manual_seed(self.params.seed)
+        model = make_student(self.params, store.dim, len(self.dataset.classes))
+        ema, optimizer = start_average(model), make_optimizer(model, self.params)
+        of = {"student": self.params.student_epochs, "distillation": self.params.distill_epochs}
+        count = {name: self.options.epochs or epochs for name, epochs in of.items()}
+        first, relabel = count["student"], Relabel(self.params).to(self.device)
+        for name, epochs, extra in (
+            ("student", range(first), None),
+            ("distillation", range(first, first + count["distillation"]), relabel),
+        ):
+            train = functools.partial(train_epochs, self.params, data, relabel=extra)
+            copies = copy.deepcopy((model, ema))
+            trial = *copies, make_optimizer(copies[0], self.params), folder / f"{name}, one epoch"
+            self.measure(
+                name,
+                lambda train=train, name=name, epochs=epochs: (
+                    ema,
+                    train(model, ema, optimizer, folder / name, epochs=epochs),
+                ),
+                steps=len(epochs) * data.steps_per_epoch,
+                of=of[name] * data.steps_per_epoch,
+                flops=count_flops(functools.partial(train, *trial, epochs=epochs[:1])) / data.steps_per_epoch,
+            )
+        return ema
+
+    def measure(
+        self,
+        stage: str,
+        work: Callable[[], Any],
+        *,
+        steps: int | None = None,
+        of: int | None = None,
+        flops: float | None = None,
+        videos: int | None = None,
+    ) -> Any:
+        """Runs a stage and adds its row.
+
+        Args:
+            stage: its name.
+            work: the stage; a training returns a pair of something and its log.
+            steps: of a training.
+            of: its steps at full length.
+            flops: of a step.
+            videos: of an inference.
+        """
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        result, seconds = timed(work, self.device)
+        row = {"precision": self.params.precision, "stage": stage, "seconds": seconds}
+        if videos:
+            row |= {"videos": videos}
+        if steps:
+            achieved = flops * steps / seconds / 1e12
+            row |= {"steps": steps, "full_steps": of, "full_seconds": seconds * of / steps, "extrapolated": steps < of}
+            row |= {"waiting": result[1].attrs["waiting"], "tflops": achieved, "share_of_peak": achieved / self.peak}
+        if self.device.type == "cuda":
+            row |= {"peak_gpu_gib": torch.cuda.max_memory_allocated() / 2**30}
+        self.report["stages"].append(row)
+        write_json(self.report, self.options.out)
+        print(", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items()))
+        return result
+
+    def evaluate(self, what: str, found: pd.DataFrame) -> None:
+        """Adds the mAP of the test videos: the simulation's, which says nothing about real video."""
+        ap = mean_average_precision(found, self.dataset.segments_of("test"), grid(self.params.tious))
+        self.report["map"].setdefault(self.params.precision, {})[what] = averages(ap)
+        write_json(self.report, self.options.out)
+
+
+if __name__ == "__main__":
+    main()

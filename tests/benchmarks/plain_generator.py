@@ -1,0 +1,105 @@
+"""The generator's training step as the field writes it: channels first, a loop over videos, a loop over pairs.
+
+Written from METHOD.md section 2, to be compared with: `fustal.generator` computes the same.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import nn
+
+
+class PlainGenerator(nn.Module):
+    """Two convolutions over (B, D, T), with the names of `fustal.generator.Generator`'s weights."""
+
+    def __init__(self, in_dim, num_classes, dim, dropout):
+        super().__init__()
+        self.embed = nn.Conv1d(in_dim, dim, 3, padding=1)
+        self.dropout = nn.Dropout(dropout)
+        self.classify = nn.Conv1d(dim, num_classes, 1, bias=False)
+
+    def forward(self, features):
+        """Features (B, T, D) to embeddings (B, T, E), CAS (B, T, C) and actionness (B, T)."""
+        embeddings = F.relu(self.embed(features.permute(0, 2, 1)))
+        cas = F.relu(self.classify(self.dropout(embeddings))).permute(0, 2, 1)
+        return embeddings.permute(0, 2, 1), cas, cas.sum(dim=2)
+
+
+def plain_losses(seen, labels, params):
+    """Losses of a batch by name, from what the network sees in it."""
+    embeddings, cas, actionness = seen
+    length = cas.shape[1]
+    top = torch.sort(cas, dim=1, descending=True)[0][:, : max(1, length // params.easy_ratio)]
+    score = torch.softmax(top.mean(dim=1), dim=1)
+    classification = nn.BCELoss()(score, labels / labels.sum(dim=1, keepdim=True))
+    snippets = plain_mining(embeddings, actionness, params)
+    in_video = plain_contrast(*snippets, params.contrast_temperature)
+    cross_video = plain_cross_video(snippets, labels, params.contrast_temperature)
+    loss = classification + params.contrast_weight * (in_video + params.cross_video_weight * cross_video)
+    return {"loss": loss, "classification": classification, "in_video": in_video, "cross_video": cross_video}
+
+
+def plain_mining(embeddings, actionness, params):
+    """Easy action, easy background, hard action, hard background: each (B, k, E)."""
+    length = actionness.shape[1]
+    easy, hard = max(1, length // params.easy_ratio), max(1, length // params.hard_ratio)
+    kept = nn.Dropout(params.mining_dropout)(torch.ones_like(actionness))
+    reverse = actionness.max(dim=1, keepdim=True)[0] - actionness
+    regions = [plain_borders(row, params) for row in actionness.detach().cpu().numpy()]
+    inner, outer = (torch.from_numpy(np.stack(part)).to(actionness) for part in zip(*regions, strict=True))
+    return (
+        plain_pick(actionness * kept, embeddings, easy),
+        plain_pick(reverse * kept, embeddings, easy),
+        plain_pick(actionness * inner, embeddings, hard),
+        plain_pick(actionness * outer, embeddings, hard),
+    )
+
+
+def plain_borders(actionness, params):
+    """Inner and outer border regions (T,) of one video."""
+    binary = actionness > np.median(actionness)
+    small, large = np.ones(params.erosion_small), np.ones(params.erosion_large)
+    eroded = [ndimage.binary_erosion(binary, structure).astype(np.float32) for structure in (small, large)]
+    dilated = [ndimage.binary_dilation(binary, structure).astype(np.float32) for structure in (large, small)]
+    return eroded[0] - eroded[1], dilated[0] - dilated[1]
+
+
+def plain_pick(score, embeddings, k):
+    """Embeddings (B, k, E) of the k snippets of the highest score."""
+    _, order = torch.sort(score, dim=1, descending=True)
+    return torch.gather(embeddings, 1, order[:, :k].unsqueeze(2).expand(-1, -1, embeddings.shape[2]))
+
+
+def plain_contrast(easy_action, easy_background, hard_action, hard_background, temperature):
+    """In-video contrast of a batch."""
+    action = plain_nce(hard_action.mean(dim=1), easy_action.mean(dim=1), easy_background, temperature)
+    return action + plain_nce(hard_background.mean(dim=1), easy_background.mean(dim=1), easy_action, temperature)
+
+
+def plain_nce(query, key, negatives, temperature):
+    """InfoNCE of queries (B, E) against keys (B, E) and negatives (B, n, E)."""
+    query, key = F.normalize(query, dim=1), F.normalize(key, dim=1)
+    negatives = F.normalize(negatives.permute(0, 2, 1), dim=1)
+    positive = torch.einsum("nc,nc->n", query, key).unsqueeze(1)
+    negative = torch.einsum("nc,nck->nk", query, negatives)
+    logits = torch.cat([positive, negative], dim=1) / temperature
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+
+
+def plain_cross_video(snippets, labels, temperature):
+    """Mean over the pairs of videos with identical labels of their contrast with the hard snippets swapped."""
+    easy_action, easy_background, hard_action, hard_background = snippets
+    total, pairs = 0.0, 0
+    for p in range(len(labels)):
+        for q in range(p + 1, len(labels)):
+            if torch.equal(labels[p], labels[q]):
+                total = total + plain_contrast(
+                    torch.stack([easy_action[p], easy_action[q]]),
+                    torch.stack([easy_background[p], easy_background[q]]),
+                    torch.stack([hard_action[q], hard_action[p]]),
+                    torch.stack([hard_background[q], hard_background[p]]),
+                    temperature,
+                )
+                pairs += 1
+    return total / pairs if pairs else torch.zeros(())
