@@ -44,8 +44,9 @@ if TYPE_CHECKING:
 CROP_TRIALS = 100
 """Random crops that are tried until one keeps a segment."""
 
-BATCH_SNIPPETS = 18_432
-"""Snippets, with padding, of the videos that are localised together: eight of the paper's training sequences."""
+BATCH_SNIPPETS = {"cpu": 4_608, "cuda": 18_432}
+"""Snippets, with padding, of the videos that are localised together. On a CPU what a layer makes should stay in its
+cache; for a GPU these are eight of the paper's training sequences."""
 
 
 class Batch(NamedTuple):
@@ -343,7 +344,7 @@ def whole_videos(
         Names (B), features (B, T, D) padded for the pyramid, and mask (B, T, 1).
     """
     lengths = {video: padded_length(store.length(video), params) for video in videos}
-    batches = similar_lengths(lengths, exactly=not params.corrected)
+    batches = similar_lengths(lengths, BATCH_SNIPPETS[device.type], exactly=not params.corrected)
 
     def load(i: int) -> tuple[Tensor, Tensor]:
         features = [store.read(video) for video in batches[i]]
@@ -356,15 +357,16 @@ def whole_videos(
             progress.update(len(names))
 
 
-def similar_lengths(lengths: Mapping[str, int], *, exactly: bool) -> list[list[str]]:
-    """Groups videos by length, `BATCH_SNIPPETS` in a batch with its padding, unless a single video is longer.
+def similar_lengths(lengths: Mapping[str, int], most: int, *, exactly: bool) -> list[list[str]]:
+    """Groups videos by length: all of a batch, padded to its longest, have at most so many snippets, unless it is one.
 
-    >>> similar_lengths({"a": 64, "b": 32, "c": 64}, exactly=False), similar_lengths({"a": 64, "b": 32}, exactly=True)
-    ([['b', 'a', 'c']], [['b'], ['a']])
+    >>> lengths = {"a": 64, "b": 32, "c": 64}
+    >>> similar_lengths(lengths, 200, exactly=False), similar_lengths(lengths, 100, exactly=True)
+    ([['b', 'a', 'c']], [['b'], ['a'], ['c']])
     """
     batches: list[list[str]] = []
     for video in sorted(lengths, key=lengths.__getitem__):
-        fits = batches and (len(batches[-1]) + 1) * lengths[video] <= BATCH_SNIPPETS
+        fits = batches and (len(batches[-1]) + 1) * lengths[video] <= most
         if not fits or (exactly and lengths[batches[-1][0]] != lengths[video]):
             batches.append([])
         batches[-1].append(video)

@@ -65,7 +65,7 @@ class Head(nn.Module):
         Only these and their surroundings are computed, as one sequence: places that are no neighbours in the row come
         together in it only where the halo of a wanted place ends.
         """
-        near = spread(wanted, HALO)
+        near = spread(wanted, HALO, HALO)
         near[:, -1] = True  # the last gap, between this video and the next
         chosen = near.flatten().nonzero()[:, 0]
         x, mask, inside = (part.flatten(0, 1)[chosen][None] for part in row)
@@ -188,7 +188,7 @@ class Student(nn.Module):
         return StudentOutput(logits.float(), torch.cat(masks, dim=1), lengths, row)
 
     def borders(self, output: StudentOutput, video: Tensor, point: Tensor) -> Borders:
-        """Start and end logits and offsets at some points, and as far around them as their decoding looks.
+        """Offsets at some points, and start and end logits as far before and behind them as their decoding looks.
 
         The boundary heads do not train the pyramid; the offset head does.
 
@@ -200,11 +200,11 @@ class Student(nn.Module):
         places, row = _places(output.lengths, point.device), output.row
         wanted = torch.zeros_like(row.mask[..., 0])
         wanted[video, places[point]] = True
-        wanted = spread(wanted, self.bins)
         detached = row._replace(features=row.features.detach())
         scale = self.scales.repeat_interleave(torch.tensor(output.lengths, device=point.device))
         with self.arithmetic:
-            start, end = (head(detached, wanted)[:, places] for head in (self.start_head, self.end_head))
+            start = self.start_head(detached, spread(wanted, self.bins, 0))[:, places]
+            end = self.end_head(detached, spread(wanted, 0, self.bins))[:, places]
             offsets = self.offset_head(row, wanted)[:, places]
         return Borders(start.float(), end.float(), F.relu(offsets.float() * scale[:, None]))
 
@@ -212,13 +212,13 @@ class Student(nn.Module):
         return mask if self.corrected else torch.ones_like(mask)
 
 
-def spread(wanted: Tensor, reach: int) -> Tensor:
-    """What lies at most `reach` places away from something wanted (B, R), bool.
+def spread(wanted: Tensor, before: int, after: int) -> Tensor:
+    """What lies at most so many places before, or after, something wanted (B, R), bool.
 
-    >>> spread(torch.tensor([[False, False, False, True, False]]), 1).int().tolist()
-    [[0, 0, 1, 1, 1]]
+    >>> spread(torch.tensor([[False, False, False, True, False]]), 2, 1).int().tolist()
+    [[0, 1, 1, 1, 1]]
     """
-    return F.max_pool1d(wanted[:, None].float(), 2 * reach + 1, stride=1, padding=reach)[:, 0].bool()
+    return F.max_pool1d(F.pad(wanted.float(), (after, before)), before + after + 1, stride=1).bool()
 
 
 def _in_a_row(levels: Sequence[Tensor]) -> Tensor:

@@ -461,9 +461,9 @@ def test_localising_does_not_depend_on_the_other_videos(planted, recipe):
 
 def test_similar_lengths_share_batches():
     lengths = {str(i): length for i, length in enumerate([9000, 64, 9000, 64, 20_000, 128])}
-    assert similar_lengths(lengths, exactly=False) == [["1", "3", "5"], ["0", "2"], ["4"]]
-    assert similar_lengths(lengths, exactly=True) == [["1", "3"], ["5"], ["0", "2"], ["4"]]
-    assert similar_lengths({}, exactly=True) == []
+    assert similar_lengths(lengths, 18_432, exactly=False) == [["1", "3", "5"], ["0", "2"], ["4"]]
+    assert similar_lengths(lengths, 18_432, exactly=True) == [["1", "3"], ["5"], ["0", "2"], ["4"]]
+    assert similar_lengths({}, 18_432, exactly=True) == []
 
 
 def test_weights_must_fit(planted, tmp_path):
