@@ -1,12 +1,16 @@
 """The chain of notebooks, run headlessly by papermill."""
 
+import contextlib
 import logging
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import papermill
+from filelock import FileLock, Timeout
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
@@ -14,18 +18,23 @@ from fustal import ROOT, InputError
 from fustal.annotations import load_dataset
 from fustal.fetch import ensure
 from fustal.params import Params
-from fustal.runs import CHAIN, OUTPUTS, Stage, is_done
+from fustal.runs import CHAIN, OUTPUTS, Stage, data_key, is_done
 
 
 class StageError(RuntimeError):
     """A notebook failed. The message names it, the error, and the notebook that shows where."""
 
 
-def run_chain(params: Params, *, force: bool = False, say: Callable[[str], None] = print) -> None:
+def run_chain(
+    params: Params, *, stages: Sequence[str] = tuple(CHAIN), force: bool = False, say: Callable[[str], None] = print
+) -> None:
     """Runs the five notebooks into `outputs/<run>/`, without those that are done for exactly these inputs.
+
+    Two processes never work on the same run: the second waits for the first.
 
     Args:
         params: of the run.
+        stages: which notebooks, by the name of their stage.
         force: run also what is done.
         say: takes lines of progress.
 
@@ -34,16 +43,35 @@ def run_chain(params: Params, *, force: bool = False, say: Callable[[str], None]
         InputError: the first notebook that refused its input.
     """
     ensure(params.dataset)
-    dataset = load_dataset(params.dataset)
-    for number, stage in enumerate(CHAIN.values(), 1):
-        title = f"{number}/{len(CHAIN)} {stage.notebook.removesuffix('.ipynb')}"
-        if not force and is_done(params, stage.name, dataset):
-            say(f"{title}: already done")
-            continue
-        say(f"{title} ...")
-        started = time.monotonic()
-        run_notebook(stage, params)
-        say(f"{title}: {time.monotonic() - started:.0f} s")
+    data = data_key(load_dataset(params.dataset))
+    with _alone(OUTPUTS / params.run, say):
+        for number, stage in enumerate(CHAIN.values(), 1):
+            if stage.name not in stages:
+                continue
+            title = f"{number}/{len(CHAIN)} {stage.notebook.removesuffix('.ipynb')}"
+            if not force and is_done(params, stage.name, data):
+                say(f"{title}: already done")
+                continue
+            say(f"{title} ...")
+            started = time.monotonic()
+            run_notebook(stage, params)
+            say(f"{title}: {time.monotonic() - started:.0f} s")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Holds the lock of a run's folder, which a process loses when it ends, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"{folder}: another process works on this run: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def run_notebook(stage: Stage, params: Params) -> None:
@@ -54,22 +82,23 @@ def run_notebook(stage: Stage, params: Params) -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     # papermill warns of parameters that a notebook does not declare; ours take them all and check them themselves
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    try:
-        papermill.execute_notebook(
-            _literal(ROOT / "notebooks" / stage.notebook),
-            _literal(partial),
-            params.of(Params),
-            kernel_name="python3",
-            progress_bar=sys.stderr.isatty(),
-            config=Config(KernelManager={"transport": "ipc"}),  # no ports, and nobody else listens
-            extra_arguments=["--log-level=CRITICAL"],
-            cwd=str(ROOT / "notebooks"),
-        )
-    except PapermillExecutionError as error:
-        if error.ename == InputError.__name__:
-            raise InputError(error.evalue) from None
-        reason = " ".join(str(error.evalue).split())
-        raise StageError(f"{stage.notebook}: {error.ename}: {reason} (see {partial})") from None
+    with tempfile.TemporaryDirectory(prefix="fustal-") as sockets:  # no ports, and nobody else listens
+        try:
+            papermill.execute_notebook(
+                _literal(ROOT / "notebooks" / stage.notebook),
+                _literal(partial),
+                params.of(Params),
+                kernel_name="python3",
+                progress_bar=sys.stderr.isatty(),
+                config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
+                extra_arguments=["--log-level=CRITICAL"],
+                cwd=str(ROOT / "notebooks"),
+            )
+        except PapermillExecutionError as error:
+            if error.ename == InputError.__name__:
+                raise InputError(error.evalue) from None
+            reason = " ".join(str(error.evalue).split())
+            raise StageError(f"{stage.notebook}: {error.ename}: {reason} (see {partial})") from None
     partial.rename(folder / stage.notebook)
 
 

@@ -1,9 +1,11 @@
-"""The command line: `fustal run · fetch · validate · evaluate · results`.
+"""The command line: `fustal run · sweep · collect · fetch · validate · evaluate · results`.
 
 Exit status: 0 done, 1 the work failed, 2 the call or its input was wrong.
 """
 
+import os
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -28,11 +30,18 @@ def run(
     seed: Annotated[list[int] | None, typer.Option(help="seed; several make a run each, <run>-seed<k>")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="name=value, replaces a parameter")] = None,
     force: Annotated[bool, typer.Option("--force", help="run again what is already done")] = False,
+    stage: Annotated[str | None, typer.Option(help="only this one: generator, selection, student, ...")] = None,
+    lifeline: Annotated[bool, typer.Option("--lifeline", hidden=True, help="end when standard input ends")] = False,
 ) -> None:
     """Run the chain of notebooks 01 to 05 into outputs/<run>/."""
     from fustal.batch import run_chain
     from fustal.params import Params
-    from fustal.runs import OUTPUTS
+    from fustal.runs import CHAIN, OUTPUTS
+
+    if lifeline:
+        _end_with_parent()
+    if stage not in (None, *CHAIN):
+        raise InputError(f"--stage {stage}: no such stage (there are {', '.join(CHAIN)})")
 
     changes = dict(_assignment(text) for text in set_ or [])
     base = Params.read(preset, **changes)
@@ -42,9 +51,53 @@ def run(
         chosen = [Params.read(preset, **changes | {"seed": k, "run": f"{base.run}-seed{k}"}) for k in seed]
     for params in chosen:
         typer.echo(f"{params.run}: {params.dataset}, seed {params.seed}, recipe {params.recipe}")
-        run_chain(params, force=force, say=typer.echo)
-        typer.echo(f"results: {_shown(OUTPUTS / params.run)}/ (evaluation/metrics.json, notebooks/)")
-    results([params.run for params in chosen])
+        run_chain(params, stages=[stage] if stage else list(CHAIN), force=force, say=typer.echo)
+        if not stage:
+            typer.echo(f"results: {_shown(OUTPUTS / params.run)}/ (evaluation/metrics.json, notebooks/)")
+    if not stage:
+        results([params.run for params in chosen])
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="sweep file, e.g. params/sweeps/demo.yaml")],
+    scheduler: Annotated[str | None, typer.Option(help="address of a dask scheduler, e.g. tcp://host:8786")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="of a cluster on this machine")] = None,
+    outputs: Annotated[
+        str | None, typer.Option(help="folder or URL for the sweep's folder, instead of outputs/")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only tell what would run")] = False,
+) -> None:
+    """Run a chain for each combination of parameters and seeds; what is done is not run again."""
+    from fustal.runs import OUTPUTS
+
+    try:
+        from fustal.cluster import run_sweep
+    except ModuleNotFoundError as error:
+        raise InputError(f"sweeps need dask: pip install 'fustal[dask]' ({error})") from None
+
+    if scheduler and workers:
+        raise InputError("--workers: a scheduler has its own workers")
+    folder = f"{outputs or OUTPUTS}/{file.stem}"
+    failures = run_sweep(file, folder, address=scheduler, workers=workers, dry_run=dry_run, say=typer.echo)
+    for line in failures:
+        typer.echo(f"failed: {line}", err=True)
+    raise typer.Exit(1 if failures else 0)
+
+
+@app.command()
+def collect(
+    sweep: Annotated[str, typer.Argument(help="a sweep below outputs/, or its folder or URL")],
+    out: Annotated[Path | None, typer.Option(help="a .csv or .parquet file; else <sweep>/results.csv")] = None,
+) -> None:
+    """Gather the metrics of all jobs of a sweep in one table with their parameters, versions and hardware."""
+    from fustal.results import collect_sweep, write_table
+    from fustal.runs import OUTPUTS
+
+    folder = str(OUTPUTS / sweep) if (OUTPUTS / sweep).is_dir() else sweep
+    frame = collect_sweep(folder)
+    file = write_table(frame, out or Path("." if "://" in folder else folder) / "results.csv")
+    typer.echo(f"{sweep}: {frame.run.nunique()} jobs, {len(frame)} rows in {_shown(file)}")
 
 
 @app.command()
@@ -111,6 +164,17 @@ def results(
     typer.echo(text)
     if readme:
         insert(text, readme)
+
+
+def _end_with_parent() -> None:
+    """Ends this process at once when whoever holds the other end of standard input is gone."""
+
+    def wait() -> None:
+        while os.read(0, 1):  # not sys.stdin, whose lock would outlive the interpreter
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _assignment(text: str) -> tuple[str, object]:

@@ -1,9 +1,12 @@
 """The table of results: read from the `metrics.json` of runs, mean ± std over seeds."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pandas as pd
 
 from fustal import InputError
@@ -35,11 +38,62 @@ def collect(runs: Sequence[str | Path]) -> pd.DataFrame:
         try:
             about = {"run": re.sub(r"-seed\d+$", "", metrics["run"]), "seed": metrics["parameters"]["seed"]}
             about |= {"dataset": metrics["dataset"], "test": metrics["test"]}
-            for stage, values in (metrics["mAP"] | {f"labels/{k}": v for k, v in metrics["labels"].items()}).items():
-                rows += [about | {"stage": stage, "measure": name, "value": value} for name, value in values.items()]
+            rows += [about | measure for measure in _measures(metrics)]
         except (KeyError, AttributeError, TypeError) as error:
             raise InputError(f"{path}: is not the metrics of a run ({error!r})") from None
     return pd.DataFrame(rows)
+
+
+def collect_sweep(folder: str) -> pd.DataFrame:
+    """All that the jobs of a sweep measured, with what they were made with.
+
+    Args:
+        folder: of the sweep; or its URL on any file system that fsspec knows.
+
+    Returns:
+        Tidy frame: sweep, run (the job), dataset, test, stage, measure, value, the parameters, and versions and
+        hardware with the prefix "made.".
+
+    Raises:
+        InputError: there are no metrics.
+    """
+    system, root = fsspec.url_to_fs(folder)
+    frames = []
+    for path in sorted(system.glob(f"{root}/*/evaluation/metrics.json")):
+        try:
+            metrics = json.loads(system.cat_file(path))
+            rows = pd.DataFrame(_measures(metrics)).assign(sweep=Path(root).name, run=metrics["run"])
+            rows = rows.assign(dataset=metrics["dataset"], test=metrics["test"])
+            made = metrics["provenance"] | metrics["provenance"]["packages"]
+            made = {f"made.{name}": value for name, value in made.items() if name != "packages"}
+            about = {name: value for name, value in metrics["parameters"].items() if name not in rows}
+            frames.append(rows.assign(**about | made))
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: is not the metrics of a run ({error!r})") from None
+    if not frames:
+        raise InputError(f"{folder}: holds no <job>/evaluation/metrics.json")
+    first = ["sweep", "run", "dataset", "test", "stage", "measure", "value"]
+    frame = pd.concat(frames, ignore_index=True)
+    return frame[first + [name for name in frame if name not in first]]
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> Path:
+    """Writes a frame as CSV or Parquet, as the file's name says, atomically; returns the path."""
+    if path.suffix not in (".csv", ".parquet"):
+        raise InputError(f"{path}: must end in .csv or .parquet")
+    with atomic(path) as temporary:
+        frame.to_parquet(temporary) if path.suffix == ".parquet" else frame.to_csv(temporary, index=False)
+    return path
+
+
+def _measures(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """Stage, measure and value of everything that a run measured."""
+    labels = {f"labels/{name}": values for name, values in metrics["labels"].items()}
+    return [
+        {"stage": stage, "measure": name, "value": value}
+        for stage, values in (metrics["mAP"] | labels).items()
+        for name, value in values.items()
+    ]
 
 
 def table(results: pd.DataFrame) -> str:

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from fustal import ROOT, InputError
 from fustal.annotations import Dataset, load_dataset
 from fustal.features import FeatureStore
 from fustal.fetch import ensure
-from fustal.files import digest, read_json, write_json
+from fustal.files import atomic, digest, read_json, write_json
 from fustal.params import STAGES, Params, SharedParams, StudentParams
 
 OUTPUTS = Path(os.environ.get("FUSTAL_OUTPUTS", ROOT / "outputs"))
@@ -169,7 +170,7 @@ def open_stage(name: str, namespace: Mapping[str, Any]) -> Run:
         raise InputError(f"{folder / missing[0]}: no such file: run notebook {maker} first, with run = {params.run!r}")
     ensure(params.dataset)
     dataset = load_dataset(params.dataset)
-    run = Run(params, stage, folder, dataset, stage_key(params, stage, dataset), started)
+    run = Run(params, stage, folder, dataset, stage_key(params, stage, data_key(dataset)), started)
     run.here.mkdir(parents=True, exist_ok=True)
     (run.here / "stage.json").unlink(missing_ok=True)
     _forget_other_checkpoints(run)
@@ -178,25 +179,71 @@ def open_stage(name: str, namespace: Mapping[str, Any]) -> Run:
     return run
 
 
-def is_done(params: Params, name: str, dataset: Dataset) -> bool:
-    """Whether a stage is complete for exactly these parameters, inputs and code, and its files are still as written."""
-    folder, stage = OUTPUTS / params.run, CHAIN[name]
+def is_done(params: Params, name: str, data: str, outputs: Path | None = None) -> bool:
+    """Whether a stage is complete for exactly these parameters, inputs and code, and its files are still as written.
+
+    Args:
+        params: of the run.
+        name: of the stage.
+        data: see `data_key`.
+        outputs: the folder above the run's, if another one than `OUTPUTS`.
+    """
+    folder, stage = (outputs or OUTPUTS) / params.run, CHAIN[name]
     record_file = folder / name / "stage.json"
     if not record_file.exists() or not all((folder / item).exists() for item in stage.inputs + stage.outputs):
         return False
     record = read_json(record_file)
     return (
-        record["key"] == stage_key(params, stage, dataset)
+        record["key"] == stage_key(params, stage, data)
         and record["inputs"] == {item: digest(folder / item) for item in stage.inputs}
         and record["outputs"] == {item: digest(folder / item) for item in stage.outputs}
     )
 
 
-def stage_key(params: Params, stage: Stage, dataset: Dataset) -> str:
+def adopt(source: Path, params: Params, name: str, outputs: Path) -> None:
+    """Takes a finished stage over from another run in which it has the same parameters, data, code and inputs.
+
+    Args:
+        source: the other run's folder.
+        params: of the run that takes it.
+        name: of the stage.
+        outputs: the folder above the run's.
+    """
+    folder, stage = outputs / params.run, CHAIN[name]
+    with atomic(folder / name) as temporary:
+        shutil.copytree(source / name, temporary, copy_function=_link)
+        record = read_json(temporary / "stage.json") | {"parameters": params.of(Params), "taken_from": source.name}
+        write_json(record, temporary / "stage.json")
+    with atomic(folder / "notebooks" / stage.notebook) as temporary:
+        _link(source / "notebooks" / stage.notebook, temporary)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    """One file under two names, where the file system allows it, as what a run has written is only ever replaced."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def stage_key(params: Params, stage: Stage, data: str) -> str:
     """What a stage's result depends on besides its input files: parameters, data set, code. As one hash."""
     chosen = {key: value for key, value in params.of(*stage.params).items() if key not in ("run", "dataset")}
-    parts = [json.dumps(chosen, sort_keys=True), _data_key(dataset), code_digest(stage.notebook)]
+    parts = [json.dumps(chosen, sort_keys=True), data, code_digest(stage.notebook)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def data_key(dataset: Dataset) -> str:
+    """Hash of a data set: annotations by content; features by name, size and time, as they may be many gigabytes."""
+    total = hashlib.sha256(digest(dataset.annotations).encode())
+    for grid in dataset.grids.values():
+        total.update(grid.model_dump_json().encode())
+    for stage in dataset.grids:
+        store = FeatureStore(dataset, stage)
+        for path in (path for video in dataset.videos.index for path in store.paths(video) if path.exists()):
+            status = path.stat()
+            total.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
+    return total.hexdigest()
 
 
 def code_digest(notebook: str) -> str:
@@ -232,19 +279,6 @@ def _forget_other_checkpoints(run: Run) -> None:
         for checkpoint in run.here.rglob("checkpoint.safetensors"):
             checkpoint.unlink()
     write_json({"key": run.key, "inputs": inputs}, marker)
-
-
-def _data_key(dataset: Dataset) -> str:
-    """Annotations by content; features by name, size and time, as they may be many gigabytes."""
-    total = hashlib.sha256(digest(dataset.annotations).encode())
-    for grid in dataset.grids.values():
-        total.update(grid.model_dump_json().encode())
-    for stage in dataset.grids:
-        store = FeatureStore(dataset, stage)
-        for path in (path for video in dataset.videos.index for path in store.paths(video) if path.exists()):
-            status = path.stat()
-            total.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
-    return total.hexdigest()
 
 
 def _git(*arguments: str) -> str:

@@ -135,7 +135,7 @@ def ran(monkeypatch, tmp_path):
     """Stands in for the chain: the parameters it was given, and metrics as it would write them."""
     calls = []
 
-    def run_chain(params, *, force, say):
+    def run_chain(params, *, stages, force, say):
         calls.append((params, force))
         path = tmp_path / params.run / "evaluation" / "metrics.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,6 +186,22 @@ def test_run_with_wrong_parameters_writes_nothing(fustal, ran, tmp_path, argumen
     assert is_one_line(err)
     assert says in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_run_of_one_stage(fustal, monkeypatch):
+    called = []
+    monkeypatch.setattr("fustal.batch.run_chain", lambda params, *, stages, force, say: called.append(stages))
+    assert fustal("run", ROOT / "params" / "demo.yaml", "--stage", "selection") == (
+        0,
+        "demo: demo, seed 0, recipe corrected\n",
+        "",
+    )
+    assert called == [["selection"]]
+    status, _, err = fustal("run", ROOT / "params" / "demo.yaml", "--stage", "filter")
+    assert status == 2
+    assert (
+        err == "error: --stage filter: no such stage (there are generator, selection, student, distilled, evaluation)\n"
+    )
 
 
 def test_run_without_such_a_preset(fustal, ran):

@@ -18,7 +18,7 @@ def pins():
 def needed():
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    wanted = project["dependencies"] + [item for group in project["optional-dependencies"].values() for item in group]
     return {re.match(r"[\w-]+", item)[0].lower() for item in wanted}
 
 

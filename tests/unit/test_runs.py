@@ -10,7 +10,7 @@ from fustal.annotations import load_dataset
 from fustal.fetch import ensure
 from fustal.files import digest
 from fustal.params import Params
-from fustal.runs import CHAIN, is_done, open_stage, provenance, stage_key
+from fustal.runs import CHAIN, data_key, is_done, open_stage, provenance, stage_key
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def finish(name, **namespace):
 
 def test_the_key_changes_with_the_stages_own_parameters_only(dataset):
     def key(name, **changes):
-        return stage_key(Params(**changes), CHAIN[name], dataset)
+        return stage_key(Params(**changes), CHAIN[name], data_key(dataset))
 
     assert key("generator") == key("generator", run="other") == key("generator", confidence_min=0.5)
     assert key("generator") != key("generator", generator_lr=1e-3)
@@ -57,17 +57,17 @@ def test_the_key_changes_with_the_data(dataset, planted, tmp_path):
     small.annotations.write_text("{}")
     small.grids["generator"] = small.grids["student"]
     stage, before = CHAIN["generator"], {}
-    before["now"] = stage_key(Params(), stage, small)
-    assert stage_key(Params(), stage, small) == before["now"]
+    before["now"] = stage_key(Params(), stage, data_key(small))
+    assert stage_key(Params(), stage, data_key(small)) == before["now"]
     small.annotations.write_text("{ }")
-    before["annotations"] = stage_key(Params(), stage, small)
+    before["annotations"] = stage_key(Params(), stage, data_key(small))
     (path,) = store.paths("test1")
     path.write_bytes(path.read_bytes() + b" ")
-    before["features"] = stage_key(Params(), stage, small)
+    before["features"] = stage_key(Params(), stage, data_key(small))
     small.grids["student"] = small.grids["student"].model_copy(update={"stride": 2})
-    before["grid"] = stage_key(Params(), stage, small)
+    before["grid"] = stage_key(Params(), stage, data_key(small))
     path.unlink()
-    before["missing"] = stage_key(Params(), stage, small)
+    before["missing"] = stage_key(Params(), stage, data_key(small))
     assert len(set(before.values())) == 5, before
 
 
@@ -76,7 +76,7 @@ def test_the_key_changes_with_the_code(dataset, monkeypatch, tmp_path):
         notebook = json.loads(original)
         edit(notebook)
         (tmp_path / "notebooks" / stage.notebook).write_text(json.dumps(notebook))
-        return stage_key(Params(), stage, dataset)
+        return stage_key(Params(), stage, data_key(dataset))
 
     stage = CHAIN["generator"]
     original = (runs.ROOT / "notebooks" / stage.notebook).read_text()
@@ -105,34 +105,34 @@ def test_each_input_is_made_by_an_earlier_stage():
 
 def test_a_stage_is_done_for_exactly_its_parameters_inputs_and_outputs(outputs, dataset):
     params = Params(run="tiny")
-    assert not is_done(params, "generator", dataset)
+    assert not is_done(params, "generator", data_key(dataset))
     finish("generator")
     finish("selection")
-    assert is_done(params, "generator", dataset)
-    assert is_done(params, "selection", dataset)
-    assert not is_done(params, "student", dataset)
-    assert not is_done(Params(run="other"), "generator", dataset)
+    assert is_done(params, "generator", data_key(dataset))
+    assert is_done(params, "selection", data_key(dataset))
+    assert not is_done(params, "student", data_key(dataset))
+    assert not is_done(Params(run="other"), "generator", data_key(dataset))
 
     changed = Params(run="tiny", confidence_min=0.5)
-    assert is_done(changed, "generator", dataset)
-    assert not is_done(changed, "selection", dataset)
+    assert is_done(changed, "generator", data_key(dataset))
+    assert not is_done(changed, "selection", data_key(dataset))
 
     proposals = outputs / "tiny" / "generator" / "proposals_train.json"
     content = proposals.read_text()
     proposals.write_text(content + " ")
-    assert not is_done(params, "generator", dataset), "an output was changed"
-    assert not is_done(params, "selection", dataset), "an input was changed"
+    assert not is_done(params, "generator", data_key(dataset)), "an output was changed"
+    assert not is_done(params, "selection", data_key(dataset)), "an input was changed"
     proposals.write_text(content)
-    assert is_done(params, "selection", dataset)
+    assert is_done(params, "selection", data_key(dataset))
     proposals.unlink()
-    assert not is_done(params, "generator", dataset), "an output is gone"
-    assert not is_done(params, "selection", dataset), "an input is gone"
+    assert not is_done(params, "generator", data_key(dataset)), "an output is gone"
+    assert not is_done(params, "selection", data_key(dataset)), "an input is gone"
 
 
 def test_a_stage_that_began_again_is_not_done(outputs, dataset):
     finish("generator")
     open_stage("generator", {"run": "tiny"})
-    assert not is_done(Params(run="tiny"), "generator", dataset)
+    assert not is_done(Params(run="tiny"), "generator", data_key(dataset))
 
 
 def test_an_unfinished_stage_cannot_be_recorded(outputs):
