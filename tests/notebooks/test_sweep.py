@@ -1,0 +1,138 @@
+"""A sweep of demo chains in miniature: a worker is killed, a job fails, and the rest is as if run one by one."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from fustal import ROOT
+
+psutil = pytest.importorskip("psutil")
+pytest.importorskip("distributed")
+
+COMMON = {
+    "generator_steps": 30,
+    "student_dim": 32,
+    "student_mlp": 32,
+    "student_lr": 3e-3,
+    "student_epochs": 2,
+    "distill_epochs": 1,
+    "upper_bound_epochs": 0,
+    "device": "cpu",
+}
+SWEEP = {
+    "base": str(ROOT / "params" / "demo.yaml"),
+    "common": COMMON,
+    "variants": {"full": {}, "longer": {"distill_epochs": 2}, "strict": {"confidence_min": 0.999}},
+}
+COMMAND = [sys.executable, "-m", "fustal"]
+
+
+def environment(folder):
+    return os.environ | {"FUSTAL_OUTPUTS": str(folder), "TQDM_DISABLE": "1", "NO_COLOR": "1"}
+
+
+def stage_processes(process):
+    """The processes of notebooks that run for a sweep."""
+    found = []
+    for child in process.children(recursive=True):
+        try:
+            found += [child] * ("--lifeline" in child.cmdline())
+        except psutil.Error:  # it has ended in the meantime
+            continue
+    return found
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+    return result
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """Folder, exit status, output and errors of a sweep whose worker was killed while it trained the generator."""
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "small.yaml").write_text(yaml.safe_dump(SWEEP))
+    command = [*COMMAND, "sweep", str(folder / "small.yaml"), "--workers", "2"]
+    with open(folder / "out", "w") as out, open(folder / "err", "w") as err:
+        sweep = psutil.Popen(command, stdout=out, stderr=err, env=environment(folder))
+        started = folder / "small" / "full-seed0" / "generator" / "started.json"
+        wait_for(started.exists)
+        (stage,) = stage_processes(sweep)
+        kernels = stage.children(recursive=True)
+        stage.parent().send_signal(signal.SIGKILL)
+        _, alive = psutil.wait_procs([stage, *kernels], timeout=20)
+        assert not alive, "what a lost worker ran ends with it"
+        sweep.wait()
+    return folder, sweep.returncode, (folder / "out").read_text(), (folder / "err").read_text()
+
+
+def test_a_lost_worker_and_a_failing_job_cost_the_others_nothing(swept):
+    _, status, out, err = swept
+    assert status == 1
+    (failure,) = [line for line in err.splitlines() if line.startswith("failed: ")]
+    assert failure.startswith("failed: strict-seed0: 02_proposal_filtering.ipynb: AssertionError: no proposal passed")
+    partial = failure.split("(see ")[1].rstrip(")")
+    assert partial.endswith("small/strict-seed0/notebooks/02_proposal_filtering.partial.ipynb")
+    assert "no proposal passed" in Path(partial).read_text()
+    assert "2 of 3 jobs done, 1 failed" in out
+    assert "15 stages, of which 11 are to be computed" in out
+
+
+def test_results_are_those_of_a_run_alone(swept, tmp_path):
+    folder = swept[0] / "small"
+    params = yaml.safe_load((folder / "longer-seed0" / "params.yaml").read_text())
+    (tmp_path / "alone.yaml").write_text(yaml.safe_dump(params))
+    alone = [*COMMAND, "run", str(tmp_path / "alone.yaml")]
+    subprocess.run(alone, env=environment(tmp_path), check=True, capture_output=True)
+    metrics = [json.loads((f / "longer-seed0" / "evaluation" / "metrics.json").read_text()) for f in (folder, tmp_path)]
+    for part in ("mAP", "labels", "parameters"):
+        assert metrics[0][part] == metrics[1][part]
+    record = json.loads((folder / "longer-seed0" / "student" / "stage.json").read_text())
+    assert record["taken_from"] == "full-seed0"
+
+
+def test_started_again_only_what_is_missing_runs(swept, tmp_path):
+    folder = shutil.copytree(swept[0], tmp_path / "again")
+    (folder / "small.yaml").write_text(
+        yaml.safe_dump(SWEEP | {"variants": {"full": {}, "longer": {"distill_epochs": 2}}})
+    )
+    shutil.rmtree(folder / "small" / "longer-seed0" / "evaluation")
+    command = [*COMMAND, "sweep", str(folder / "small.yaml"), "--workers", "1"]
+    done = subprocess.run(command, env=environment(folder), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "10 stages, of which 1 are to be computed" in done.stdout
+    assert "1/1 longer-seed0 evaluation" in done.stdout
+    assert "2 of 2 jobs done, 0 failed, 1 stages computed" in done.stdout
+
+
+def test_collect_makes_one_table(swept, tmp_path):
+    def collect(*options):
+        command = [*COMMAND, "collect", *map(str, options)]
+        return subprocess.run(command, env=environment(swept[0]), capture_output=True, text=True)
+
+    done = collect("small", "--out", tmp_path / "all.parquet")
+    assert (done.returncode, done.stderr) == (0, "")
+    frame = pd.read_parquet(tmp_path / "all.parquet")
+    assert set(frame.run) == {"full-seed0", "longer-seed0"}
+    assert dict(frame.groupby("run").distill_epochs.first()) == {"full-seed0": 1, "longer-seed0": 2}
+    assert {"made.torch", "made.processor", "seed", "made.git_commit"} < set(frame)
+    assert set(frame.stage) >= {"generator", "student", "student_ema", "distilled", "labels/pseudo labels"}
+    assert collect("small").returncode == 0
+    pd.testing.assert_frame_equal(
+        pd.read_csv(swept[0] / "small" / "results.csv"), frame, check_dtype=False, check_exact=False
+    )
+    wrong = collect("small", "--out", tmp_path / "all.xlsx")
+    assert (wrong.returncode, wrong.stderr) == (2, f"error: {tmp_path / 'all.xlsx'}: must end in .csv or .parquet\n")
+    assert collect("nothing").returncode == 2
