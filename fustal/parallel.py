@@ -124,9 +124,9 @@ def launch(params: Params, batch: int, train: Callable[..., object], *arguments:
         raise InputError(f"processes: {count} were asked for, but a batch has {batch} videos")
     if gpus and count > gpus:
         raise InputError(f"processes: {count} were asked for, but PyTorch sees {gpus} GPU{'s' * (gpus > 1)}")
-    logger = logging.getLogger("torch.distributed.elastic")  # what goes wrong is raised below
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
+    for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):  # what goes wrong is raised below
+        logging.getLogger(name).addHandler(logging.NullHandler())
+        logging.getLogger(name).propagate = False
     with tempfile.TemporaryDirectory() as folder:
         config = LaunchConfig(
             min_nodes=1,
@@ -160,6 +160,7 @@ def _work(folder: Path, threads: int, gpu: bool, train: Callable[..., object], a
         known = type(error).__name__ in KNOWN_ERRORS
         line = {"kind": type(error).__name__, "message": str(error) if known else traceback.format_exc()}
         write_json({"time": time.time_ns(), **line}, folder / f"{rank()}.error.json")
+        time.sleep(1)  # if this came of another process's death, that is to be found first
         os._exit(1)  # waits neither for threads nor for other processes
 
 
@@ -169,9 +170,9 @@ def _end_with_parent() -> None:
 
 
 def _first_error(folder: Path, error: ChildFailedError) -> Exception:
-    """The error that came first: those after it are about a process that is gone."""
+    """What went wrong first: what comes after it is about a process that is gone."""
+    which, failure = error.get_first_failure()
     found = sorted((read_json(path) for path in folder.glob("*.error.json")), key=itemgetter("time"))
-    if not found:
-        which, failure = error.get_first_failure()
+    if failure.exitcode < 0 or not found:
         return RuntimeError(f"process {which} of the training ended with exit code {failure.exitcode}")
     return KNOWN_ERRORS.get(found[0]["kind"], RuntimeError)(found[0]["message"])
