@@ -103,8 +103,8 @@ def launch(params: Params, batch: int, train: Callable[..., object], *arguments:
     """Trains in `params.processes` processes, where that is more than one and this is not one of them.
 
     The processes leave nothing but the log and the checkpoint of the last step; `fustal.training.fit`, called with the
-    same folder afterwards, takes everything from there. They end with the caller. A script that calls this needs
-    `if __name__ == "__main__":`, as each process imports it; a notebook does not.
+    same folder afterwards, takes everything from there. They share the caller's CPU threads, and end with it. A script
+    that calls this needs `if __name__ == "__main__":`, as each process imports it; a notebook does not.
 
     Args:
         params: `processes`, `device`.
@@ -159,7 +159,7 @@ def _work(folder: Path, threads: int, gpu: bool, train: Callable[..., object], a
     except Exception as error:
         known = type(error).__name__ in KNOWN_ERRORS
         line = {"kind": type(error).__name__, "message": str(error) if known else traceback.format_exc()}
-        write_json({"time": time.time_ns(), **line}, folder / f"{rank()}.error.json")
+        write_json({"time": time.time_ns(), **line}, folder / f"{os.environ['RANK']}.error.json")
         time.sleep(1)  # if this came of another process's death, that is to be found first
         os._exit(1)  # waits neither for threads nor for other processes
 
