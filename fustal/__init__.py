@@ -1,7 +1,8 @@
 """FuSTAL: full-stage pseudo label quality enhancement for weakly-supervised temporal action localization.
 
 The package under the numbered notebooks. Read it in the order in which they use it: `params`, `annotations`,
-`features`, `generator`, `proposals`, `student`, `distillation`, `evaluation`; `runs`, `training`, `batch` carry them.
+`features`, `generator`, `proposals`, `student`, `distillation`, `evaluation`; `runs`, `training`, `parallel`, `batch`
+carry them.
 """
 
 import os

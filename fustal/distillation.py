@@ -12,10 +12,21 @@ from torch import Tensor, nn
 
 from fustal.annotations import Dataset
 from fustal.features import FeatureStore
+from fustal.parallel import launch, processes, share, total
 from fustal.params import Params
 from fustal.student.decoding import Detections, candidates, class_scores, suppress
-from fustal.student.learning import Batch, TrainingVideos, to_frame, train_epochs, whole_videos
+from fustal.student.learning import (
+    Batch,
+    TrainingVideos,
+    make_optimizer,
+    make_student,
+    start_average,
+    to_frame,
+    train_epochs,
+    whole_videos,
+)
 from fustal.student.network import Student
+from fustal.training import CHECKPOINT, save_state
 
 
 class Relabel(nn.Module):
@@ -47,9 +58,10 @@ class Relabel(nn.Module):
         """
         if self.fallback_epoch == epoch:
             return batch
-        found = self.predict(teacher, batch.x, batch.mask, batch.video_labels)
+        count = len(batch.video_labels)
+        found = self.predict(teacher, batch.x, batch.mask, batch.video_labels[share(count)])
         missing = [not len(labels) for _, _, labels in found]
-        if any(missing) and not self.params.corrected:
+        if not self.params.corrected and total(batch.x.new_tensor(sum(missing)), count) > 0:
             self.fallback_epoch.fill_(epoch)
             return batch
         generated = zip(batch.segments, batch.labels, strict=True)
@@ -152,7 +164,20 @@ def distill(
     data = TrainingVideos(params, dataset, store, pseudo_labels, next(student.parameters()).device)
     epochs = range(params.student_epochs, params.student_epochs + params.distill_epochs)
     relabel = Relabel(params).to(data.device)
+    if params.processes > 1 and processes() == 1 and not (folder / CHECKPOINT).exists():
+        state = {"model": student, "ema": ema, "relabel": relabel}
+        save_state(folder / CHECKPOINT, state, optimizer, step=epochs.start * data.steps_per_epoch)
+    launch(params, params.student_batch, _distill_share, params, dataset, store, pseudo_labels, folder)
     train_epochs(
         params, data, student, ema, optimizer, folder, epochs=epochs, relabel=relabel, description="distillation"
     )
     return student, ema
+
+
+def _distill_share(
+    params: Params, dataset: Dataset, store: FeatureStore, pseudo_labels: pd.DataFrame, folder: Path
+) -> None:
+    """What a process of several does: student, average and optimiser come from the checkpoint in the folder."""
+    student = make_student(params, store.dim, len(dataset.classes))
+    optimizer = make_optimizer(student, params)
+    distill(params, dataset, store, pseudo_labels, student, start_average(student), optimizer, folder)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fustal.annotations import Dataset
 from fustal.convolution import convolve
 from fustal.features import FeatureStore, sample_test, sample_train
+from fustal.parallel import gather, launch, share
 from fustal.params import Params
 from fustal.proposals import propose
 from fustal.training import epoch_order, fit, generator_of, pick_device, precision, send
@@ -224,7 +225,7 @@ def generator_loss(score: Tensor, labels: Tensor, snippets: Snippets | None, par
     Args:
         score: video scores (B, C).
         labels: multi-hot (B, C).
-        snippets: mined ones, or None for no contrast.
+        snippets: mined ones of the process's share of the videos, or None for no contrast.
         params: weights, temperature, and which contrast.
 
     Returns:
@@ -232,7 +233,10 @@ def generator_loss(score: Tensor, labels: Tensor, snippets: Snippets | None, par
     """
     parts = {"classification": F.binary_cross_entropy(score, labels / labels.sum(1, keepdim=True).clamp(min=1))}
     if snippets is not None and params.generator_contrast != "none":
-        contrasts = contrast(snippets, params.contrast_temperature)
+        # Each process has its easy snippets, and hears of the hard ones of all videos.
+        hard = [gather(part.mean(1, keepdim=True), len(labels)) for part in snippets[2:]]
+        contrasts = contrast(Snippets(*snippets[:2], *hard), params.contrast_temperature)
+        contrasts = gather(contrasts.T, len(labels)).T
         parts["in_video"] = total = in_video_contrast(contrasts)
         if params.generator_contrast == "cross-video":
             parts["cross_video"] = cross_video_contrast(contrasts, labels)
@@ -255,6 +259,7 @@ def train_generator(
     Returns:
         The generator after the last step, in eval mode, and the training log.
     """
+    launch(params, params.generator_batch, train_generator, params, dataset, store, folder)
     device, videos = pick_device(params), dataset.split("train")
     arithmetic = precision(params, device)
     labels = torch.from_numpy(dataset.labels(videos))
@@ -303,10 +308,11 @@ def batch_of_step(count: int, batch: int, step: int, seed: int) -> list[int]:
 def sample_batch(
     store: FeatureStore, videos: Sequence[str], count: int, random: torch.Generator, device: torch.device
 ) -> Tensor:
-    """Training samples (B, count, D) of videos, on the device."""
-    features = torch.empty(len(videos), count, store.dim, pin_memory=device.type == "cuda")
-    for video, out in zip(videos, features, strict=True):
-        store.read(video, sample_train(store.length(video), count, random).numpy(), out)
+    """Training samples (B, count, D) of the process's share of videos, on the device."""
+    drawn = [(video, sample_train(store.length(video), count, random).numpy()) for video in videos][share(len(videos))]
+    features = torch.empty(len(drawn), count, store.dim, pin_memory=device.type == "cuda")
+    for (video, positions), out in zip(drawn, features, strict=True):
+        store.read(video, positions, out)
     return send(features, device)
 
 
@@ -381,7 +387,8 @@ def _losses(seen: Activations, labels: Tensor, params: Params) -> dict[str, Tens
         large=params.erosion_large,
         dropout=params.mining_dropout,
     )
-    return generator_loss(video_score(seen.cas, max(1, length // params.easy_ratio)), labels, snippets, params)
+    score = gather(video_score(seen.cas, max(1, length // params.easy_ratio)), len(labels))
+    return generator_loss(score, labels, snippets, params)
 
 
 def _take(embeddings: Tensor, chosen: Sequence[Tensor]) -> Snippets:

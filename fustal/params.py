@@ -31,6 +31,7 @@ class SharedParams(BaseModel):
     seed: int = _field(0, "seed of everything random", ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = _field("auto", "where the networks run")
     threads: int = _field(1, "CPU threads of PyTorch, 0: every core; the last bits depend on it", ge=0)
+    processes: int = _field(1, "data-parallel processes of a training, on a GPU each where there are GPUs", ge=1)
     precision: Literal["float32", "bfloat16"] = _field(
         "float32", "arithmetic of the networks; bfloat16 where the hardware has it"
     )

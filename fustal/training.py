@@ -16,11 +16,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm.auto import trange
+from tqdm.auto import tqdm
 
 from fustal import InputError
 from fustal.files import atomic
+from fustal.parallel import backward, processes, rank
 from fustal.params import Params
+
+CHECKPOINT = "checkpoint.safetensors"
+"""The file, in a training's folder, from which an interrupted training goes on."""
 
 CHECKPOINT_EVERY = 200
 """Steps between two checkpoints."""
@@ -64,8 +68,12 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Sets torch's random state as a function of seed and step alone: a resumed run draws what the first one drew."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
+    """Sets torch's random state as a function of seed and step alone: a resumed run draws what the first one drew.
+
+    Each of several processes draws something else, for its own share of the batch.
+    """
+    key = (1 + rank(),) if processes() > 1 else ()
+    torch.manual_seed(int(np.random.SeedSequence([seed, step], spawn_key=key).generate_state(1, np.uint64)[0] >> 1))
 
 
 def generator_of(seed: int, step: int) -> torch.Generator:
@@ -97,17 +105,19 @@ def fit(
 ) -> pd.DataFrame:
     """Trains from `first_step` up to, and without, `last_step`; continues from a checkpoint in `folder`.
 
+    In one of several processes (`fustal.parallel`) the first writes, and leaves the checkpoint of the last step.
+
     Args:
-        load: the batch of a step, from its number alone. Runs in a thread, one step ahead: what is random in it must
-            come from `generator_of`, not from torch's state.
-        step: computes the losses of a batch, scalars by name; "loss" is the one that is minimised. All that is random
-            in it must come from torch, whose state is set from (seed, step) before each call.
+        load: the batch of a step, or the process's share of it, from its number alone. Runs in a thread, one step
+            ahead: what is random in it must come from `generator_of`, not from torch's state.
+        step: computes the losses of a whole batch, scalars by name; "loss" is the one that is minimised. All that is
+            random in it must come from torch, whose state is set from (seed, step) before each call.
         modules: all that has weights, by name; the first is trained, all are checkpointed.
         optimizer: over the weights of the first module.
         first_step: number of the first step (distillation goes on counting).
         last_step: number after the last step.
         seed: of the run.
-        folder: for `log.csv` and `checkpoint.safetensors`.
+        folder: for the log, `log.csv`, and the checkpoint.
         lr: factor on the learning rate at a step.
         clip: largest norm of the gradient.
         after_step: called after the weights changed, e.g. to update a moving average.
@@ -115,13 +125,13 @@ def fit(
 
     Returns:
         The log: one row a step with the losses. `log.attrs["waiting"]` is the share of the time, 0 to 1, in which the
-        training waited for batches.
+        training waited for batches; NaN when there was nothing left to train here.
 
     Raises:
         FloatingPointError: the loss is not finite; names the step. The last checkpoint stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, log_file = folder / "checkpoint.safetensors", folder / "log.csv"
+    checkpoint, log_file = folder / CHECKPOINT, folder / "log.csv"
     rows: list[dict[str, float]] = []
     trained = next(iter(modules.values()))
     base = [group["lr"] for group in optimizer.param_groups]
@@ -129,16 +139,16 @@ def fit(
         first_step = load_state(checkpoint, modules, optimizer)
         log = pd.read_csv(log_file, float_precision="round_trip") if log_file.exists() else pd.DataFrame({"step": []})
         rows = log[log.step < first_step].to_dict("records")
-    began, waited = perf_counter(), 0.0
-    with closing(load_ahead(load, range(first_step, last_step))) as batches:
-        for i in trange(first_step, last_step, desc=description, mininterval=1):
+    began, waited, steps = perf_counter(), 0.0, range(first_step, last_step)
+    with closing(load_ahead(load, steps)) as batches:
+        for i in tqdm(steps, desc=description, mininterval=1) if steps and not rank() else steps:
             batch, seconds = next(batches)
             waited += seconds
             seed_step(seed, i)
             trained.train()
             losses = step(batch, i)
             optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()
+            backward(losses["loss"], trained.parameters())
             rows.append({"step": i, **_numbers(losses)})
             if not np.isfinite(rows[-1]["loss"]):
                 raise FloatingPointError(f"{description}: the loss is {rows[-1]['loss']} at step {i}")
@@ -149,12 +159,15 @@ def fit(
             optimizer.step()
             if after_step:
                 after_step(i)
-            if (i + 1) % CHECKPOINT_EVERY == 0 and i + 1 < last_step:
+            last = i + 1 == last_step
+            if not rank() and (processes() > 1 if last else (i + 1) % CHECKPOINT_EVERY == 0):
                 _write_log(rows, log_file)
                 save_state(checkpoint, modules, optimizer, step=i + 1)
+    if processes() > 1:
+        return pd.DataFrame(rows)
     checkpoint.unlink(missing_ok=True)
     log = _write_log(rows, log_file)
-    log.attrs["waiting"] = waited / (perf_counter() - began)
+    log.attrs["waiting"] = waited / (perf_counter() - began) if steps else float("nan")
     return log
 
 

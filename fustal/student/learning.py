@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from fustal import InputError
 from fustal.annotations import RESULT_COLUMNS, Dataset
 from fustal.features import FeatureStore
+from fustal.parallel import launch, processes, share
 from fustal.params import Params
 from fustal.student.decoding import Detections, detect
 from fustal.student.losses import student_loss
@@ -50,13 +51,13 @@ cache; for a GPU these are eight of the paper's training sequences."""
 
 
 class Batch(NamedTuple):
-    """Training sequences; times in snippets of the sequence."""
+    """Training sequences, a process's share of a batch; times in snippets of the sequence."""
 
     x: Tensor  # (B, T, D) features, without noise, 0 at padding
     mask: Tensor  # (B, T, 1) valid snippets
     segments: list[Tensor]  # per video (N, 2)
     labels: list[Tensor]  # per video (N,)
-    video_labels: Tensor  # (B, C) multi-hot
+    video_labels: Tensor  # (B, C) multi-hot, of the whole batch
 
 
 class TrainingVideos:
@@ -85,13 +86,19 @@ class TrainingVideos:
         return -(-len(self.videos) // self.params.student_batch)
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, which depends on nothing else; its random crops come from seed and step."""
+        """The batch of a step, which depends on nothing else; its random crops come from seed and step.
+
+        Several processes draw and pad it alike, and read their shares of it.
+        """
         epoch, place = divmod(step, self.steps_per_epoch)
         order, random = epoch_order(len(self.videos), epoch, self.params.seed), generator_of(self.params.seed, step)
         chosen = order[place * self.params.student_batch :][: self.params.student_batch].tolist()
-        samples = [self._sample(self.videos[index], random) for index in chosen]
+        crops = [self._crop(self.videos[index], random) for index in chosen]
+        longest = max(last - first for first, last, _ in crops)
+        mine = share(len(chosen))
+        samples = [self._sample(self.videos[i], *crop) for i, crop in zip(chosen[mine], crops[mine], strict=True)]
         features, segments, labels = (list(part) for part in zip(*samples, strict=True))
-        x, mask = pad(features, padded_length(max(map(len, features)), self.params))
+        x, mask = pad(features, padded_length(longest, self.params))
         return Batch(
             send(x, self.device),
             send(mask, self.device),
@@ -100,9 +107,11 @@ class TrainingVideos:
             send(self.video_labels[chosen], self.device),
         )
 
-    def _sample(self, video: str, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _crop(self, video: str, random: torch.Generator) -> tuple[int, int, Tensor]:
+        return random_crop(self.store.length(video), self.targets[video][0], self.params, random)
+
+    def _sample(self, video: str, first: int, last: int, stays: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         segments, labels = self.targets[video]
-        first, last, stays = random_crop(self.store.length(video), segments, self.params, random)
         features = self.store.read(video, slice(first, last))
         return features, segments[stays].clamp(first, last) - first, labels[stays]
 
@@ -262,9 +271,10 @@ def train_epochs(
         after_step=lambda _: update_average(ema, student, params.ema_decay),
         description=description,
     )
-    save_module(student, folder / "model.safetensors")
-    save_module(ema, folder / "ema.safetensors")
-    save_state(folder / "optimizer.safetensors", {}, optimizer, step=epochs.stop * steps)
+    if processes() == 1:
+        save_module(student, folder / "model.safetensors")
+        save_module(ema, folder / "ema.safetensors")
+        save_state(folder / "optimizer.safetensors", {}, optimizer, step=epochs.stop * steps)
     return log
 
 
@@ -283,6 +293,7 @@ def train_student(
     Returns:
         The student and the average of its weights.
     """
+    launch(params, params.student_batch, train_student, params, dataset, store, pseudo_labels, folder)
     data = TrainingVideos(params, dataset, store, pseudo_labels, pick_device(params))
     torch.manual_seed(params.seed)
     student = make_student(params, store.dim, len(dataset.classes))

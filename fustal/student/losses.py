@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fustal.parallel import gather, total
 from fustal.params import Params
 from fustal.student.decoding import decode
 from fustal.student.network import Student, StudentOutput
@@ -70,7 +71,7 @@ def mil_loss(logits: Tensor, mask: Tensor, video_labels: Tensor, ratio: int, *, 
     Args:
         logits: class logits of the finest level (B, C, T), 0 at padding.
         mask: (B, 1, T) or (B, C, T) valid positions.
-        video_labels: (B, C) multi-hot.
+        video_labels: (B, C) multi-hot; of the whole batch, where the rows above are a process's share of it.
         ratio: the top `n // ratio` positions count, at least 1.
         corrected: n counts the video's own valid positions, and only they take part; published: n counts those of the
             whole batch, and padding takes part (METHOD.md section 7).
@@ -78,7 +79,8 @@ def mil_loss(logits: Tensor, mask: Tensor, video_labels: Tensor, ratio: int, *, 
     Returns:
         Scalar.
     """
-    valid = mask.sum(dim=-1) if corrected else mask.sum().expand(len(mask), 1)  # (B, 1 or C)
+    batch = len(video_labels)
+    valid = mask.sum(dim=-1) if corrected else total(mask.sum(), batch).expand(len(mask), 1)  # (B, 1 or C)
     count = (valid // ratio).clamp(1, mask.shape[-1])[..., None]
     if corrected:
         logits = logits.masked_fill(~mask, -torch.inf)
@@ -86,7 +88,7 @@ def mil_loss(logits: Tensor, mask: Tensor, video_labels: Tensor, ratio: int, *, 
     among = (torch.arange(logits.shape[-1], device=logits.device) < count) & ranked.isfinite()  # (B, C, T)
     video_score = (ranked.masked_fill(~among, 0).sum(dim=-1) / count[..., 0]).softmax(dim=1)
     target = video_labels / video_labels.sum(dim=1, keepdim=True).clamp(min=1)
-    return F.binary_cross_entropy(video_score, target)
+    return F.binary_cross_entropy(gather(video_score, batch), target)
 
 
 def student_loss(
@@ -98,6 +100,8 @@ def student_loss(
     params: Params,
 ) -> dict[str, Tensor]:
     """All losses of a batch; while the model trains, its count of positives is updated.
+
+    A process that shares the batch with others gives its videos, and all their labels.
 
     Args:
         model: the student.
@@ -116,7 +120,8 @@ def student_loss(
     ]
     classes, offsets = (torch.stack(parts) for parts in zip(*targets, strict=True))
     classes = classes * valid
-    positives = classes.any(dim=-1).sum().clamp(min=1)
+    batch = len(video_labels)
+    positives = total(classes.any(dim=-1).sum(), batch).clamp(min=1)
     if model.training:
         model.positives.lerp_(positives.to(model.positives), 1 - POSITIVES_MOMENTUM)
 
@@ -125,8 +130,8 @@ def student_loss(
     decoded, wanted = decode(borders, output.lengths, video, point, label), offsets[video, point]
     weight = torch.ones_like(logits)
     weight[video, point, label] = offset_iou(decoded.detach(), wanted) ** IOU_POWER
-    focal = (focal_loss(logits, classes) * weight * valid).sum() / model.positives
-    diou = diou_loss(decoded, wanted).sum() / model.positives
+    focal = total((focal_loss(logits, classes) * weight * valid).sum(), batch) / model.positives
+    diou = total(diou_loss(decoded, wanted).sum(), batch) / model.positives
 
     finest, mask = _drop(output, params, model.training)
     mil = mil_loss(finest, mask, video_labels, params.mil_ratio, corrected=params.corrected)
