@@ -1,0 +1,244 @@
+"""A sweep of 24 chains on a scheduler and three workers in processes of their own, while things go wrong.
+
+`python -m tests.benchmarks.sweep [--page docs/cluster.md]`, half an hour on two cores. A worker and a client are killed
+(SIGKILL), and one job more is made to fail; then six of the jobs run one by one, without any sweep, and on one and two
+workers. It writes what came of it. As root, with iproute2, each worker has a network of its own.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import yaml
+
+from fustal import ROOT
+from fustal.params import Params
+from fustal.results import insert
+from fustal.runs import provenance
+from fustal.sweep import jobs_of, plan, read_sweep
+
+DEMO = ROOT / "params" / "sweeps" / "demo.yaml"
+WORKERS = 3
+FUSTAL = [sys.executable, "-m", "fustal"]
+
+
+def main() -> None:
+    """Runs everything and tells."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--page", type=Path, help="a page to put the figures into, between its marks")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        lines = [*disturbed(Path(folder)), *undisturbed(Path(folder))]
+    made = provenance(Params())
+    text = "\n".join([f"{made['processor']}, {made['cores']} cores, commit {made['git_commit'][:7]}:", "", *lines])
+    print(text)
+    if options.page:
+        insert(text, options.page, "figures")
+
+
+def disturbed(folder: Path) -> list[str]:
+    """The 24 jobs and one that fails, with a lost worker and a lost client; what came of it."""
+    sweep = read_sweep(DEMO)
+    content = sweep.model_dump() | {"variants": {"demo": {}}}
+    (folder / "chains.yaml").write_text(yaml.safe_dump(content))
+    jobs = jobs_of(read_sweep(folder / "chains.yaml"), folder / "chains.yaml")
+    (folder / "strict.yaml").write_text(
+        yaml.safe_dump(content | {"variants": {"strict": {"confidence_min": 0.999}}, "grid": {}, "seeds": [0]})
+    )
+    began, starts = time.monotonic(), Starts()
+    with cluster(folder) as (address, workers), starts:
+        failing = start(folder, "sweep", folder / "strict.yaml", "--scheduler", address)
+        first = start(folder, "sweep", folder / "chains.yaml", "--scheduler", address)
+        wait_until(lambda: len(finished(folder / "chains")) >= 15)
+        [process.kill() for process in [*workers[0].children(), workers[0]]]  # and whoever would start it again
+        wait_until(lambda: len(finished(folder / "chains")) >= 40)
+        first.kill()
+        second = start(folder, "sweep", folder / "chains.yaml", "--scheduler", address)
+        status, failed_status = second.wait(), failing.wait()
+    seconds = time.monotonic() - began
+    computed, taken = finished(folder / "chains"), len(jobs) * 5 - len(finished(folder / "chains"))
+    assert status == 0, (folder / "log").read_text()
+    assert failed_status == 1
+    assert len(list((folder / "chains").glob("*/evaluation/metrics.json"))) == len(jobs) == 24
+    planned = sum(task.donor is None for task in plan(jobs, None))
+    assert len(computed) == planned
+    twice = {name: count for name, count in starts.of("chains").items() if count > 1}
+    return [
+        f"- {len(jobs)} chains on {WORKERS} workers{', each in a network of its own' * namespaces()}, one of them killed "
+        f"for good, then the client killed and started again, beside a job that fails: {len(jobs)} done in "
+        f"{seconds / 60:.0f} minutes, the failing one named, with exit status {failed_status}.",
+        f"- {planned} stages computed, {taken} taken over; started more than once: {len(twice)} "
+        f"({', '.join(sorted(' '.join(name) for name in twice)) or 'none'}).",
+    ]
+
+
+def undisturbed(folder: Path) -> list[str]:
+    """Six of the jobs one by one and as sweeps; their results against each other, and what they took."""
+    content = read_sweep(DEMO).model_dump() | {"variants": {"demo": {}}}
+    content["grid"] = {name: values[-1:] for name, values in content["grid"].items()}
+    (folder / "six.yaml").write_text(yaml.safe_dump(content))
+    jobs = jobs_of(read_sweep(folder / "six.yaml"), folder / "six.yaml")
+    seconds = {}
+    for name, arguments in {
+        "serial": None,
+        "one": ["--workers", "1"],
+        "two": ["--workers", "2"],
+    }.items():
+        began = time.monotonic()
+        for params in jobs if arguments is None else [None]:
+            if params is None:
+                run = ["sweep", folder / "six.yaml", "--outputs", folder / name, *arguments]
+            else:
+                file = folder / f"{params.run}.yaml"
+                file.write_text(yaml.safe_dump(params.of(Params)))
+                run = ["run", file]
+            assert start(folder, *run, outputs=folder / name).wait() == 0
+        seconds[name] = time.monotonic() - began
+    results = [measured(folder / where, jobs) for where in ("serial", "one/six", "two/six", "chains")]
+    same = sum(all(result[params.run] == results[0][params.run] for result in results) for params in jobs)
+    assert same == len(jobs)
+    overhead = (seconds["one"] - seconds["serial"]) / len(jobs)
+    return [
+        f"- {same} of {len(jobs)} chains gave exactly the same metrics one by one (`fustal run`), on one worker, on two, and "
+        "among the disturbed ones.",
+        f"- One by one {seconds['serial']:.0f} s; as a sweep on one worker {seconds['one']:.0f} s, {overhead:+.0f} s a chain "
+        f"(a process for each notebook); on two workers {seconds['two']:.0f} s, "
+        f"{seconds['one'] / seconds['two']:.2f} × as fast as on one.",
+    ]
+
+
+def start(folder: Path, *arguments: object, outputs: Path | None = None) -> psutil.Popen:
+    """Starts the command; its words go to a log."""
+    environment = os.environ | {"FUSTAL_OUTPUTS": str(outputs or folder), "TQDM_DISABLE": "1"}
+    with open(folder / "log", "a") as log:
+        return psutil.Popen([*FUSTAL, *map(str, arguments)], env=environment, stdout=log, stderr=log)
+
+
+def finished(sweep: Path) -> list[Path]:
+    """Records of the stages that were computed, not taken over."""
+    return [path for path in sweep.glob("*/*/stage.json") if "taken_from" not in json.loads(path.read_text())]
+
+
+def measured(sweep: Path, jobs: list[Params]) -> dict[str, dict]:
+    """What each job measured."""
+    metrics = {job.run: json.loads((sweep / job.run / "evaluation" / "metrics.json").read_text()) for job in jobs}
+    return {run: {part: values[part] for part in ("mAP", "labels")} for run, values in metrics.items()}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Looks again and again."""
+    while not condition():
+        time.sleep(1)
+
+
+class Starts:
+    """Sees which notebooks are started for which job, in a process beside."""
+
+    def __enter__(self) -> "Starts":
+        self.seen: set[tuple[int, str]] = set()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WATCH], stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.lines = self.process.communicate()[0].splitlines()
+
+    def of(self, sweep: str) -> Counter[tuple[str, str]]:
+        """How often each stage of each job was started."""
+        found = [line.split() for line in self.lines]
+        return Counter((Path(file).parent.name, stage) for _, file, stage in found if Path(file).parts[-3] == sweep)
+
+
+WATCH = """
+import psutil, time
+seen = set()
+try:
+    while True:
+        for process in psutil.process_iter(["pid", "cmdline"]):
+            line = process.info["cmdline"] or []
+            if "--lifeline" in line and process.pid not in seen:
+                seen.add(process.pid)
+                print(process.pid, line[line.index("run") + 1], line[line.index("--stage") + 1], flush=True)
+        time.sleep(0.3)
+except KeyboardInterrupt:
+    pass
+"""
+
+
+def namespaces() -> bool:
+    """Whether workers can have networks of their own."""
+    return os.geteuid() == 0 and shutil.which("ip") is not None
+
+
+@contextlib.contextmanager
+def cluster(folder: Path) -> Iterator[tuple[str, list[psutil.Popen]]]:
+    """A scheduler and workers of one thread in processes of their own: its address, and them."""
+    dask, host, prefixes = [sys.executable, "-m", "dask"], "127.0.0.1", [[]] * WORKERS
+    hosts = [host] * WORKERS
+    with contextlib.ExitStack() as stack:
+        if namespaces():
+            host, hosts, prefixes = stack.enter_context(networks())
+        log = stack.enter_context(open(folder / "cluster.log", "w"))
+        calls = [[*dask, "scheduler", "--host", host, "--port", "8786", "--no-dashboard"]]
+        calls += [
+            [*prefix, *dask, "worker", f"tcp://{host}:8786", "--host", own, "--nworkers", "1", "--nthreads", "1"]
+            for prefix, own in zip(prefixes, hosts, strict=True)
+        ]
+        processes = []
+        for call in calls:
+            processes.append(psutil.Popen([*call], stdout=log, stderr=log, cwd=folder))
+            stack.callback(end, processes[-1])
+        yield f"tcp://{host}:8786", processes[1:]
+
+
+def end(process: psutil.Popen) -> None:
+    """Ends a process and what it started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        [child.kill() for child in process.children(recursive=True)]
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def networks() -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Network namespaces on a bridge: the address here, those in there, and what to put before a command."""
+
+    def ip(*arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True)
+
+    with contextlib.ExitStack() as stack:
+        ip("link", "add", "fustal", "type", "bridge")
+        stack.callback(ip, "link", "delete", "fustal")
+        ip("address", "add", "10.77.0.1/24", "dev", "fustal")
+        ip("link", "set", "fustal", "up")
+        for i in range(WORKERS):
+            space, inside = f"fustal{i}", ["-n", f"fustal{i}"]
+            ip("netns", "add", space)
+            stack.callback(ip, "netns", "delete", space)
+            ip("link", "add", f"fu{i}", "type", "veth", "peer", "name", "eth0", "netns", space)
+            ip("link", "set", f"fu{i}", "master", "fustal", "up")
+            ip(*inside, "address", "add", f"10.77.0.{i + 2}/24", "dev", "eth0")
+            ip(*inside, "link", "set", "eth0", "up")
+            ip(*inside, "link", "set", "lo", "up")
+        yield (
+            "10.77.0.1",
+            [f"10.77.0.{i + 2}" for i in range(WORKERS)],
+            [["ip", "netns", "exec", f"fustal{i}"] for i in range(WORKERS)],
+        )
+
+
+if __name__ == "__main__":
+    main()
