@@ -74,10 +74,11 @@ def disturbed(folder: Path) -> list[str]:
     planned = sum(task.donor is None for task in plan(jobs, None))
     assert len(computed) == planned
     twice = {name: count for name, count in starts.of("chains").items() if count > 1}
+    where = f"{WORKERS} workers" + ", each in a network of its own" * namespaces()
     return [
-        f"- {len(jobs)} chains on {WORKERS} workers{', each in a network of its own' * namespaces()}, one of them killed "
-        f"for good, then the client killed and started again, beside a job that fails: {len(jobs)} done in "
-        f"{seconds / 60:.0f} minutes, the failing one named, with exit status {failed_status}.",
+        f"- {len(jobs)} chains on {where}, one of them killed for good, then the client killed and started again, "
+        f"beside a job that fails: {len(jobs)} done in {seconds / 60:.0f} minutes, the failing one named, with exit "
+        f"status {failed_status}.",
         f"- {planned} stages computed, {taken} taken over; started more than once: {len(twice)} "
         f"({', '.join(sorted(' '.join(name) for name in twice)) or 'none'}).",
     ]
@@ -110,10 +111,10 @@ def undisturbed(folder: Path) -> list[str]:
     assert same == len(jobs)
     overhead = (seconds["one"] - seconds["serial"]) / len(jobs)
     return [
-        f"- {same} of {len(jobs)} chains gave exactly the same metrics one by one (`fustal run`), on one worker, on two, and "
-        "among the disturbed ones.",
-        f"- One by one {seconds['serial']:.0f} s; as a sweep on one worker {seconds['one']:.0f} s, {overhead:+.0f} s a chain "
-        f"(a process for each notebook); on two workers {seconds['two']:.0f} s, "
+        f"- {same} of {len(jobs)} chains gave exactly the same metrics one by one (`fustal run`), on one worker, on "
+        "two, and among the disturbed ones.",
+        f"- One by one {seconds['serial']:.0f} s; as a sweep on one worker {seconds['one']:.0f} s, {overhead:+.0f} s a "
+        f"chain (a process for each notebook); on two workers {seconds['two']:.0f} s, "
         f"{seconds['one'] / seconds['two']:.2f} × as fast as on one.",
     ]
 
