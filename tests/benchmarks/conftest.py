@@ -33,6 +33,16 @@ def compare(benchmark):
     return measure
 
 
+def spent(function, kinds=6) -> str:
+    """What share of a call's time each kind of operation takes by itself, as PyTorch's profiler sees it; one line."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        function()
+    events = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    parts = [f"{event.key.removeprefix('aten::')} {event.self_cpu_time_total / total:.0%}" for event in events[:kinds]]
+    return ", ".join(parts)
+
+
 def fastest(function, repeats=3, patience=1.0) -> float:
     """Seconds of the fastest call: of one where it takes longer than `patience`."""
     seconds = []
