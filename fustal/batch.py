@@ -26,7 +26,12 @@ class StageError(RuntimeError):
 
 
 def run_chain(
-    params: Params, *, stages: Sequence[str] = tuple(CHAIN), force: bool = False, say: Callable[[str], None] = print
+    params: Params,
+    *,
+    stages: Sequence[str] = tuple(CHAIN),
+    outputs: Path | None = None,
+    force: bool = False,
+    say: Callable[[str], None] = print,
 ) -> None:
     """Runs the five notebooks into `outputs/<run>/`, without those that are done for exactly these inputs.
 
@@ -35,6 +40,7 @@ def run_chain(
     Args:
         params: of the run.
         stages: which notebooks, by the name of their stage.
+        outputs: the folder above the run's, if another one than `OUTPUTS`.
         force: run also what is done.
         say: takes lines of progress.
 
@@ -42,19 +48,20 @@ def run_chain(
         StageError: the first notebook that failed.
         InputError: the first notebook that refused its input.
     """
+    outputs = (outputs or OUTPUTS).resolve()
     ensure(params.dataset)
     data = data_key(load_dataset(params.dataset))
-    with _alone(OUTPUTS / params.run, say):
+    with _alone(outputs / params.run, say):
         for number, stage in enumerate(CHAIN.values(), 1):
             if stage.name not in stages:
                 continue
             title = f"{number}/{len(CHAIN)} {stage.notebook.removesuffix('.ipynb')}"
-            if not force and is_done(params, stage.name, data):
+            if not force and is_done(params, stage.name, data, outputs):
                 say(f"{title}: already done")
                 continue
             say(f"{title} ...")
             started = time.monotonic()
-            run_notebook(stage, params)
+            run_notebook(stage, params, outputs)
             say(f"{title}: {time.monotonic() - started:.0f} s")
 
 
@@ -74,11 +81,16 @@ def _alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
-def run_notebook(stage: Stage, params: Params) -> None:
-    """Executes one notebook; it appears under its name in the run's folder when it has run to its end."""
-    folder = OUTPUTS / params.run / "notebooks"
+def run_notebook(stage: Stage, params: Params, outputs: Path) -> None:
+    """Executes one notebook; it appears under its name in the run's folder when it has run to its end.
+
+    Its process takes the folder of runs from the environment, and ends when this one does. As papermill changes the
+    working directory meanwhile, a process executes one notebook at a time.
+    """
+    folder = outputs / params.run / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / stage.notebook.replace(".ipynb", ".partial.ipynb")
+    os.environ["FUSTAL_OUTPUTS"] = str(outputs)
     os.environ.setdefault("TQDM_DISABLE", "1")
     # papermill warns of parameters that a notebook does not declare; ours take them all and check them themselves
     logging.getLogger("papermill").setLevel(logging.ERROR)

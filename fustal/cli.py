@@ -3,9 +3,7 @@
 Exit status: 0 done, 1 the work failed, 2 the call or its input was wrong.
 """
 
-import os
 import sys
-import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -31,15 +29,12 @@ def run(
     set_: Annotated[list[str] | None, typer.Option("--set", help="name=value, replaces a parameter")] = None,
     force: Annotated[bool, typer.Option("--force", help="run again what is already done")] = False,
     stage: Annotated[str | None, typer.Option(help="only this one: generator, selection, student, ...")] = None,
-    lifeline: Annotated[bool, typer.Option("--lifeline", hidden=True, help="end when standard input ends")] = False,
 ) -> None:
     """Run the chain of notebooks 01 to 05 into outputs/<run>/."""
     from fustal.batch import run_chain
     from fustal.params import Params
     from fustal.runs import CHAIN, OUTPUTS
 
-    if lifeline:
-        _end_with_parent()
     if stage not in (None, *CHAIN):
         raise InputError(f"--stage {stage}: no such stage (there are {', '.join(CHAIN)})")
 
@@ -164,17 +159,6 @@ def results(
     typer.echo(text)
     if readme:
         insert(text, readme)
-
-
-def _end_with_parent() -> None:
-    """Ends this process at once when whoever holds the other end of standard input is gone."""
-
-    def wait() -> None:
-        while os.read(0, 1):  # not sys.stdin, whose lock would outlive the interpreter
-            pass
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _assignment(text: str) -> tuple[str, object]:

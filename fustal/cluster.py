@@ -1,15 +1,15 @@
 """Runs the tasks of a sweep on dask.distributed: a local cluster, or any scheduler by its address.
 
-A task is one notebook in a process of its own. Nothing is kept in the workers' memory: what a task leaves is files
-below the sweep's folder, so that a lost worker, or a lost client, costs only what it was doing.
+A task is one notebook, which papermill executes in a process of its own. Nothing is kept in the workers' memory: what a
+task leaves is files below the sweep's folder, so that a lost worker, or a lost client, costs only what it was doing.
 """
 
 import contextlib
+import functools
 import importlib.metadata
+import logging
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -25,12 +25,15 @@ from distributed import Client, Future, Nanny, Scheduler, SpecCluster
 
 from fustal import InputError
 from fustal.annotations import load_dataset
-from fustal.batch import StageError
+from fustal.batch import run_chain
 from fustal.fetch import ensure
 from fustal.params import Params
 from fustal.progress import follow
-from fustal.runs import CHAIN, adopt, code_digest, data_key
+from fustal.runs import CHAIN, adopt, code_digest, data_key, is_done
 from fustal.sweep import Task, describe, digest_of, jobs_of, plan, read_sweep
+
+LOG = logging.getLogger("distributed.fustal")
+"""What workers do, among what dask's workers log."""
 
 TRAINING = ("generator", "student", "distilled")
 """Stages that ask for a GPU where there are any."""
@@ -83,7 +86,7 @@ def run_sweep(
 
 
 def run_task(values: dict[str, Any], stage: str, donor: str | None, outputs: str, *before: float) -> float:
-    """Runs one notebook of a job, or takes its result over from another job.
+    """Runs one notebook of a job, or takes its result over from another job; nothing where it is done already.
 
     Args:
         values: parameters of the job.
@@ -102,9 +105,13 @@ def run_task(values: dict[str, Any], stage: str, donor: str | None, outputs: str
     params, began = Params(**values), time.monotonic()
     with workplace(outputs, params.run, donor) as folder:
         if donor:
-            adopt(folder / donor, params, stage, folder)
+            if not is_done(params, stage, data_key(load_dataset(params.dataset)), folder):
+                adopt(folder / donor, params, stage, folder)
         else:
-            _run_notebook(params, stage, folder)
+            file = folder / params.run / "params.yaml"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(yaml.safe_dump(params.of(Params), sort_keys=False), encoding="utf-8")
+            run_chain(params, stages=[stage], outputs=folder, say=functools.partial(LOG.info, f"{params.run}: %s"))
     return time.monotonic() - began
 
 
@@ -134,26 +141,6 @@ def workplace(outputs: str, job: str, donor: str | None) -> Iterator[Path]:
 def is_local(outputs: str) -> bool:
     """Whether runs are written where they stay."""
     return "://" not in outputs
-
-
-def _run_notebook(params: Params, stage: str, folder: Path) -> None:
-    """`fustal run` of one stage in its own process, which ends when this one does."""
-    file = folder / params.run / "params.yaml"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(params.of(Params), sort_keys=False), encoding="utf-8")
-    command = [sys.executable, "-m", "fustal", "run", str(file), "--stage", stage, "--lifeline"]
-    threads = {} if params.threads == 0 else {"OMP_NUM_THREADS": str(params.threads)}
-    environment = os.environ | threads | {"FUSTAL_OUTPUTS": str(folder), "TQDM_DISABLE": "1"}
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors
-        )
-        status = process.wait()
-        process.stdin.close()
-        errors.seek(0)
-        last = (errors.read().strip().splitlines() or [f"the process ended with status {status}"])[-1]
-    if status:
-        raise (InputError if status == 2 else StageError)(last.removeprefix("error: ").removeprefix("StageError: "))
 
 
 def look(outputs: str, token: str, datasets: Sequence[str]) -> dict[str, Any]:
@@ -224,7 +211,7 @@ def check(client: Client, jobs: Sequence[Params], outputs: str) -> None:
     """Looks, before anything starts, whether all workers see the same code, versions, data and run folders.
 
     Raises:
-        InputError: a worker does not.
+        InputError: a worker does not, or would run several notebooks at once.
     """
     system, root = fsspec.url_to_fs(outputs)
     token, datasets = f".seen-{uuid.uuid4().hex}", sorted({params.dataset for params in jobs})
@@ -232,6 +219,9 @@ def check(client: Client, jobs: Sequence[Params], outputs: str) -> None:
     with system.open(f"{root}/{token}", "w") as file:
         file.write("written by the client, to be seen by all workers\n")
     try:
+        for worker, threads in client.nthreads().items():
+            if threads > 1:
+                raise InputError(f"worker {worker}: has {threads} threads: start workers with --nthreads 1")
         mine = look(outputs, token, datasets)
         for worker, theirs in client.run(look, outputs, token, datasets).items():
             for name, value in mine.items():

@@ -80,11 +80,17 @@ class _Winograd(torch.autograd.Function):
 def _tiles(x: Tensor) -> Tensor:
     """Inputs (B, T, D) as points of tiles, (TILE + 2, B * tiles, D)."""
     batch, length, dim = x.shape
-    count = -(-length // TILE)
-    padded = F.pad(x, (0, 0, 1, count * TILE + 1 - length))
+    count, inner = -(-length // TILE), max(0, (length - TILE - 1) // TILE)  # tiles, and those that see no edge
+    first = F.pad(x[:, : TILE + 1], (0, 0, 1, max(0, TILE + 1 - length)))
+    last = F.pad(x[:, (inner + 1) * TILE - 1 :], (0, 0, 0, max(0, count * TILE + 1 - length)))
     result = x.new_empty(batch, count, TILE + 2, dim)
-    for sequence, out in zip(padded, result, strict=True):  # one by one, so that no copy of all windows is made
-        torch.matmul(_B, sequence.unfold(0, TILE + 2, TILE).mT, out=out)
+    torch.matmul(_B, first, out=result[:, 0])
+    if inner:
+        for sequence, out in zip(x, result, strict=True):  # one by one, so that no copy of all windows is made
+            windows = sequence[TILE - 1 : (inner + 1) * TILE + 1].unfold(0, TILE + 2, TILE)
+            torch.matmul(_B, windows.mT, out=out[1 : inner + 1])
+    if count > inner + 1:
+        torch.matmul(_B, last.unfold(1, TILE + 2, TILE).mT, out=result[:, inner + 1 :])
     return result.view(-1, TILE + 2, dim).transpose(0, 1)
 
 

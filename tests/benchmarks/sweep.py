@@ -9,8 +9,8 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -56,8 +56,8 @@ def disturbed(folder: Path) -> list[str]:
     (folder / "strict.yaml").write_text(
         yaml.safe_dump(content | {"variants": {"strict": {"confidence_min": 0.999}}, "grid": {}, "seeds": [0]})
     )
-    began, starts = time.monotonic(), Starts()
-    with cluster(folder) as (address, workers), starts:
+    began = time.monotonic()
+    with cluster(folder) as (address, workers):
         failing = start(folder, "sweep", folder / "strict.yaml", "--scheduler", address)
         first = start(folder, "sweep", folder / "chains.yaml", "--scheduler", address)
         wait_until(lambda: len(finished(folder / "chains")) >= 15)
@@ -73,7 +73,7 @@ def disturbed(folder: Path) -> list[str]:
     assert len(list((folder / "chains").glob("*/evaluation/metrics.json"))) == len(jobs) == 24
     planned = sum(task.donor is None for task in plan(jobs, None))
     assert len(computed) == planned
-    twice = {name: count for name, count in starts.of("chains").items() if count > 1}
+    twice = {name: count for name, count in starts(folder / "cluster.log", jobs).items() if count > 1}
     where = f"{WORKERS} workers" + ", each in a network of its own" * namespaces()
     return [
         f"- {len(jobs)} chains on {where}, one of them killed for good, then the client killed and started again, "
@@ -143,40 +143,11 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(1)
 
 
-class Starts:
-    """Sees which notebooks are started for which job, in a process beside."""
-
-    def __enter__(self) -> "Starts":
-        self.seen: set[tuple[int, str]] = set()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", WATCH], stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-        )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.send_signal(signal.SIGINT)
-        self.lines = self.process.communicate()[0].splitlines()
-
-    def of(self, sweep: str) -> Counter[tuple[str, str]]:
-        """How often each stage of each job was started."""
-        found = [line.split() for line in self.lines]
-        return Counter((Path(file).parent.name, stage) for _, file, stage in found if Path(file).parts[-3] == sweep)
-
-
-WATCH = """
-import psutil, time
-seen = set()
-try:
-    while True:
-        for process in psutil.process_iter(["pid", "cmdline"]):
-            line = process.info["cmdline"] or []
-            if "--lifeline" in line and process.pid not in seen:
-                seen.add(process.pid)
-                print(process.pid, line[line.index("run") + 1], line[line.index("--stage") + 1], flush=True)
-        time.sleep(0.3)
-except KeyboardInterrupt:
-    pass
-"""
+def starts(log: Path, jobs: list[Params]) -> Counter[tuple[str, str]]:
+    """How often the notebooks of some jobs were started, by job and notebook, from what the workers logged."""
+    found = re.findall(r"([\w.-]+): \d/\d (\w+) \.\.\.$", log.read_text(), re.MULTILINE)
+    runs = {params.run for params in jobs}
+    return Counter((run, notebook) for run, notebook in found if run in runs)
 
 
 def namespaces() -> bool:

@@ -87,6 +87,10 @@ def test_workers_are_checked_before_anything_starts(client, tasks, tmp_path, mon
     jobs = [task.params for task in tasks]
     cluster.check(client, jobs, str(tmp_path / "new"))
     assert list((tmp_path / "new").iterdir()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "nthreads", lambda: {"tcp://x": 4})
+        with pytest.raises(InputError, match=r"^worker tcp://x: has 4 threads: start workers with --nthreads 1$"):
+            cluster.check(client, jobs, str(tmp_path / "new"))
     seen = iter(["same", "other", "another"])
     monkeypatch.setattr(cluster, "look", lambda *_: {"code": next(seen)})
     with pytest.raises(InputError, match=r"^worker .*: has another code \((an)?other\) than the client \(same\)$"):
@@ -117,6 +121,19 @@ def test_local_workers_do_not_fight(monkeypatch, cores, gpus, memory, threads, e
         assert cards == ["0", "1", "2", "3"]
         assert workers[0]["options"]["resources"] == {"GPU": 1}
         assert "env" not in cluster.local_workers(None, [Params(device="cpu")], 4.0)[0]["options"]
+
+
+def test_a_stage_runs_in_the_sweeps_folder_and_a_donors_is_taken_over_once(tmp_path, monkeypatch):
+    ran, taken = [], []
+    monkeypatch.setattr(cluster, "run_chain", lambda params, *, stages, outputs, say: ran.append((stages, outputs)))
+    monkeypatch.setattr(cluster, "adopt", lambda source, params, *_: taken.append((source.name, params.run)))
+    monkeypatch.setattr(cluster, "is_done", lambda params, *_: params.run == "done")
+    values = {name: Params(run=name, device="cpu").of(Params) for name in ("new", "done")}
+    assert 0 <= cluster.run_task(values["new"], "student", None, str(tmp_path)) < 60
+    assert ran == [(["student"], tmp_path)]
+    assert Params.read(tmp_path / "new" / "params.yaml") == Params(**values["new"])
+    [cluster.run_task(values[name], "student", "other", str(tmp_path)) for name in values]
+    assert taken == [("other", "new")]
 
 
 def test_a_url_is_worked_on_in_a_copy():

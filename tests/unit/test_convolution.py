@@ -18,7 +18,7 @@ def definition(x, weight):
     return F.conv1d(x.mT, weight, padding=1).mT
 
 
-@pytest.mark.parametrize("length", [1, 2, 5, 6, 7, 12, 100])
+@pytest.mark.parametrize("length", [1, 2, 5, 6, 7, 12, 13, 14, 100])
 @pytest.mark.parametrize(("in_dim", "out_dim"), [(WIDE, WIDE + 5), (WIDE, 3), (2, WIDE)])
 def test_values_and_gradients_are_those_of_the_definition(length, in_dim, out_dim):
     x, weight, towards = case(length, in_dim, out_dim)
