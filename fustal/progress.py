@@ -54,10 +54,8 @@ def follow(
                 break
             time.sleep(every)
     failures = failed(futures, tasks)
-    jobs, computed = (
-        Counter(jobs_by_state(states).values()),
-        sum(task.name in futures and not task.donor for task in tasks),
-    )
+    jobs = Counter(jobs_by_state(states).values())
+    computed = sum(task.name in futures and not task.donor for task in tasks)
     say(
         f"{jobs['done']} of {jobs.total()} jobs done, {jobs['failed']} failed, {computed} stages computed, "
         f"{time.monotonic() - began:.0f} s"
@@ -98,14 +96,15 @@ def jobs_by_state(states: Mapping[Name, str]) -> dict[str, str]:
 
 def time_left(states: Mapping[Name, str], futures: Mapping[Name, Future], tasks: Sequence[Task], workers: int) -> float:
     """Seconds, from what the stages that have ended took; not a number as long as a kind of stage has not ended."""
-    seconds: dict[tuple[str, bool], list[float]] = {}
-    for task in tasks:
+    seconds: dict[str, list[float]] = {}
+    computing = [task for task in tasks if task.donor is None]
+    for task in computing:
         if task.name in futures and futures[task.name].status == "finished":
-            seconds.setdefault((task.stage, task.donor is None), []).append(futures[task.name].result())
+            seconds.setdefault(task.stage, []).append(futures[task.name].result())
     left = 0.0
-    for task in tasks:
-        if states[task.name] in ("running", "waiting") and task.donor is None:
-            known = seconds.get((task.stage, True))
+    for task in computing:
+        if states[task.name] in ("running", "waiting"):
+            known = seconds.get(task.stage)
             left += sum(known) / len(known) if known else float("nan")
     return left / max(workers, 1)
 

@@ -12,15 +12,6 @@ BATCH, SNIPPETS, DIM, CLASSES = 16, 750, 2048, 20
 PARAMS = Params(generator_snippets=SNIPPETS, generator_dim=DIM, generator_lr=1e-4)
 
 
-@pytest.fixture
-def two_threads():
-    """The networks on both cores, as the figure from elsewhere has it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def _step(network, losses, **options):
     """One step of training as a function, already warm: forward, losses, backward, Adam."""
     torch.manual_seed(0)
@@ -40,7 +31,8 @@ def _step(network, losses, **options):
     return step
 
 
-def test_generator_step(compare, benchmark, two_threads):
+@pytest.mark.usefixtures("two_threads")
+def test_generator_step(compare, benchmark):
     ours = _step(Generator, _losses, fused=True)
     compare(
         f"generator step, batch {BATCH} × {SNIPPETS} × {DIM} → {DIM}",

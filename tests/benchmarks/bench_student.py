@@ -30,12 +30,7 @@ CANDIDATES, CONFIDENT = 0.37, 0.0003
 """Shares of the class scores above `pre_nms_score` and `relabel_confidence`, as SBHAR's distilled student gave them."""
 
 
-@pytest.fixture(autouse=True)
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def random_features(length, seed):

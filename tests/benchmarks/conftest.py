@@ -6,13 +6,24 @@ import pytest
 import torch
 
 
+def threads(count):
+    """Sets the number of PyTorch's threads until the generator goes on."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """One thread unless a benchmark sets more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    yield from threads(1)
+
+
+@pytest.fixture
+def two_threads(one_thread):
+    """The networks on both cores, as the figures from elsewhere have it."""
+    yield from threads(2)
 
 
 @pytest.fixture

@@ -90,21 +90,17 @@ def undisturbed(folder: Path) -> list[str]:
     content["grid"] = {name: values[-1:] for name, values in content["grid"].items()}
     (folder / "six.yaml").write_text(yaml.safe_dump(content))
     jobs = jobs_of(read_sweep(folder / "six.yaml"), folder / "six.yaml")
+    for params in jobs:
+        (folder / f"{params.run}.yaml").write_text(yaml.safe_dump(params.of(Params)))
+    calls = {
+        "serial": [["run", folder / f"{params.run}.yaml"] for params in jobs],
+        "one": [["sweep", folder / "six.yaml", "--workers", "1"]],
+        "two": [["sweep", folder / "six.yaml", "--workers", "2"]],
+    }
     seconds = {}
-    for name, arguments in {
-        "serial": None,
-        "one": ["--workers", "1"],
-        "two": ["--workers", "2"],
-    }.items():
+    for name, commands in calls.items():
         began = time.monotonic()
-        for params in jobs if arguments is None else [None]:
-            if params is None:
-                run = ["sweep", folder / "six.yaml", "--outputs", folder / name, *arguments]
-            else:
-                file = folder / f"{params.run}.yaml"
-                file.write_text(yaml.safe_dump(params.of(Params)))
-                run = ["run", file]
-            assert start(folder, *run, outputs=folder / name).wait() == 0
+        assert all(start(folder, *command, outputs=folder / name).wait() == 0 for command in commands)
         seconds[name] = time.monotonic() - began
     results = [measured(folder / where, jobs) for where in ("serial", "one/six", "two/six", "chains")]
     same = sum(all(result[params.run] == results[0][params.run] for result in results) for params in jobs)

@@ -1,7 +1,6 @@
 """The chain of notebooks on the demo data, in miniature: what it leaves, what it skips, and how it fails."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -15,26 +14,14 @@ from fustal.annotations import load_dataset, read_results
 from fustal.features import FeatureStore
 from fustal.params import Params
 from fustal.runs import CHAIN
-
-SMALL = {
-    "generator_steps": 30,
-    "student_dim": 32,
-    "student_mlp": 32,
-    "student_lr": 3e-3,
-    "student_epochs": 2,
-    "distill_epochs": 1,
-    "upper_bound_epochs": 1,
-    "device": "cpu",
-}
-"""Small, but enough for the student to learn its labels whatever the seed is: notebook 03 checks that."""
+from tests.notebooks.miniature import SMALL, environment
 
 NOTEBOOKS = [stage.notebook for stage in CHAIN.values()]
 
 
 def call(*command, outputs, cwd):
-    environment = os.environ | {"FUSTAL_OUTPUTS": str(outputs), "TQDM_DISABLE": "1", "NO_COLOR": "1"}
     return subprocess.run(
-        [sys.executable, "-m", *map(str, command)], capture_output=True, text=True, cwd=cwd, env=environment
+        [sys.executable, "-m", *map(str, command)], capture_output=True, text=True, cwd=cwd, env=environment(outputs)
     )
 
 

@@ -1,7 +1,6 @@
 """A sweep of demo chains in miniature: a worker is killed, a job fails, and the rest is as if run one by one."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -15,30 +14,17 @@ import pytest
 import yaml
 
 from fustal import ROOT
+from tests.notebooks.miniature import SMALL, environment
 
 psutil = pytest.importorskip("psutil")
 pytest.importorskip("distributed")
 
-COMMON = {
-    "generator_steps": 30,
-    "student_dim": 32,
-    "student_mlp": 32,
-    "student_lr": 3e-3,
-    "student_epochs": 2,
-    "distill_epochs": 1,
-    "upper_bound_epochs": 0,
-    "device": "cpu",
-}
 SWEEP = {
     "base": str(ROOT / "params" / "demo.yaml"),
-    "common": COMMON,
+    "common": SMALL | {"upper_bound_epochs": 0},
     "variants": {"full": {}, "longer": {"distill_epochs": 2}, "strict": {"confidence_min": 0.999}},
 }
 COMMAND = [sys.executable, "-m", "fustal"]
-
-
-def environment(folder):
-    return os.environ | {"FUSTAL_OUTPUTS": str(folder), "TQDM_DISABLE": "1", "NO_COLOR": "1"}
 
 
 def kernels(process):
