@@ -5,7 +5,7 @@ Taught in notebook 01, section "The data set".
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,7 +62,8 @@ class Dataset:
         root: folder of the data.
         annotations: path of the annotation file.
         classes: class names, sorted; their positions are the class indices everywhere.
-        videos: frame indexed by video name: subset ("train" or "test"), duration (s) and fps, NaN where unknown.
+        videos: frame indexed by video name: subset ("train" or "test"), duration (s) and fps, NaN where unknown; and
+            stored_as, the subset in the paths of features where that differs (`hold_out`).
         segments: frame with video, label, start (s), end (s).
         grids: feature grids of the two stages.
     """
@@ -95,6 +96,31 @@ class Dataset:
         """
         present = pd.crosstab(self.segments.video, self.segments.label) > 0
         return present.reindex(index=videos, columns=self.classes, fill_value=False).to_numpy(np.float32)
+
+
+def hold_out(dataset: Dataset, share: float) -> Dataset:
+    """The data set with some training videos in the place of its test videos, which are not there any more.
+
+    To choose parameters by the video-level labels of videos that no training saw (notebook 06).
+
+    Args:
+        dataset: whole.
+        share: of the training videos that are held out; 0: the data set as it is.
+
+    Raises:
+        InputError: nothing would be left to train on, or to hold out.
+    """
+    if not share:
+        return dataset
+    train = sorted(dataset.split("train"))
+    order = np.random.default_rng(0).permutation(len(train))
+    chosen = {train[i] for i in order[: round(share * len(train))]}
+    if not 0 < len(chosen) < len(train):
+        raise InputError(f"held_out: {share} of {len(train)} training videos leaves none on one side")
+    videos = dataset.videos.loc[train]
+    subset = ["test" if video in chosen else "train" for video in train]
+    segments = dataset.segments[dataset.segments.video.isin(train)].reset_index(drop=True)
+    return replace(dataset, videos=videos.assign(stored_as=videos.subset, subset=subset), segments=segments)
 
 
 def load_dataset(card: str | Path) -> Dataset:

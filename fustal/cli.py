@@ -1,4 +1,4 @@
-"""The command line: `fustal run · sweep · collect · fetch · validate · evaluate · results`.
+"""The command line: `fustal run · sweep · collect · fetch · validate · evaluate · results · ablations`.
 
 Exit status: 0 done, 1 the work failed, 2 the call or its input was wrong.
 """
@@ -159,6 +159,22 @@ def results(
     typer.echo(text)
     if readme:
         insert(text, readme)
+
+
+@app.command()
+def ablations(
+    table: Annotated[Path, typer.Argument(help="what fustal collect wrote of params/sweeps/ablation.yaml")],
+    measure: Annotated[str, typer.Option(help="which is compared")] = "0.1:0.7",
+    readme: Annotated[Path | None, typer.Option(help="write the tables between the markers of this file")] = None,
+) -> None:
+    """Print what each stage and each option is worth, paired by seed; notebook 06 shows and explains it."""
+    from fustal.ablation import markdown, read_table
+    from fustal.results import insert
+
+    text = markdown(read_table(table), measure)
+    typer.echo(text)
+    if readme:
+        insert(text, readme, "ablations")
 
 
 def _assignment(text: str) -> tuple[str, object]:

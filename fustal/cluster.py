@@ -28,7 +28,7 @@ from fustal.annotations import load_dataset
 from fustal.batch import run_chain
 from fustal.fetch import ensure
 from fustal.params import Params
-from fustal.progress import follow
+from fustal.progress import dashboard, follow
 from fustal.runs import CHAIN, adopt, code_digest, data_key, is_done
 from fustal.sweep import Task, describe, digest_of, jobs_of, plan, read_sweep
 
@@ -78,7 +78,7 @@ def run_sweep(
         return []
     with connect(address, workers, jobs, sweep.memory_gib) as client:
         check(client, jobs, outputs)
-        say(f"{sum(client.nthreads().values())} workers; dashboard: {client.dashboard_link}")
+        say(f"{len(client.nthreads())} workers; dashboard: {dashboard(client)}")
         return follow(client, submit(client, tasks, outputs), tasks, say)
 
 

@@ -14,16 +14,16 @@ from fustal.annotations import Dataset
 from fustal.features import FeatureStore
 from fustal.parallel import launch, processes, share, total
 from fustal.params import Params
+from fustal.student.batches import Batch, TrainingVideos, label_weights, whole_videos
 from fustal.student.decoding import Detections, candidates, class_scores, suppress
 from fustal.student.learning import (
-    Batch,
-    TrainingVideos,
+    load_student,
     make_optimizer,
     make_student,
     start_average,
     to_frame,
     train_epochs,
-    whole_videos,
+    train_student,
 )
 from fustal.student.network import Student
 from fustal.training import CHECKPOINT, save_state
@@ -64,15 +64,19 @@ class Relabel(nn.Module):
         if not self.params.corrected and total(batch.x.new_tensor(sum(missing)), count) > 0:
             self.fallback_epoch.fill_(epoch)
             return batch
-        generated = zip(batch.segments, batch.labels, strict=True)
-        chosen = [old if lost else new[::2] for old, new, lost in zip(generated, found, missing, strict=True)]
-        segments, labels = (list(part) for part in zip(*chosen, strict=True))
-        return batch._replace(segments=segments, labels=labels)
+        generated = zip(batch.segments, batch.labels, batch.weights, strict=True)
+        predicted = [
+            (segments, labels, label_weights(scores, labels, self.params)) for segments, scores, labels in found
+        ]
+        chosen = [old if lost else new for old, new, lost in zip(generated, predicted, missing, strict=True)]
+        segments, labels, weights = (list(part) for part in zip(*chosen, strict=True))
+        return batch._replace(segments=segments, labels=labels, weights=weights)
 
     def predict(self, teacher: Student, x: Tensor, mask: Tensor, video_labels: Tensor) -> list[Detections]:
         """The teacher's labels of sequences.
 
-        Only what can become a label is decoded: what is above `relabel_confidence`, else the best.
+        Only what can become a label is decoded: what is above `relabel_confidence`, else the best of the video, or of
+        each class.
 
         Args:
             teacher: the average of the student's weights.
@@ -87,7 +91,8 @@ class Relabel(nn.Module):
         scores = class_scores(output)
         if self.params.corrected:
             scores = scores * video_labels[:, None]
-        least = scores.amax(dim=(1, 2), keepdim=True).clamp(max=self.params.relabel_confidence)
+        best = scores.amax(dim=1 if self.params.relabel_every_class else (1, 2), keepdim=True)
+        least = best.clamp(max=self.params.relabel_confidence)
         found = candidates(teacher, output, scores * (scores >= least), self.params)
         confident = [most_confident(video, self.params) for video in found]
         lengths = mask.sum(dim=1).flatten().tolist()
@@ -124,16 +129,19 @@ def most_confident(found: Detections, params: Params) -> Detections:
 
     Args:
         found: candidates of one video before NMS; may be empty.
-        params: `relabel_confidence` and settings of soft-NMS.
+        params: `relabel_confidence`, settings of soft-NMS, and `relabel_every_class`: beyond the paper, the best of
+            each class stays in any case.
     """
     segments, scores, labels = found
-    confident = scores > params.relabel_confidence
-    if not confident.any():
-        best = scores.argsort(descending=True)[:1]
-        return segments[best], scores[best], labels[best]
-    segments, scores, labels = suppress((segments[confident], scores[confident], labels[confident]), params)
-    keep = scores > params.relabel_confidence
-    return segments[keep], scores[keep], labels[keep]
+    if not len(scores):
+        return found
+    best = scores.new_zeros(int(labels.max()) + 1).scatter_reduce(0, labels, scores, "amax")
+    if not params.relabel_every_class:
+        best = best.amax().expand_as(best)
+    early = (scores > params.relabel_confidence) | (scores == best[labels])
+    segments, scores, labels = suppress((segments[early], scores[early], labels[early]), params)
+    late = (scores > params.relabel_confidence) | (scores == best[labels])
+    return segments[late], scores[late], labels[late]
 
 
 def distill(
@@ -148,6 +156,9 @@ def distill(
 ) -> tuple[Student, Student]:
     """Goes on training the student on the labels that its average predicts (notebook 04).
 
+    The paper does so once. In each further one of `distill_rounds` a new student learns from what the last teacher says
+    of the training videos, in place of the pseudo labels, and is distilled in turn.
+
     Args:
         params: of the run.
         dataset: its training videos and their video-level labels.
@@ -156,11 +167,32 @@ def distill(
         student: as notebook 03 left it, see `fustal.student.load_student`.
         ema: the average of its weights.
         optimizer: in the state in which notebook 03 left it.
-        folder: receives weights and log.
+        folder: receives weights and log of the last round; earlier ones have folders of their own in it.
 
     Returns:
         The student and its average; the average is the result.
     """
+    for left in reversed(range(params.distill_rounds)):
+        here = folder / f"{left}_before_last" if left else folder
+        student, ema = _distill_once(params, dataset, store, pseudo_labels, student, ema, optimizer, here)
+        if left:
+            pseudo_labels = teacher_labels(ema, dataset, store, dataset.split("train"), params)
+            train_student(params, dataset, store, pseudo_labels, here / "student")
+            student, ema, optimizer = load_student(here / "student", params, store.dim, len(dataset.classes))
+    return student, ema
+
+
+def _distill_once(
+    params: Params,
+    dataset: Dataset,
+    store: FeatureStore,
+    pseudo_labels: pd.DataFrame,
+    student: Student,
+    ema: Student,
+    optimizer: torch.optim.Optimizer,
+    folder: Path,
+) -> tuple[Student, Student]:
+    """One round: goes on training the student on the labels that its average predicts."""
     data = TrainingVideos(params, dataset, store, pseudo_labels, next(student.parameters()).device)
     epochs = range(params.student_epochs, params.student_epochs + params.distill_epochs)
     relabel = Relabel(params).to(data.device)
@@ -180,4 +212,4 @@ def _distill_share(
     """What a process of several does: student, average and optimiser come from the checkpoint in the folder."""
     student = make_student(params, store.dim, len(dataset.classes))
     optimizer = make_optimizer(student, params)
-    distill(params, dataset, store, pseudo_labels, student, start_average(student), optimizer, folder)
+    _distill_once(params, dataset, store, pseudo_labels, student, start_average(student), optimizer, folder)

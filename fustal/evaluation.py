@@ -11,6 +11,9 @@ import pandas as pd
 
 from fustal import InputError
 
+SHARES = ("precision", "recall", "f1")
+"""Measures of labels at each tIoU."""
+
 
 def mean_average_precision(
     detections: pd.DataFrame, ground_truth: pd.DataFrame, tious: Iterable[float]
@@ -122,6 +125,49 @@ def pseudo_label_quality(
     return pd.DataFrame(rows, index=pd.Index(tious, name="tIoU"))
 
 
+def label_measures(labels: pd.DataFrame, ground_truth: pd.DataFrame) -> dict[str, float]:
+    """What `metrics.json` says of the labels of one stage.
+
+    Returns:
+        Percent: precision, recall and f1 at tIoU .3, .5 and .7; mean tIoU of what is matched at .5; `coverage`.
+        Seconds: boundary error of what is matched at .5. The number of labels. What is not defined is left out.
+    """
+    quality = pseudo_label_quality(labels, ground_truth)
+    result = {f"{name} at {t:g}": 100 * quality.loc[t, name] for t in quality.index for name in SHARES}
+    middle = quality.loc[0.5]
+    result |= {"mean tIoU": 100 * middle["mean_tiou"], "boundary error (s)": middle["boundary_error"]}
+    result |= {"coverage": 100 * coverage(labels, ground_truth), "labels": len(labels)}
+    return {name: value for name, value in result.items() if pd.notna(value)}
+
+
+def coverage(labels: pd.DataFrame, ground_truth: pd.DataFrame) -> float:
+    """Share of the classes of all videos that have at least one label; the ground truth is asked for no times.
+
+    >>> truth = pd.DataFrame({"video": ["v", "v", "w"], "label": ["run", "run", "jump"]})
+    >>> coverage(truth[:1], truth)
+    0.5
+    """
+    known, found = (set(zip(frame.video, frame.label, strict=True)) for frame in (ground_truth, labels))
+    return len(known & found) / max(len(known), 1)
+
+
+def video_level_average_precision(detections: pd.DataFrame, ground_truth: pd.DataFrame) -> pd.Series:
+    """How well the best detection of each class tells which videos have it; the ground truth is asked for no times.
+
+    This needs video-level labels only, so that it may be used to choose parameters, on videos held out from training.
+
+    Returns:
+        Average precision in [0, 1] of each class.
+
+    >>> truth = pd.DataFrame({"video": ["v", "w"], "label": ["run", "jump"]})
+    >>> video_level_average_precision(truth.assign(score=[0.9, 0.3]), truth).to_dict()
+    {'jump': 1.0, 'run': 1.0}
+    """
+    best = detections.groupby(["video", "label"], as_index=False).score.max().assign(start=0.0, end=1.0)
+    known = ground_truth[["video", "label"]].drop_duplicates().assign(start=0.0, end=1.0)
+    return mean_average_precision(best, known, [0.5])[0.5]
+
+
 def true_positive(labels: pd.DataFrame, ground_truth: pd.DataFrame, tiou: float = 0.5) -> np.ndarray:
     """Whether each label overlaps some true segment of its video and class with at least this tIoU.
 
@@ -135,6 +181,25 @@ def true_positive(labels: pd.DataFrame, ground_truth: pd.DataFrame, tiou: float 
     result = np.zeros(len(labels), dtype=bool)
     result[found[overlap >= tiou]] = True
     return result
+
+
+def overtaking(iou_scores: np.ndarray, is_true: np.ndarray, width: float = 0.1) -> float:
+    """The IoU score from which on more proposals are true than false; the paper's is about .55 on THUMOS'14.
+
+    Args:
+        iou_scores: (N,) of proposals.
+        is_true: (N,) booleans.
+        width: of the bins of the histogram.
+
+    Returns:
+        Where the first bin with more true than false proposals begins; NaN if there is none.
+
+    >>> overtaking(np.array([0.05, 0.06, 0.31, 0.32, 0.35]), np.array([False, True, True, True, False]))
+    0.3
+    """
+    bins = np.arange(0, np.max(iou_scores, initial=0) + 2 * width, width)
+    right, wrong = (np.histogram(iou_scores[part], bins)[0] for part in (is_true, ~is_true))
+    return float(np.round(bins[np.argmax(right > wrong)], 6)) if (right > wrong).any() else float("nan")
 
 
 def precision_recall(detections: pd.DataFrame, ground_truth: pd.DataFrame, tiou: float) -> pd.DataFrame:

@@ -62,7 +62,8 @@ class FeatureStore:
 
     def __init__(self, dataset: Dataset, stage: str) -> None:
         self.dataset, self.grid = dataset, dataset.grids[stage]
-        self._subsets, self._fps = dataset.videos.subset.to_dict(), dataset.videos.fps.to_dict()
+        self._subsets = dataset.videos.get("stored_as", dataset.videos.subset).to_dict()
+        self._fps = dataset.videos.fps.to_dict()
         self._layouts: dict[str, list[Layout]] = {}
         self._finite: set[str] = set()
 

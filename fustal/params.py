@@ -38,6 +38,9 @@ class SharedParams(BaseModel):
     recipe: Literal["published", "corrected"] = _field(
         "corrected", "the released code's behaviour, or its errors mended"
     )
+    held_out: float = _field(
+        0.0, "share of the training videos that take the test videos' place, to choose parameters", ge=0, lt=1
+    )
 
 
 class GeneratorParams(BaseModel):
@@ -66,6 +69,9 @@ class GeneratorParams(BaseModel):
     oic_flank: float = _field(0.25, "length of a flank as a share of the run", ge=0)
     oic_video_weight: float = _field(0.2, "weight of the video score in a proposal's score", ge=0)
     proposal_nms: float = _field(0.5, "tIoU of the hard NMS of proposals", gt=0, le=1)
+    fusion_sigma: float = _field(
+        0.0, "width of the Gaussian that fuses what NMS suppresses into what it keeps; 0: none", ge=0
+    )
 
 
 class SelectionParams(BaseModel):
@@ -73,6 +79,13 @@ class SelectionParams(BaseModel):
 
     iou_score_min: float = _field(0.2, "gamma, least IoU score of a pseudo label", ge=0)
     confidence_min: float = _field(0.4, "eta, a pseudo label's confidence exceeds it")
+    iou_score_kind: Literal["paper", "class-aware"] = _field(
+        "paper", "over all proposals, or its class's, by confidence, duplicates once"
+    )
+    thresholds: Literal["absolute", "percentile"] = _field(
+        "absolute", "gamma and eta as they are, or shares of the class below them"
+    )
+    label_every_class: bool = _field(False, "each known class of a video keeps its most confident proposal")
 
 
 class StudentParams(BaseModel):
@@ -91,6 +104,10 @@ class StudentParams(BaseModel):
     crop_min: float = _field(0.9, "least share of a sequence that the random crop keeps", gt=0, le=1)
     input_noise: float = _field(5e-4, "standard deviation of the noise added to the features", ge=0)
     center_radius: float = _field(1.5, "strides round a segment's centre whose points are positive", gt=0)
+    border_ignore: float = _field(0.0, "share of a label's length at its borders whose points are no negatives", ge=0)
+    label_weights: Literal["equal", "confidence"] = _field(
+        "equal", "all count alike, or by their share of the best confidence"
+    )
     mil_weight: float = _field(1.0, "weight of the video-level (MIL) loss", ge=0)
     mil_ratio: int = _field(5, "the top n // mil_ratio positions make the video score", ge=1)
     mil_dropout: float = _field(0.7, "dropout on the class logits of the MIL loss", ge=0, lt=1)
@@ -115,6 +132,10 @@ class DistillationParams(BaseModel):
 
     distill_epochs: int = _field(6, "epochs on the teacher's labels", ge=1)
     relabel_confidence: float = _field(0.4, "eta', a teacher's detection above it becomes a label", ge=0, le=1)
+    relabel_every_class: bool = _field(
+        False, "not only the video's best stays in any case, but that of every known class"
+    )
+    distill_rounds: int = _field(1, "after the first, a new student starts from the teacher's labels each time", ge=1)
 
 
 class EvaluationParams(BaseModel):

@@ -122,7 +122,12 @@ def board(
     table.add_row("jobs", *(str(jobs[state] or "") for state in STATES))
     left = time_left(states, futures, tasks, sum(client.nthreads().values()))
     about = "not known yet" if left != left else f"about {left / 60:.0f} min"
-    return Group(table, f"{passed / 60:.0f} min passed, time left {about}; dashboard: {client.dashboard_link}")
+    return Group(table, f"{passed / 60:.0f} min passed, time left {about}; dashboard: {dashboard(client)}")
+
+
+def dashboard(client: Client) -> str:
+    """The address of the scheduler's dashboard, if it has one."""
+    return client.dashboard_link if "dashboard" in client.scheduler_info()["services"] else "none"
 
 
 def ending(future: Future) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from fustal.params import Params, grid
-from fustal.segments import hard_nms, iou_score
+from fustal.segments import hard_nms, iou_score, vote
 
 
 def propose(
@@ -41,7 +41,8 @@ def propose(
         segments = np.stack([first * position, (last + 1) * position], axis=1)
         scores = contrast + params.oic_video_weight * score[c]
         kept = suppress(segments, scores, params)
-        found.append((np.full(len(kept), c), scores[kept], segments[kept]))
+        segments = fuse(segments[kept], segments, scores, params) if params.fusion_sigma else segments[kept]
+        found.append((np.full(len(kept), c), scores[kept], segments))
     label, scores, segments = (np.concatenate(part) for part in zip(*found, strict=True))
     return pd.DataFrame({"label": label, "score": scores, "start": segments[:, 0], "end": segments[:, 1]})
 
@@ -55,6 +56,21 @@ def suppress(segments: np.ndarray, scores: np.ndarray, params: Params) -> np.nda
     order = np.argsort(-scores, kind="stable") if params.corrected else np.argsort(scores)[::-1].copy()
     ordered = torch.from_numpy(segments[order]), torch.from_numpy(scores[order])
     return order[hard_nms(*ordered, params.proposal_nms, plus_one=not params.corrected).numpy()]
+
+
+def fuse(kept: np.ndarray, segments: np.ndarray, scores: np.ndarray, params: Params) -> np.ndarray:
+    """Beyond the paper: each proposal that NMS kept becomes the average of those that it suppressed, and itself.
+
+    They are weighted by their scores and by a Gaussian of 1 - tIoU, so that many thresholds have a say in a border.
+
+    Args:
+        kept: (K, 2) s.
+        segments: (N, 2) all proposals of the class, s.
+        scores: (N,) their confidences; what is negative does not count.
+        params: `proposal_nms`, `fusion_sigma`.
+    """
+    tensors = (torch.from_numpy(part) for part in (kept, segments, scores.clip(min=0)))
+    return vote(*tensors, params.proposal_nms, sigma=params.fusion_sigma).numpy()
 
 
 def contrasted_runs(
@@ -154,25 +170,52 @@ def outer_inner_contrast(
     return inside / (last - first + 1) - outside / np.maximum(flanks, 1)
 
 
-def add_iou_score(proposals: pd.DataFrame) -> pd.DataFrame:
+def add_iou_score(proposals: pd.DataFrame, kind: str = "paper") -> pd.DataFrame:
     """Adds `iou_score`: the sum of a proposal's tIoU with all others of its video, whatever their class.
 
     Source: paper section 3.3; METHOD.md section 3. A classification-based generator proposes more densely round true
     actions, so a high score is a reason to believe a proposal.
+
+    Args:
+        proposals: video, label, score, start, end.
+        kind: "paper"; or, beyond it, "class-aware": only proposals of the same class count, each as much as its
+            confidence, and of exact duplicates only the most confident one is kept.
     """
+    if kind == "class-aware":
+        ranked = proposals.sort_values("score", ascending=False, kind="stable")
+        proposals = ranked.drop_duplicates(["video", "label", "start", "end"]).sort_index().reset_index(drop=True)
     score, segments = np.zeros(len(proposals)), torch.from_numpy(proposals[["start", "end"]].to_numpy(float))
-    for rows in proposals.groupby("video").indices.values():
-        score[rows] = iou_score(segments[rows]).numpy()
+    confidence = torch.from_numpy(proposals.score.to_numpy(float)).clamp(min=0)
+    for rows in proposals.groupby(["video"] if kind == "paper" else ["video", "label"]).indices.values():
+        score[rows] = iou_score(segments[rows], None if kind == "paper" else confidence[rows]).numpy()
     return proposals.assign(iou_score=score)
 
 
-def select(proposals: pd.DataFrame, iou_score_min: float, confidence_min: float) -> pd.DataFrame:
+def judged(proposals: pd.DataFrame, *, percentile: bool = False) -> pd.DataFrame:
+    """What gamma and eta are compared with: IoU score and confidence (N, 2), or their percentiles within the class."""
+    values = proposals[["iou_score", "score"]]
+    return values.groupby(proposals.label).rank(pct=True) if percentile else values
+
+
+def select(
+    proposals: pd.DataFrame,
+    iou_score_min: float,
+    confidence_min: float,
+    *,
+    percentile: bool = False,
+    every_class: bool = False,
+) -> pd.DataFrame:
     """The pseudo labels: proposals with an IoU score of at least gamma and a confidence above eta.
 
     Args:
-        proposals: with columns score and iou_score.
+        proposals: with columns video, label, score and iou_score.
         iou_score_min: gamma.
         confidence_min: eta.
+        percentile: beyond the paper: gamma and eta are shares, 0 to 1, of the class's proposals that lie below.
+        every_class: beyond the paper: the most confident proposal of each class of a video stays in any case.
     """
-    keep = (proposals.iou_score >= iou_score_min) & (proposals.score > confidence_min)
+    values = judged(proposals, percentile=percentile)
+    keep = (values.iou_score >= iou_score_min) & (values.score > confidence_min)
+    if every_class:
+        keep.loc[proposals.groupby(["video", "label"]).score.idxmax()] = True
     return proposals[keep].reset_index(drop=True)

@@ -22,6 +22,12 @@ STAGE_NAMES = {
 }
 
 
+LABEL_MEASURES = (
+    *("precision at 0.5", "recall at 0.5", "f1 at 0.5", "mean tIoU", "boundary error (s)", "coverage", "labels"),
+)
+"""Measures of labels that the table shows; `metrics.json` has more."""
+
+
 def collect(runs: Sequence[str | Path]) -> pd.DataFrame:
     """Reads the metrics of runs into one tidy frame.
 
@@ -89,9 +95,11 @@ def write_table(frame: pd.DataFrame, path: Path) -> Path:
 def _measures(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     """Stage, measure and value of everything that a run measured."""
     labels = {f"labels/{name}": values for name, values in metrics["labels"].items()}
+    video_level = {stage: {"video-level mAP": value} for stage, value in metrics.get("video-level mAP", {}).items()}
     return [
         {"stage": stage, "measure": name, "value": value}
-        for stage, values in (metrics["mAP"] | labels).items()
+        for part in (metrics["mAP"], video_level, labels)
+        for stage, values in part.items()
         for name, value in values.items()
     ]
 
@@ -106,9 +114,10 @@ def table(results: pd.DataFrame) -> str:
             f"{len(seeds)} seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))}), mean ± std, last step"
         )
         stages = [name for name in STAGE_NAMES if name in set(part.stage)]
-        blocks.append(_markdown(part, {STAGE_NAMES[name]: name for name in stages}, "mAP at tIoU"))
+        mean_ap = part[part.measure.str.match(r"[\d.:]+$")]
+        blocks.append(_markdown(mean_ap, {STAGE_NAMES[name]: name for name in stages}, "mAP at tIoU"))
         labels = {name.removeprefix("labels/"): name for name in part.stage.unique() if name.startswith("labels/")}
-        blocks.append(_markdown(part, labels, "labels of training videos"))
+        blocks.append(_markdown(part[part.measure.isin(LABEL_MEASURES)], labels, "labels of training videos"))
     return "\n\n".join(blocks)
 
 

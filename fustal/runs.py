@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from fustal import ROOT, InputError
-from fustal.annotations import Dataset, load_dataset
+from fustal.annotations import Dataset, hold_out, load_dataset
 from fustal.features import FeatureStore
 from fustal.fetch import ensure
 from fustal.files import atomic, digest, read_json, write_json
@@ -79,6 +79,7 @@ CHAIN = {
             (
                 "distilled/model.safetensors",
                 "distilled/ema.safetensors",
+                "distilled/labels_before.json",
                 "distilled/labels_train.json",
                 "distilled/detections_test.json",
             ),
@@ -93,6 +94,7 @@ CHAIN = {
                 "selection/pseudo_labels.json",
                 "student/detections_test.json",
                 "student/detections_test_ema.json",
+                "distilled/labels_before.json",
                 "distilled/labels_train.json",
                 "distilled/detections_test.json",
             ),
@@ -170,7 +172,8 @@ def open_stage(name: str, namespace: Mapping[str, Any]) -> Run:
         raise InputError(f"{folder / missing[0]}: no such file: run notebook {maker} first, with run = {params.run!r}")
     ensure(params.dataset)
     dataset = load_dataset(params.dataset)
-    run = Run(params, stage, folder, dataset, stage_key(params, stage, data_key(dataset)), started)
+    key = stage_key(params, stage, data_key(dataset))
+    run = Run(params, stage, folder, hold_out(dataset, params.held_out), key, started)
     run.here.mkdir(parents=True, exist_ok=True)
     (run.here / "stage.json").unlink(missing_ok=True)
     _forget_other_checkpoints(run)

@@ -29,13 +29,14 @@ def tiou_matrix(a: Tensor, b: Tensor, *, plus_one: bool = False) -> Tensor:
     return torch.where(union > 0, overlap / union, 0.0)
 
 
-def iou_score(segments: Tensor) -> Tensor:
+def iou_score(segments: Tensor, weights: Tensor | None = None) -> Tensor:
     """How densely other segments surround each one: the sum of its tIoU with all others (METHOD.md section 3).
 
     Taught in notebook 02; FuSTAL's prior-based filter keeps the proposals of a video where this is high.
 
     Args:
         segments: (N, 2) all proposals of one video, whatever their class.
+        weights: (N,) how much each counts for the others; 1 if not given.
 
     Returns:
         (N,) at least 0.
@@ -44,7 +45,8 @@ def iou_score(segments: Tensor) -> Tensor:
     tensor([1.3333, 1.3333, 0.6667])
     """
     a, b, tiou = _overlaps(segments.detach().cpu().numpy())
-    score = np.bincount(a, tiou, len(segments)) + np.bincount(b, tiou, len(segments))
+    weight = np.ones(len(segments)) if weights is None else weights.detach().cpu().numpy()
+    score = np.bincount(a, tiou * weight[b], len(segments)) + np.bincount(b, tiou * weight[a], len(segments))
     return torch.from_numpy(score.astype(tiou.dtype)).to(segments.device)
 
 
@@ -244,7 +246,7 @@ def _pick_one_by_one(
     return np.array(picks, int), np.array(values, score.dtype)
 
 
-def vote(segments: Tensor, voters: Tensor, scores: Tensor, tiou: float) -> Tensor:
+def vote(segments: Tensor, voters: Tensor, scores: Tensor, tiou: float, *, sigma: float = float("inf")) -> Tensor:
     """Replaces each segment by the average of the voters around it, weighted by their scores (METHOD.md section 4).
 
     Args:
@@ -252,6 +254,7 @@ def vote(segments: Tensor, voters: Tensor, scores: Tensor, tiou: float) -> Tenso
         voters: (M, 2) segments that vote, usually the detections before NMS.
         scores: (M,) their confidences.
         tiou: least tIoU of a voter with the segment.
+        sigma: if given, a vote is also weighted by exp(-(1 - tIoU)² / sigma).
 
     Returns:
         (N, 2); a segment without voters stays as it is.
@@ -259,6 +262,7 @@ def vote(segments: Tensor, voters: Tensor, scores: Tensor, tiou: float) -> Tenso
     >>> vote(torch.tensor([[0.0, 4.0]]), torch.tensor([[0.0, 4.0], [0.0, 5.0], [7.0, 9.0]]), torch.ones(3), 0.7)
     tensor([[0.0000, 4.5000]])
     """
-    weight = (tiou_matrix(segments, voters) >= tiou) * scores
+    overlap = tiou_matrix(segments, voters)
+    weight = (overlap >= tiou) * scores * torch.exp(-((1 - overlap) ** 2) / sigma)
     total = weight.sum(dim=1, keepdim=True)
     return torch.where(total > 0, weight @ voters / total.clamp(min=torch.finfo(total.dtype).tiny), segments)

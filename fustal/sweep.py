@@ -23,13 +23,14 @@ Scalar = str | int | float | bool
 
 
 class Sweep(BaseModel):
-    """A file of `params/sweeps`: every variant with every combination of the grid and every seed is a job."""
+    """A file of `params/sweeps`: every base with every variant, combination of the grid and seed is a job."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    base: str = Field(description="preset: a name in params/, or a path to a YAML file")
+    base: str | dict[str, dict[str, Scalar]] = Field(
+        description="preset, a name in params/ or a path; or several -> parameters that differ from theirs"
+    )
     seeds: list[int] = Field(default=[0], min_length=1)
-    common: dict[str, Scalar] = Field(default={}, description="parameters of all jobs that differ from the base")
     grid: dict[str, list[Scalar]] = Field(default={}, description="parameter -> values; all combinations")
     variants: dict[str, dict[str, Scalar]] = Field(default={}, description="name -> parameters of one variant")
     memory_gib: float = Field(default=4.0, gt=0, description="that a job may need")
@@ -86,21 +87,24 @@ def jobs_of(sweep: Sweep, path: Path) -> list[Params]:
     Raises:
         InputError: an unknown preset or parameter, a value out of range, or two jobs that are the same.
     """
-    varied = {*sweep.common, *sweep.grid, *itertools.chain.from_iterable(sweep.variants.values())}
+    bases = {sweep.base: {}} if isinstance(sweep.base, str) else sweep.base
+    varied = {*sweep.grid, *itertools.chain(*bases.values(), *sweep.variants.values())}
     if reserved := {"run", "seed"} & varied:
         raise InputError(f"{path}: {sorted(reserved)[0]} cannot be varied by hand (there is 'seeds')")
-    base = ROOT / "params" / f"{sweep.base}.yaml" if re.fullmatch(r"[\w-]+", sweep.base) else path.parent / sweep.base
     values = [[(name, value) for value in choices] for name, choices in sweep.grid.items()]
     jobs: dict[str, Params] = {}
-    for (variant, changes), *point, seed in itertools.product(
-        (sweep.variants or {"": {}}).items(), *values, sweep.seeds
+    for (base, own), (variant, changes), *point, seed in itertools.product(
+        bases.items(), (sweep.variants or {"": {}}).items(), *values, sweep.seeds
     ):
-        parts = [variant] * bool(variant) + [f"{name}-{value}" for name, value in point] + [f"seed{seed}"]
+        preset = ROOT / "params" / f"{base}.yaml" if re.fullmatch(r"[\w-]+", base) else path.parent / base
+        parts = [preset.stem] * (len(bases) > 1) + [variant] * bool(variant)
+        parts += [f"{name}-{value}" for name, value in point] + [f"seed{seed}"]
         run = re.sub(r"[^\w.-]", "_", "-".join(parts))
         if run in jobs:
             raise InputError(f"{path}: two jobs have the name {run}")
         try:
-            jobs[run] = Params.read(base, **sweep.common | changes | dict(point) | {"seed": seed, "run": run})
+            changed = own | changes | dict(point) | {"seed": seed, "run": run}
+            jobs[run] = Params.read(preset, **changed)
         except InputError as error:
             raise InputError(f"{path}: job {run}: {error}") from None
     return list(jobs.values())

@@ -1,7 +1,8 @@
 """The regression-based student: TriDet on pseudo labels, with a video-level loss (METHOD.md section 4, notebook 03)."""
 
+from fustal.student.batches import TrainingVideos
 from fustal.student.decoding import candidates, class_scores, decode, detect, suppress
-from fustal.student.learning import TrainingVideos, load_student, localize, train_student
+from fustal.student.learning import load_student, localize, train_student
 from fustal.student.losses import diou_loss, focal_loss, mil_loss, offset_iou, student_loss
 from fustal.student.network import Borders, Student, StudentOutput
 from fustal.student.targets import assign, points

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from fustal.parallel import gather, total
 from fustal.params import Params
 from fustal.student.decoding import decode
 from fustal.student.network import Student, StudentOutput
-from fustal.student.targets import assign, points
+from fustal.student.targets import assign, near_borders, points
 
 IOU_POWER = 0.2
 """Exponent of the IoU that weights a positive point in the focal loss."""
@@ -97,6 +98,7 @@ def student_loss(
     segments: Sequence[Tensor],
     labels: Sequence[Tensor],
     video_labels: Tensor,
+    weights: Sequence[Tensor] | None,
     params: Params,
 ) -> dict[str, Tensor]:
     """All losses of a batch; while the model trains, its count of positives is updated.
@@ -109,16 +111,16 @@ def student_loss(
         segments: per video (N, 2), snippets; N may be 0.
         labels: per video (N,) classes.
         video_labels: (B, C) multi-hot.
-        params: `center_radius`, `mil_weight`, `mil_ratio`, `mil_dropout`, `recipe`.
+        weights: per video (N,), what each label counts; None: 1.
+        params: `center_radius`, `border_ignore`, `mil_weight`, `mil_ratio`, `mil_dropout`, `recipe`.
 
     Returns:
         Scalars "loss" (the weighted sum), "focal", "diou", "mil".
     """
     logits, valid, grid = output.class_logits, output.mask, points(output.lengths, output.mask.device)
-    targets = [
-        assign(grid, *pair, logits.shape[2], params.center_radius) for pair in zip(segments, labels, strict=True)
-    ]
-    classes, offsets = (torch.stack(parts) for parts in zip(*targets, strict=True))
+    truth = list(zip(segments, labels, strict=True))
+    targets = [assign(grid, *pair, logits.shape[2], params.center_radius) for pair in truth]
+    classes, offsets, winner = (torch.stack(parts) for parts in zip(*targets, strict=True))
     classes = classes * valid
     batch = len(video_labels)
     positives = total(classes.any(dim=-1).sum(), batch).clamp(min=1)
@@ -128,10 +130,14 @@ def student_loss(
     video, point, label = classes.nonzero(as_tuple=True)
     borders = model.borders(output, video, point)
     decoded, wanted = decode(borders, output.lengths, video, point, label), offsets[video, point]
+    counts = pad_sequence(list(weights), batch_first=True)[video, winner[video, point]] if weights else 1.0
     weight = torch.ones_like(logits)
-    weight[video, point, label] = offset_iou(decoded.detach(), wanted) ** IOU_POWER
+    if params.border_ignore:
+        ignored = [near_borders(grid, *pair, logits.shape[2], params.border_ignore) for pair in truth]
+        weight.masked_fill_(torch.stack(ignored), 0)
+    weight[video, point, label] = offset_iou(decoded.detach(), wanted) ** IOU_POWER * counts
     focal = total((focal_loss(logits, classes) * weight * valid).sum(), batch) / model.positives
-    diou = total(diou_loss(decoded, wanted).sum(), batch) / model.positives
+    diou = total((diou_loss(decoded, wanted) * counts).sum(), batch) / model.positives
 
     finest, mask = _drop(output, params, model.training)
     mil = mil_loss(finest, mask, video_labels, params.mil_ratio, corrected=params.corrected)

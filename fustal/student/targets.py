@@ -36,7 +36,9 @@ def points(lengths: Sequence[int], device: torch.device | str = "cpu") -> Points
     return Points(position, stride, level, low, high)
 
 
-def assign(points: Points, segments: Tensor, labels: Tensor, num_classes: int, radius: float) -> tuple[Tensor, Tensor]:
+def assign(
+    points: Points, segments: Tensor, labels: Tensor, num_classes: int, radius: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Targets of one video.
 
     A point is positive for a segment that covers it, whose centre is less than `radius` strides away and whose farther
@@ -50,14 +52,15 @@ def assign(points: Points, segments: Tensor, labels: Tensor, num_classes: int, r
         radius: strides.
 
     Returns:
-        Classes (P, C), 0 or 1: those of all segments within 1e-3 snippets of the shortest; and offsets (P, 2) to start
-        and end of the shortest, in strides, meaningful at positive points only.
+        Classes (P, C), 0 or 1: those of all segments within 1e-3 snippets of the shortest; offsets (P, 2) to start and
+        end of the shortest, in strides, and its row (P,): both meaningful at positive points only.
 
     >>> assign(points([4]), torch.tensor([[0.5, 2.5]]), torch.tensor([1]), num_classes=2, radius=1.5)[0].tolist()
     [[0.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.0]]
     """
     if not len(segments):
-        return segments.new_zeros(len(points.position), num_classes), segments.new_zeros(len(points.position), 2)
+        nothing = segments.new_zeros(len(points.position), num_classes + 2)
+        return nothing[:, 2:], nothing[:, :2], nothing[:, 0].long()
     reach = (points.position[:, None, None] - segments) * segments.new_tensor([1, -1])  # (P, N, 2)
     centred = (points.position[:, None] - segments.mean(dim=1)).abs() < radius * points.stride[:, None]
     farthest = reach.amax(dim=2)
@@ -67,4 +70,25 @@ def assign(points: Points, segments: Tensor, labels: Tensor, num_classes: int, r
     near = (length <= shortest[:, None] + 1e-3) & length.isfinite()
     classes = (near.float() @ F.one_hot(labels, num_classes).float()).clamp(max=1)
     offsets = reach[torch.arange(len(winner), device=winner.device), winner] / points.stride[:, None]
-    return classes, offsets
+    return classes, offsets, winner
+
+
+def near_borders(points: Points, segments: Tensor, labels: Tensor, num_classes: int, share: float) -> Tensor:
+    """Beyond the paper: where a pseudo label cannot be trusted, as its borders may be anywhere near.
+
+    Args:
+        points: of the pyramid.
+        segments: (N, 2) snippets; N may be 0.
+        labels: (N,) classes.
+        num_classes: C.
+        share: of a segment's length, to both sides of its start and of its end.
+
+    Returns:
+        (P, C), true near a border of a segment of the class.
+
+    >>> near_borders(points([6]), torch.tensor([[1.0, 5.0]]), torch.tensor([0]), num_classes=1, share=0.25)[:, 0].int()
+    tensor([1, 1, 1, 0, 1, 1], dtype=torch.int32)
+    """
+    distance = (points.position[:, None, None] - segments).abs().amin(dim=2)  # (P, N)
+    near = distance <= share * (segments[:, 1] - segments[:, 0])
+    return near.float() @ F.one_hot(labels, num_classes).float() > 0

@@ -17,7 +17,8 @@ from fustal.distillation import Relabel
 from fustal.features import FeatureStore
 from fustal.params import Params
 from fustal.student import Student, localize, student_loss
-from fustal.student.learning import Batch, make_optimizer, start_average, update_average
+from fustal.student.batches import Batch
+from fustal.student.learning import make_optimizer, start_average, update_average
 from tests.benchmarks import plain_student, shapes
 from tests.benchmarks.conftest import spent
 
@@ -71,7 +72,8 @@ def make_batch():
     spans = [shapes.actions(seconds, random) / seconds * LENGTH for _ in range(BATCH)]
     segments = [torch.from_numpy(span.astype(np.float32)) for span in spans]
     labels = [torch.full((len(span),), i) for i, span in enumerate(spans)]
-    return Batch(x, torch.ones(BATCH, LENGTH, 1, dtype=torch.bool), segments, labels, torch.eye(BATCH, shapes.CLASSES))
+    mask, weights = torch.ones(BATCH, LENGTH, 1, dtype=torch.bool), [torch.ones(len(span)) for span in spans]
+    return Batch(x, mask, segments, labels, torch.eye(BATCH, shapes.CLASSES), weights)
 
 
 def training(student, relabel=None):

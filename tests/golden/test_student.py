@@ -10,8 +10,8 @@ from numpy.testing import assert_allclose
 from fustal.features import VideoGrid
 from fustal.params import Params
 from fustal.student import Student, assign, detect, diou_loss, focal_loss, offset_iou, points, student_loss
+from fustal.student.batches import pad
 from fustal.student.blocks import SGPBlock
-from fustal.student.learning import pad
 
 BLOCK_NAMES = {
     r"\bgn\.": "group_norm.",
@@ -131,7 +131,7 @@ def test_targets(student):
     grid = points([vectors[f"fpn{level}"].shape[-1] for level in range(len(model.norms))])
     compare(torch.stack([grid.position, grid.low, grid.high.clamp(max=1e4), grid.stride], dim=1), vectors["points"])
     for i, (segments, labels) in enumerate(zip(*truth, strict=True)):
-        classes, offsets = assign(grid, segments, labels, model.class_head.out.out_channels, radius=1.5)
+        classes, offsets, _ = assign(grid, segments, labels, model.class_head.out.out_channels, radius=1.5)
         positive = vectors["cls_targets"][i].any(axis=1)
         compare(classes, vectors["cls_targets"][i])
         compare(offsets[positive], vectors["offset_targets"][i][positive])
@@ -141,7 +141,7 @@ def test_loss(student):
     vectors, model, batch, truth = student
     params = Params(mil_weight=0.0, recipe="published")
     video_labels = torch.ones(len(truth[0]), model.class_head.out.out_channels)
-    losses = student_loss(model.train(), model(*batch), *truth, video_labels, params)
+    losses = student_loss(model.train(), model(*batch), *truth, video_labels, None, params)
     for ours, released in (("focal", "cls_loss"), ("diou", "reg_loss"), ("loss", "final_loss")):
         compare(losses[ours], vectors[f"loss_{released}"])
 

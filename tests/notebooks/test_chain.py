@@ -11,6 +11,7 @@ import pytest
 
 from fustal import ROOT
 from fustal.annotations import load_dataset, read_results
+from fustal.evaluation import pseudo_label_quality
 from fustal.features import FeatureStore
 from fustal.params import Params
 from fustal.runs import CHAIN
@@ -99,8 +100,12 @@ def test_the_metrics_name_every_stage_and_where_they_come_from(metrics):
         assert list(values) == names
         assert all(0 <= value <= 100 for value in values.values())
     assert metrics["mAP"]["generator"]["0.1:0.7"] > 5, "even 30 steps teach something"
-    assert list(metrics["labels"]) == ["proposals", "pseudo labels", "distilled"]
+    assert list(metrics["labels"]) == ["proposals", "pseudo labels", "teacher", "distilled"]
     assert metrics["labels"]["proposals"]["labels"] > metrics["labels"]["pseudo labels"]["labels"] > 0
+    assert metrics["labels"]["proposals"]["coverage"] == 100
+    assert {f"recall at {tiou}" for tiou in (0.3, 0.5, 0.7)} < set(metrics["labels"]["distilled"])
+    assert set(metrics["video-level mAP"]) == set(metrics["mAP"])
+    assert all(0 <= value <= 100 for value in metrics["video-level mAP"].values())
     assert metrics["parameters"] == Params(run="demo", dataset="demo", **SMALL).of(Params)
     assert {"git_commit", "packages", "platform", "cores", "date"} <= set(metrics["provenance"])
 
@@ -198,3 +203,25 @@ def test_plain_papermill_with_an_unknown_parameter_fails(tmp_path):
     assert done.returncode != 0
     assert "InputError: unknown parameter 'generator_step' (did you mean 'generator_steps'?)" in done.stderr
     assert not (tmp_path / "demo").exists()
+
+
+def test_foreign_proposals_go_through_notebook_02_unchanged(shared, tmp_path):
+    thumos, generator = shared / "thumos14", tmp_path / "pmil" / "generator"
+    card = (ROOT / "params" / "datasets" / "thumos14.yaml").read_text()
+    (tmp_path / "card.yaml").write_text(card.replace("root: ../../data/thumos14", f"root: {thumos}"))
+    generator.mkdir(parents=True)
+    shutil.copy(thumos / "proposals_train_pmil.json", generator / "proposals_train.json")
+    done = call(
+        *("papermill", ROOT / "notebooks" / "02_proposal_filtering.ipynb", tmp_path / "out.ipynb"),
+        *("-p", "run", "pmil", "-p", "dataset", tmp_path / "card.yaml", "--no-progress-bar"),
+        outputs=tmp_path,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    raw = read_results(tmp_path / "pmil" / CHAIN["selection"].inputs[0])
+    labels = read_results(tmp_path / "pmil" / CHAIN["selection"].outputs[0])
+    assert 0 < len(labels) < len(raw) == 33_895
+    truth = load_dataset(tmp_path / "card.yaml").segments_of("train")
+    before, after = (pseudo_label_quality(part, truth).loc[0.5] for part in (raw, labels))
+    assert after.f1 > 2 * before.f1, "the filter pays"
+    assert "of the proposals are TPs" in (tmp_path / "out.ipynb").read_text()

@@ -20,8 +20,7 @@ psutil = pytest.importorskip("psutil")
 pytest.importorskip("distributed")
 
 SWEEP = {
-    "base": str(ROOT / "params" / "demo.yaml"),
-    "common": SMALL | {"upper_bound_epochs": 0},
+    "base": {str(ROOT / "params" / "demo.yaml"): SMALL | {"upper_bound_epochs": 0}},
     "variants": {"full": {}, "longer": {"distill_epochs": 2}, "strict": {"confidence_min": 0.999}},
 }
 COMMAND = [sys.executable, "-m", "fustal"]

@@ -9,7 +9,16 @@ import pytest
 import yaml
 
 from fustal import InputError
-from fustal.annotations import as_labels, inspect_dataset, load_dataset, read_annotations, read_results, write_results
+from fustal.annotations import (
+    as_labels,
+    hold_out,
+    inspect_dataset,
+    load_dataset,
+    read_annotations,
+    read_results,
+    write_results,
+)
+from fustal.features import FeatureStore
 
 CARD = {
     "name": "tiny",
@@ -146,3 +155,21 @@ def test_wrong_results(tmp_path, item, says):
 
 def test_true_segments_as_labels(make):
     assert as_labels(load_dataset(make()).segments_of("test")).values.tolist() == [["b", "Run", 1.0, 0.0, 3.5]]
+
+
+def test_held_out_videos_take_the_place_of_the_test_videos(planted):
+    dataset, _ = planted
+    held = hold_out(dataset, 0.25)
+    train = dataset.split("train")
+    assert len(held.split("test")) == round(0.25 * len(train))
+    assert sorted(held.split("train") + held.split("test")) == sorted(train)
+    assert set(held.segments.video) <= set(train), "nothing of the test videos is left"
+    assert hold_out(dataset, 0.25).split("test") == held.split("test")
+    assert hold_out(dataset, 0.0) is dataset
+    store = FeatureStore(held, "student")
+    assert all(path.exists() for video in train for path in store.paths(video))
+
+
+def test_holding_out_nothing_or_all_is_refused(planted):
+    with pytest.raises(InputError, match="held_out"):
+        hold_out(planted[0], 0.001)

@@ -8,7 +8,7 @@ from fustal import distillation
 from fustal.distillation import Relabel, distill, most_confident
 from fustal.params import Params
 from fustal.student import Student, candidates, load_student, train_student
-from fustal.student.learning import Batch
+from fustal.student.batches import Batch
 
 SMALL = {
     "student_dim": 16,
@@ -51,10 +51,34 @@ def test_single_best_where_nothing_is_confident():
     assert [len(part) for part in most_confident(nothing, Params())] == [0, 0, 0]
 
 
+def test_best_of_each_class_where_it_has_nothing_confident():
+    params = Params(relabel_confidence=0.7, relabel_every_class=True)
+    segments, scores, labels = most_confident((*FOUND, LABELS), params)
+    assert scores.tolist() == pytest.approx([0.9, 0.6])
+    assert labels.tolist() == [0, 1]
+    assert segments[1].tolist() == [8, 70]
+    nothing = torch.zeros(0, 2), torch.zeros(0), torch.zeros(0, dtype=torch.long)
+    assert [len(part) for part in most_confident(nothing, params)] == [0, 0, 0]
+
+
+def test_teacher_finds_every_known_class(teacher):
+    x, mask, segments, labels, _, weights = batch_of_two()
+    batch = Batch(x, mask, segments, labels, torch.ones(2, 2), weights)
+    teacher.output.class_logits[0, 63, 1] = -3  # not confident
+    plain = Relabel(Params(**SMALL))(teacher, batch, 0)
+    thorough = Relabel(Params(**SMALL, relabel_every_class=True, label_weights="confidence"))(teacher, batch, 0)
+    assert plain.labels[0].tolist() == [0]
+    assert thorough.labels[0].tolist() == [0, 1]
+    assert thorough.weights[0].tolist() == [1, 1]
+    assert thorough.labels[1].tolist() == [1], "a video in which the teacher finds nothing keeps the generator's label"
+
+
 def batch_of_two():
     mask = torch.ones(2, 64, 1, dtype=torch.bool)
     segments = [torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])]
-    return Batch(torch.randn(2, 64, 6), mask, segments, [torch.tensor([0]), torch.tensor([1])], torch.eye(2))
+    return Batch(
+        torch.randn(2, 64, 6), mask, segments, [torch.tensor([0]), torch.tensor([1])], torch.eye(2), [torch.ones(1)] * 2
+    )
 
 
 @pytest.fixture
@@ -99,7 +123,7 @@ def test_teacher_decodes_what_can_become_a_label(teacher, monkeypatch):
         return candidates(model, output, scores, params)
 
     monkeypatch.setattr(distillation, "candidates", spy)
-    x, mask, *_, known = batch_of_two()
+    x, mask, _, _, known, _ = batch_of_two()
     relabel = Relabel(Params(**SMALL))
     first, second = relabel.predict(teacher, x, mask, known.flip(0))
     assert first[2].tolist() == [1]
@@ -117,6 +141,23 @@ def test_teacher_labels_in_evaluation_mode():
     assert not any(segments.requires_grad for segments in new.segments)
     assert all(len(segments) == len(labels) >= 1 for segments, labels in zip(new.segments, new.labels, strict=True))
     assert_close(dict(teacher.state_dict()), before)
+
+
+def test_a_second_round_starts_a_new_student_on_the_teachers_labels(planted, tmp_path):
+    dataset, store = planted
+    params = Params(**SMALL, distill_rounds=2)
+    train_student(params, dataset, store, dataset.segments, tmp_path / "student")
+    loaded = load_student(tmp_path / "student", params, store.dim, 2)
+    _, ema = distill(params, dataset, store, dataset.segments, *loaded, tmp_path / "twice")
+    earlier = tmp_path / "twice" / "1_before_last"
+    _, first, _ = load_student(earlier, params, store.dim, 2)
+    labels = distillation.teacher_labels(first, dataset, store, dataset.split("train"), params)
+    _, expected = train_student(params, dataset, store, labels, tmp_path / "again")
+    loaded = load_student(tmp_path / "again", params, store.dim, 2)
+    once = params.model_copy(update={"distill_rounds": 1})
+    _, expected = distill(once, dataset, store, labels, *loaded, tmp_path / "again" / "distilled")
+    assert_close(ema.state_dict(), expected.state_dict(), rtol=0, atol=0)
+    assert not torch.equal(first.class_head.out.bias, ema.class_head.out.bias)
 
 
 def test_distillation_goes_on_from_files(planted, tmp_path):

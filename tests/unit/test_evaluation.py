@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from fustal import InputError
 from fustal.evaluation import (
     averages,
+    label_measures,
     mean_average_precision,
     precision_recall,
     pseudo_label_quality,
     summary,
     true_positive,
+    video_level_average_precision,
 )
 from tests.benchmarks.plain_post import plain_mean_average_precision
 
@@ -196,3 +198,24 @@ def test_precision_recall_by_hand():
     assert curve.score.tolist() == [0.9, 0.2]
     assert curve.precision.tolist() == [1.0, 0.5]
     assert curve.recall.tolist() == [0.25, 0.25]
+
+
+def test_measures_of_labels():
+    measures = label_measures(found(("a", "run", 0.9, 0, 4), ("a", "run", 0.8, 50, 60)), TRUTH)
+    assert measures["labels"] == 2
+    assert measures["precision at 0.5"] == 50
+    assert measures["recall at 0.7"] == pytest.approx(100 / len(TRUTH))
+    assert measures["coverage"] == pytest.approx(100 / len(TRUTH[["video", "label"]].drop_duplicates()))
+    nothing = label_measures(found(("a", "run", 0.9, 50, 60)), TRUTH)
+    assert nothing["f1 at 0.5"] == 0
+    assert "mean tIoU" not in nothing
+
+
+def test_video_level_precision_asks_for_no_times():
+    right = found(("a", "run", 0.9, 90, 91), ("a", "run", 0.1, 0, 4))
+    truth = TRUTH[TRUTH.label == "run"]
+    videos = truth.video.nunique()
+    assert video_level_average_precision(right, truth)["run"] == pytest.approx(1 / videos)
+    wrong = pd.concat([right, found(("elsewhere", "run", 0.95, 0, 4))])
+    assert video_level_average_precision(wrong, truth)["run"] == pytest.approx(0.5 / videos)
+    assert video_level_average_precision(right, truth.assign(start=7.0, end=8.0))["run"] == pytest.approx(1 / videos)

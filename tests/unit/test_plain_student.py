@@ -11,7 +11,8 @@ from torch.testing import assert_close
 from fustal.distillation import Relabel
 from fustal.params import Params
 from fustal.student import Student, localize, student_loss
-from fustal.student.learning import Batch, make_optimizer, pad, start_average, update_average
+from fustal.student.batches import Batch, pad
+from fustal.student.learning import make_optimizer, start_average, update_average
 from tests.benchmarks import gpu
 from tests.benchmarks.plain_student import (
     plain_forward,
@@ -60,7 +61,8 @@ def make_batch(in_dim=6, classes=3):
         torch.zeros(0, 2),
     ]
     labels = [torch.arange(12) % classes, torch.tensor([1]), torch.tensor([0, 2, 0, 1]), torch.zeros(0).long()]
-    return Batch(x, mask, segments, labels, torch.eye(4, classes) + torch.eye(4, classes).roll(1, dims=0))
+    video_labels = torch.eye(4, classes) + torch.eye(4, classes).roll(1, dims=0)
+    return Batch(x, mask, segments, labels, video_labels, [torch.ones(len(part)) for part in labels])
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,7 @@ def test_losses_and_gradients(changes):
     ours, plain = make_student(params), make_student(params)
     expected = student_loss(ours, ours(batch.x, batch.mask), *batch[2:], params)
     levels = plain_forward(plain, batch.x.mT, batch.mask.mT)
-    found = plain_losses(plain, levels, *batch[2:], params)
+    found = plain_losses(plain, levels, *batch[2:5], params)
     assert_close(found, expected)
     expected["loss"].backward()
     found["loss"].backward()

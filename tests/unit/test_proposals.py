@@ -12,6 +12,7 @@ from fustal.params import Params
 from fustal.proposals import (
     add_iou_score,
     contrasted_runs,
+    fuse,
     normalise,
     outer_inner_contrast,
     propose,
@@ -224,3 +225,51 @@ def test_selection_keeps_at_least_gamma_and_above_eta():
     kept = select(frame, 0.2, 0.4)
     assert kept.to_dict("list") == {"iou_score": [0.2, 5.0], "score": [0.41, 0.5]}
     assert kept.index.tolist() == [0, 1]
+
+
+@given(st.integers(1, 25), st.integers(0, 2**32 - 1))
+def test_class_aware_iou_score_against_a_loop(count, seed):
+    random = np.random.default_rng(seed)
+    start = random.integers(0, 4, count).astype(float)
+    columns = {"video": random.choice(["v", "w"], count), "label": random.choice(["a", "b"], count)}
+    frame = pd.DataFrame(columns | {"score": random.normal(size=count), "start": start, "end": start + 2})
+    found = add_iou_score(frame, "class-aware")
+    best = frame.groupby(["video", "label", "start", "end"]).score.max()  # duplicates once, the most confident one
+    assert found.set_index(best.index.names).score.to_dict() == best.to_dict()
+    for row in found.itertuples():
+        others = found[(found.video == row.video) & (found.label == row.label)].drop(row.Index)
+        pair = torch.tensor([[row.start, row.end]]), torch.tensor(others[["start", "end"]].to_numpy(float))
+        expected = (tiou_matrix(*pair)[0].numpy() * others.score.clip(lower=0)).sum()
+        assert row.iou_score == pytest.approx(expected)
+
+
+def test_percentiles_are_those_of_the_class():
+    labels, scores = ["a"] * 4 + ["b"] * 4, [1.0, 2.0, 3.0, 4.0, 0.1, 0.2, 0.3, 0.4]
+    frame = pd.DataFrame({"video": "v", "label": labels, "score": scores, "iou_score": scores[::-1]})
+    assert select(frame, 0.0, 0.5, percentile=True).score.tolist() == [3.0, 4.0, 0.3, 0.4]
+    assert select(frame, 0.75, 0.0, percentile=True).score.tolist() == [1.0, 2.0, 0.1, 0.2]
+
+
+def test_every_class_of_a_video_keeps_its_best_proposal():
+    rows = [("v", "a", 0.1), ("v", "a", 0.3), ("v", "b", 0.9), ("v", "b", 0.8), ("w", "a", 0.2)]
+    frame = pd.DataFrame(rows, columns=["video", "label", "score"]).assign(iou_score=1.0)
+    assert select(frame, 0.2, 0.7).score.tolist() == [0.9, 0.8]
+    assert select(frame, 0.2, 0.7, every_class=True).score.tolist() == [0.3, 0.9, 0.8, 0.2]
+
+
+def test_fusion_averages_what_nms_suppressed():
+    kept, segments = np.array([[0.0, 10.0]]), np.array([[0.0, 10.0], [2.0, 10.0], [0.0, 4.0], [1.0, 10.0]])
+    params = Params(fusion_sigma=0.5)
+    weights = np.array([1.0, 0.5 * np.exp(-(0.2**2) / 0.5)])  # too far away: the third; not confident: the last
+    expected = (weights @ segments[:2] / weights.sum())[None]
+    np.testing.assert_allclose(fuse(kept, segments, np.array([1.0, 0.5, 1.0, -1.0]), params), expected)
+    np.testing.assert_allclose(fuse(kept, segments, np.array([-1.0, -0.5, 1.0, -1.0]), params), kept)
+
+
+def test_fusion_moves_borders_and_leaves_the_rest_of_the_proposals_alone():
+    random = np.random.default_rng(0)
+    case = random.random((40, 2)), random.random(40), np.array([0.7, 0.3]), np.array([0, 1]), 0.64
+    plain, fused = propose(*case, Params()), propose(*case, Params(fusion_sigma=0.3))
+    pd.testing.assert_frame_equal(plain[["label", "score"]], fused[["label", "score"]])
+    assert (plain[["start", "end"]] != fused[["start", "end"]]).to_numpy().any()
+    assert (fused.end > fused.start).all()

@@ -15,6 +15,7 @@ from fustal.student import (
     decode,
     detect,
     diou_loss,
+    focal_loss,
     load_student,
     localize,
     mil_loss,
@@ -23,16 +24,10 @@ from fustal.student import (
     student_loss,
     train_student,
 )
+from fustal.student.batches import label_weights, pad, padded_length, random_crop, similar_lengths, snippet_targets
 from fustal.student.blocks import DropPath, MaskedGroupNorm
-from fustal.student.learning import (
-    make_optimizer,
-    pad,
-    padded_length,
-    random_crop,
-    similar_lengths,
-    snippet_targets,
-    update_average,
-)
+from fustal.student.learning import make_optimizer, update_average
+from fustal.student.targets import near_borders
 
 SMALL = {
     "student_dim": 16,
@@ -181,25 +176,27 @@ def test_assign_agrees_with_the_definition(seed):
     start = torch.rand(12) * 60
     segments = torch.stack([start, start + 0.5 + 30 * torch.rand(12) ** 2], dim=1)
     labels = torch.randint(3, (12,))
-    classes, offsets = assign(points([64, 32, 16, 8]), segments, labels, 3, 1.5)
+    classes, offsets, winner = assign(points([64, 32, 16, 8]), segments, labels, 3, 1.5)
     expected, expected_offsets = assign_naively([64, 32, 16, 8], segments, labels, 3, 1.5)
     positive = expected.any(dim=1)
     assert positive.sum() > 10
     assert_close(classes, expected)
     assert_close(offsets[positive], expected_offsets[positive], rtol=1e-4, atol=1e-4)
+    assert classes[positive, labels[winner[positive]]].all()
 
 
 def test_equally_short_segments_share_a_point():
     segments = torch.tensor([[2.0, 5.0], [2.0, 5.0], [0.0, 7.0]])
-    classes, offsets = assign(points([8]), segments, torch.tensor([2, 0, 1]), 3, 1.5)
+    classes, offsets, _ = assign(points([8]), segments, torch.tensor([2, 0, 1]), 3, 1.5)
     assert classes[3].tolist() == [1, 0, 1]
     assert offsets[3].tolist() == [1, 2]
 
 
 def test_video_without_segments_is_background():
-    classes, offsets = assign(points([8, 4]), torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), 3, 1.5)
+    classes, offsets, winner = assign(points([8, 4]), torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), 3, 1.5)
     assert classes.shape == (12, 3)
     assert offsets.shape == (12, 2)
+    assert winner.shape == (12,)
     assert not classes.any()
 
 
@@ -246,7 +243,7 @@ def test_loss_trains_every_weight_and_counts_positives(recipe):
     params = Params(**SMALL, recipe=recipe, mil_dropout=0.0)
     model, batch = small_student(recipe=recipe), random_batch(64, 33)
     segments = [torch.tensor([[5.0, 12.0], [20.0, 21.5]]), torch.zeros(0, 2)]
-    truth = segments, [torch.tensor([0, 1]), torch.zeros(0, dtype=torch.long)], torch.ones(2, 2)
+    truth = segments, [torch.tensor([0, 1]), torch.zeros(0, dtype=torch.long)], torch.ones(2, 2), None
     losses = student_loss(model, model(*batch), *truth, params)
     losses["loss"].backward()
     assert_close(losses["loss"], losses["focal"] + losses["diou"] + losses["mil"])
@@ -260,7 +257,7 @@ def test_loss_trains_every_weight_and_counts_positives(recipe):
 def test_loss_without_any_segment():
     model, batch = small_student(), random_batch(64, 10)
     nothing = [torch.zeros(0, 2)] * 2, [torch.zeros(0, dtype=torch.long)] * 2
-    losses = student_loss(model, model(*batch), *nothing, torch.zeros(2, 2), Params(**SMALL))
+    losses = student_loss(model, model(*batch), *nothing, torch.zeros(2, 2), None, Params(**SMALL))
     losses["loss"].backward()
     assert losses["diou"] == 0
     assert losses["loss"].isfinite()
@@ -270,7 +267,45 @@ def test_padding_has_no_positives():
     model, batch = small_student(), random_batch(64, 10)
     segments = [torch.zeros(0, 2), torch.tensor([[30.0, 36.0]])]
     labels = [torch.zeros(0, dtype=torch.long), torch.tensor([1])]
-    assert student_loss(model, model(*batch), segments, labels, torch.ones(2, 2), Params(**SMALL))["diou"] == 0
+    assert student_loss(model, model(*batch), segments, labels, torch.ones(2, 2), None, Params(**SMALL))["diou"] == 0
+
+
+def test_weights_scale_what_a_label_counts():
+    params, segments = Params(**SMALL, mil_weight=0.0), torch.tensor([[5.0, 12.0], [20.0, 26.0], [40.0, 47.0]])
+    model, batch = small_student().eval(), random_batch(64)[0][:1]
+    output = model(batch, torch.ones(1, 64, 1, dtype=torch.bool))
+
+    def losses(kept, *weights):
+        truth = [segments[kept]], [torch.tensor([0, 1, 1])[kept]], torch.ones(1, 2), [torch.tensor(weights)]
+        return student_loss(model, output, *truth, params)
+
+    assert_close(losses([0, 1, 2], 1.0, 0.0, 1.0)["diou"], losses([0, 2], 1.0, 1.0)["diou"])
+    half, full = losses([1], 0.5), losses([1], 1.0)
+    assert_close(half["diou"], full["diou"] / 2)
+    assert half["focal"] < full["focal"]
+
+
+def test_weight_is_the_confidence_over_the_best_of_class_and_video():
+    scores, labels = torch.tensor([0.5, 1.0, 0.2, -3.0]), torch.tensor([0, 0, 1, 1])
+    assert label_weights(scores, labels, Params()).tolist() == [1, 1, 1, 1]
+    weights = label_weights(scores, labels, Params(label_weights="confidence"))
+    assert_close(weights, torch.tensor([0.5, 1.0, 1.0, 0.0]), atol=1e-4, rtol=0)
+    assert not len(label_weights(scores[:0], labels[:0], Params(label_weights="confidence")))
+
+
+def test_points_near_borders_are_no_negatives():
+    segments, labels, grid = torch.tensor([[8.0, 24.0]]), torch.tensor([1]), points([64, 32, 16])
+    near = near_borders(grid, segments, labels, 2, 0.25)
+    assert not near[:, 0].any()
+    assert near[:64, 1].nonzero().flatten().tolist() == [*range(4, 13), *range(20, 29)]
+    model, batch = small_student().eval(), random_batch(64)[0][:1]
+    output = model(batch, torch.ones(1, 64, 1, dtype=torch.bool))
+    truth = [segments], [labels], torch.ones(1, 2), None
+    plain, careful = (student_loss(model, output, *truth, Params(**SMALL, border_ignore=b)) for b in (0.0, 0.25))
+    classes, *_ = assign(grid, segments, labels, 2, 1.5)
+    ignored = focal_loss(output.class_logits[0], classes)[near & (classes == 0)].sum() / model.positives
+    assert_close(plain["focal"] - careful["focal"], ignored)
+    assert_close(plain["diou"], careful["diou"])
 
 
 def test_zero_depthwise_weights_never_learn():
@@ -374,8 +409,8 @@ def test_snippet_targets(planted):
     videos = dataset.split("train")
     targets = snippet_targets(dataset.segments[dataset.segments.video != "train3"], videos, ["a", "b"], store)
     assert list(targets) == videos
-    assert_close(targets["train1"], (torch.tensor([[12.5, 22.5]]), torch.tensor([1])))
-    assert [part.shape for part in targets["train3"]] == [(0, 2), (0,)]
+    assert_close(targets["train1"], (torch.tensor([[12.5, 22.5]]), torch.tensor([1]), torch.ones(1)))
+    assert [part.shape for part in targets["train3"]] == [(0, 2), (0,), (0,)]
     with pytest.raises(InputError, match="video 'train1': label 'b' is no class"):
         snippet_targets(dataset.segments, videos, ["a"], store)
 

@@ -34,8 +34,7 @@ def test_every_sweep_of_the_repository_can_be_read():
 
 def test_jobs_are_all_combinations(write):
     jobs = write(
-        base="demo",
-        common={"student_epochs": 3},
+        base={"demo": {"student_epochs": 3}},
         variants={"full": {}, "no-mil": {"mil_weight": 0.0}},
         grid={"iou_score_min": [0.0, 0.2], "recipe": ["published", "corrected"]},
         seeds=[0, 7],
@@ -53,6 +52,14 @@ def test_jobs_are_all_combinations(write):
     )
 
 
+def test_several_presets(write):
+    jobs = write(base={"demo": {}, "sbhar": {"student_epochs": 2}}, variants={"a": {"mil_weight": 0.5}})
+    assert [params.run for params in jobs] == ["demo-a-seed0", "sbhar-a-seed0"]
+    assert [params.dataset for params in jobs] == ["demo", "sbhar"]
+    assert [params.student_epochs for params in jobs] == [Params().student_epochs, 2]
+    assert [params.mil_weight for params in jobs] == [0.5, 0.5]
+
+
 def test_a_preset_beside_the_sweep(write, tmp_path):
     (tmp_path / "mine.yaml").write_text("student_epochs: 5\n")
     (params,) = write(base="mine.yaml")
@@ -68,7 +75,7 @@ def test_a_preset_beside_the_sweep(write, tmp_path):
         ({"base": "demo", "seeds": ["a"]}, "seeds.0"),
         ({"base": "demo", "grid": {"seed": [1]}}, "seed cannot be varied by hand"),
         ({"base": "demo", "variants": {"a": {"run": "b"}}}, "run cannot be varied by hand"),
-        ({"base": "demo", "common": {"sudent_lr": 1.0}}, "unknown parameter 'sudent_lr'"),
+        ({"base": {"demo": {"sudent_lr": 1.0}}}, "unknown parameter 'sudent_lr'"),
         ({"base": "demo", "grid": {"student_lr": [1.0, -1.0]}}, "job student_lr--1.0-seed0"),
         ({"base": "demo", "seeds": [1, 1]}, "two jobs have the name seed1"),
         ({"base": "demo", "variants": {"a b": {}, "a/b": {}}}, "two jobs have the name a_b-seed0"),

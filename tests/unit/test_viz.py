@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot
+from matplotlib.figure import Figure
 from PIL import Image
 
 from fustal import viz
@@ -41,6 +42,22 @@ def _truth(count):
 
 def _stages(*columns):
     return pd.DataFrame(RNG.random((2, len(columns))) * 100, index=["one", "two"], columns=list(columns))
+
+
+def _differences(datasets):
+    rows = [(name, title, *np.sort(RNG.normal(size=3))) for name in datasets for title in ("no MIL", "no filter")]
+    return pd.DataFrame(rows, columns=["dataset", "title", "low", "difference", "high"])
+
+
+def _labels(datasets):
+    rows = [
+        (name, stage, measure, RNG.random())
+        for name in datasets
+        for stage in ("proposals", "pseudo labels")
+        for measure in ("precision", "recall")
+        for _ in range(3)
+    ]
+    return pd.DataFrame(rows, columns=["dataset", "stage", "measure", "value"])
 
 
 FIGURES = {
@@ -82,6 +99,8 @@ FIGURES = {
     "class_ap": (lambda: (_table(["sitting", "walking"], ["generator", "student"]),), lambda: (pd.DataFrame(),)),
     "precision_recall": (lambda: (np.array([1.0, 0.5]), np.array([0.5, 1.0])), lambda: (NONE, NONE)),
     "class_balance": (lambda: (_dataset(5),), lambda: (_dataset(0),)),
+    "differences": (lambda: (_differences(["a", "b"]),), lambda: (_differences([]),)),
+    "label_quality": (lambda: (_labels(["a", "b"]),), lambda: (_labels([]),)),
 }
 
 
@@ -102,9 +121,7 @@ def test_figure_is_labelled_and_described(name, size, tmp_path):
 
 
 def test_every_figure_is_tested():
-    made = {
-        name for name, item in vars(viz).items() if getattr(item, "__annotations__", {}).get("return") is viz.Figure
-    }
+    made = {name for name, item in vars(viz).items() if getattr(item, "__annotations__", {}).get("return") is Figure}
     assert made == set(FIGURES)
 
 
@@ -125,7 +142,7 @@ def test_trident_puts_boundaries_at_the_expected_bins():
 
 def test_show_displays_an_image_with_alt_text(monkeypatch):
     shown = []
-    monkeypatch.setattr(viz, "display", lambda data, raw: shown.append(data))
+    monkeypatch.setattr(viz.common, "display", lambda data, raw: shown.append(data))
     figure = viz.precision_recall(np.array([1.0]), np.array([1.0]))
     figure.alt_text = 'Say "a" < b'
     viz.show(figure)

@@ -1,0 +1,48 @@
+"""Every figure of the notebooks. Each function returns a matplotlib Figure with a text for those who cannot see it.
+
+The text is the attribute `alt_text`; `show` puts it into the notebook beside the picture, `save` into the PNG file.
+Colours are those of Okabe and Ito (2008), which colour-blind people can tell apart; times are in seconds.
+"""
+
+from fustal.viz.common import save, show
+from fustal.viz.results import (
+    average_precision,
+    class_ap,
+    class_balance,
+    differences,
+    ema_curve,
+    label_quality,
+    precision_recall,
+    quality_bars,
+    training_curves,
+)
+from fustal.viz.signals import (
+    activation,
+    iou_matrix,
+    score_histogram,
+    selection_scatter,
+    target_assignment,
+    timeline,
+    trident,
+)
+
+__all__ = [
+    "activation",
+    "average_precision",
+    "class_ap",
+    "class_balance",
+    "differences",
+    "ema_curve",
+    "iou_matrix",
+    "label_quality",
+    "precision_recall",
+    "quality_bars",
+    "save",
+    "score_histogram",
+    "selection_scatter",
+    "show",
+    "target_assignment",
+    "timeline",
+    "training_curves",
+    "trident",
+]

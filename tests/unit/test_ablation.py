@@ -1,0 +1,109 @@
+"""Tables of a sweep: pairing by seed, intervals, verdicts."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from fustal import ROOT, InputError
+from fustal.ablation import (
+    ADDED,
+    FULL,
+    GENERATOR,
+    REMOVED,
+    STAGES,
+    Row,
+    compare,
+    in_words,
+    interval,
+    markdown,
+    read_table,
+)
+from fustal.results import write_table
+
+ROWS = [Row("no MIL loss", "no-mil"), Row("fused", "fusion"), Row("never run", "nothing")]
+
+
+def lines(variant, values, stage="distilled", dataset="sbhar"):
+    """Rows of a table, a seed each."""
+    return [
+        {"run": f"{dataset}-{variant}-seed{seed}", "dataset": dataset, "seed": seed, "stage": stage}
+        | {"measure": "0.1:0.7", "value": value}
+        for seed, value in enumerate(values)
+    ]
+
+
+@pytest.fixture
+def table(tmp_path):
+    rows = lines("full", [40.0, 50.0, 60.0]) + lines("no-mil", [35.0, 46.0, 54.0]) + lines("fusion", [41.0, 49.0])
+    rows += lines("full", [20.0, 21.0, 22.0], stage="generator") + lines("full", [1.0, 2.0], dataset="other")
+    return read_table(write_table(pd.DataFrame(rows), tmp_path / "table.parquet"))
+
+
+def test_differences_are_paired_by_seed(table):
+    found = compare(table, ROWS)
+    assert found.title.tolist() == ["no MIL loss", "fused"], "what has not run is left out"
+    mil, fused = found.itertuples()
+    assert (mil.dataset, mil.seeds, mil.mean, mil.difference) == ("sbhar", 3, 45.0, -5.0)
+    assert -6 <= mil.low < -5 < mil.high <= -4, "the spread over seeds does not count, as all move alike"
+    assert (fused.seeds, fused.difference) == (2, 0.0)
+
+
+def test_against_another_stage(table):
+    found = compare(table, STAGES, against=GENERATOR)
+    assert found.title.tolist() == ["generator", "distilled student"]
+    assert found.difference.tolist() == [0.0, 29.0]
+
+
+def test_in_words(table):
+    assert in_words(compare(table, ROWS)) == [
+        "no MIL loss: worse on sbhar (-5.0)",
+        "fused: no clear difference on sbhar (+0.0)",
+    ]
+    one = table[table.seed == 0]
+    assert in_words(compare(one, ROWS[:1])) == ["no MIL loss: no clear difference on sbhar (-5.0)"]
+    assert in_words(compare(table, [Row("x", "y")])) == []
+
+
+def test_page(table):
+    text = markdown(table)
+    assert "| the full system | sbhar | - generator |" in text, "a data set without anything to compare is left out"
+    assert "| distilled student | 50.0 ± 10.0 | +29.0 [" in text
+    assert text.count("| no MIL loss | 45.0 ± 9.5 | -5.0 [") == 1
+    assert len({line.count("|") for line in text.split("\n\n")[1].splitlines()}) == 1
+
+
+def test_interval_covers_the_mean_about_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    inside = [low <= 0 <= high for low, high in (interval(random.normal(size=30)) for _ in range(100))]
+    assert 87 <= sum(inside) <= 100
+    assert np.isnan(interval(np.array([1.0]))).all()
+
+
+def test_csv_and_parquet_are_read_alike(table, tmp_path):
+    again = read_table(write_table(table.drop(columns="variant"), tmp_path / "table.csv"))
+    pd.testing.assert_frame_equal(again, table)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("missing.parquet", None, "no such table"),
+        ("broken.parquet", b"PAR1 but not really", "is no table"),
+        ("other.csv", b"a,b\n1,2\n", "is no table"),
+        ("empty.csv", b"", "is no table"),
+    ],
+)
+def test_what_is_no_table_is_refused(tmp_path, name, content, says):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=says) as error:
+        read_table(tmp_path / name)
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_rows_are_the_sweeps_variants():
+    sweep = yaml.safe_load((ROOT / "params" / "sweeps" / "ablation.yaml").read_text())
+    assert {row.variant for row in (*STAGES, *REMOVED, *ADDED)} == set(sweep["variants"])
+    assert FULL in sweep["variants"]
