@@ -32,6 +32,7 @@ def run_chain(
     outputs: Path | None = None,
     force: bool = False,
     say: Callable[[str], None] = print,
+    bar: bool = True,
 ) -> None:
     """Runs the five notebooks into `outputs/<run>/`, without those that are done for exactly these inputs.
 
@@ -43,6 +44,7 @@ def run_chain(
         outputs: the folder above the run's, if another one than `OUTPUTS`.
         force: run also what is done.
         say: takes lines of progress.
+        bar: show a bar over the cells of a notebook, on a terminal.
 
     Raises:
         StageError: the first notebook that failed.
@@ -61,7 +63,7 @@ def run_chain(
                 continue
             say(f"{title} ...")
             started = time.monotonic()
-            run_notebook(stage, params, outputs)
+            run_notebook(stage, params, outputs, bar=bar and sys.stderr.isatty())
             say(f"{title}: {time.monotonic() - started:.0f} s")
 
 
@@ -81,7 +83,7 @@ def _alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
-def run_notebook(stage: Stage, params: Params, outputs: Path) -> None:
+def run_notebook(stage: Stage, params: Params, outputs: Path, *, bar: bool = False) -> None:
     """Executes one notebook; it appears under its name in the run's folder when it has run to its end.
 
     Its process takes the folder of runs from the environment, and ends when this one does. As papermill changes the
@@ -101,7 +103,7 @@ def run_notebook(stage: Stage, params: Params, outputs: Path) -> None:
                 _literal(partial),
                 params.of(Params),
                 kernel_name="python3",
-                progress_bar=sys.stderr.isatty(),
+                progress_bar=bar,
                 config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
                 extra_arguments=["--log-level=CRITICAL"],
                 cwd=str(ROOT / "notebooks"),

@@ -111,7 +111,10 @@ def run_task(values: dict[str, Any], stage: str, donor: str | None, outputs: str
             file = folder / params.run / "params.yaml"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(yaml.safe_dump(params.of(Params), sort_keys=False), encoding="utf-8")
-            run_chain(params, stages=[stage], outputs=folder, say=functools.partial(LOG.info, f"{params.run}: %s"))
+            say = functools.partial(LOG.info, f"{params.run}: %s")
+            run_chain(
+                params, stages=[stage], outputs=folder, say=say, bar=False
+            )  # a bar would spoil the client's table
     return time.monotonic() - began
 
 

@@ -1,6 +1,9 @@
 """A sweep of demo chains in miniature: a worker is killed, a job fails, and the rest is as if run one by one."""
 
+import contextlib
 import json
+import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -100,6 +103,27 @@ def test_started_again_only_what_is_missing_runs(swept, tmp_path):
     assert "10 stages, of which 1 are to be computed" in done.stdout
     assert "1/1 longer-seed0 evaluation" in done.stdout
     assert "2 of 2 jobs done, 0 failed, 1 stages computed" in done.stdout
+
+
+def test_on_a_terminal_there_is_a_live_table_and_nothing_else(swept, tmp_path):
+    folder = shutil.copytree(swept[0], tmp_path / "again")
+    (folder / "small.yaml").write_text(yaml.safe_dump(SWEEP | {"variants": {"full": {}}}))
+    shutil.rmtree(folder / "small" / "full-seed0" / "evaluation")
+    terminal, other = pty.openpty()
+    place = environment(folder) | {"TERM": "xterm", "COLUMNS": "100"}
+    command = [*COMMAND, "sweep", str(folder / "small.yaml"), "--workers", "1"]
+    with subprocess.Popen(command, env=place, stdout=other, stderr=other) as process:
+        os.close(other)
+        shown = b""
+        with contextlib.suppress(OSError):  # how a terminal ends on Linux
+            while read := os.read(terminal, 65536):
+                shown += read
+    os.close(terminal)
+    text = shown.decode()
+    assert process.returncode == 0, text
+    assert "evaluation" in text
+    assert "Executing" not in text, "the bars of the workers' notebooks would tear the table"
+    assert "1 of 1 jobs done, 0 failed" in text
 
 
 def test_collect_makes_one_table(swept, tmp_path):

@@ -125,7 +125,9 @@ def test_local_workers_do_not_fight(monkeypatch, cores, gpus, memory, threads, e
 
 def test_a_stage_runs_in_the_sweeps_folder_and_a_donors_is_taken_over_once(tmp_path, monkeypatch):
     ran, taken = [], []
-    monkeypatch.setattr(cluster, "run_chain", lambda params, *, stages, outputs, say: ran.append((stages, outputs)))
+    monkeypatch.setattr(
+        cluster, "run_chain", lambda params, *, stages, outputs, say, bar: ran.append((stages, outputs))
+    )
     monkeypatch.setattr(cluster, "adopt", lambda source, params, *_: taken.append((source.name, params.run)))
     monkeypatch.setattr(cluster, "is_done", lambda params, *_: params.run == "done")
     values = {name: Params(run=name, device="cpu").of(Params) for name in ("new", "done")}
