@@ -195,9 +195,9 @@ def _distill_once(
     """One round: goes on training the student on the labels that its average predicts."""
     data = TrainingVideos(params, dataset, store, pseudo_labels, next(student.parameters()).device)
     epochs = range(params.student_epochs, params.student_epochs + params.distill_epochs)
-    relabel = Relabel(params).to(data.device)
+    relabel = Relabel(params).to(data.device) if params.relabel else None
     if params.processes > 1 and processes() == 1 and not (folder / CHECKPOINT).exists():
-        state = {"model": student, "ema": ema, "relabel": relabel}
+        state = {"model": student, "ema": ema} | ({} if relabel is None else {"relabel": relabel})
         save_state(folder / CHECKPOINT, state, optimizer, step=epochs.start * data.steps_per_epoch)
     launch(params, params.student_batch, _distill_share, params, dataset, store, pseudo_labels, folder)
     train_epochs(

@@ -135,6 +135,7 @@ class DistillationParams(BaseModel):
     relabel_every_class: bool = _field(
         False, "not only the video's best stays in any case, but that of every known class"
     )
+    relabel: bool = _field(True, "the teacher's labels replace the generator's; false: train on, to compare with")
     distill_rounds: int = _field(1, "after the first, a new student starts from the teacher's labels each time", ge=1)
 
 

@@ -78,7 +78,7 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def jobs_of(sweep: Sweep, path: Path) -> list[Params]:
-    """The jobs of a sweep, each with its own name.
+    """The jobs of a sweep, each with its own name; those of the first seed first.
 
     Args:
         sweep: what to combine.
@@ -93,8 +93,8 @@ def jobs_of(sweep: Sweep, path: Path) -> list[Params]:
         raise InputError(f"{path}: {sorted(reserved)[0]} cannot be varied by hand (there is 'seeds')")
     values = [[(name, value) for value in choices] for name, choices in sweep.grid.items()]
     jobs: dict[str, Params] = {}
-    for (base, own), (variant, changes), *point, seed in itertools.product(
-        bases.items(), (sweep.variants or {"": {}}).items(), *values, sweep.seeds
+    for seed, (base, own), (variant, changes), *point in itertools.product(
+        sweep.seeds, bases.items(), (sweep.variants or {"": {}}).items(), *values
     ):
         preset = ROOT / "params" / f"{base}.yaml" if re.fullmatch(r"[\w-]+", base) else path.parent / base
         parts = [preset.stem] * (len(bases) > 1) + [variant] * bool(variant)
@@ -139,10 +139,7 @@ def plan(jobs: Sequence[Params], outputs: Path | None) -> list[Task]:
         t if t.params.run == donors[t.key] else t._replace(donor=donors[t.key]) for e in tasks.values() for t in e
     ]
     order = {params.run: number for number, params in enumerate(jobs)}
-    # stage by stage within a job; a donor's job may come later than one that takes from it
-    return sorted(
-        shared, key=lambda task: (list(CHAIN).index(task.stage), task.donor is not None, order[task.params.run])
-    )
+    return sorted(shared, key=lambda task: order[task.params.run])  # a donor is the first of its equals, or done
 
 
 def describe(tasks: Sequence[Task]) -> list[str]:

@@ -143,6 +143,17 @@ def test_teacher_labels_in_evaluation_mode():
     assert_close(dict(teacher.state_dict()), before)
 
 
+def test_without_relabelling_the_student_trains_on(planted, tmp_path):
+    dataset, store = planted
+    params = Params(**SMALL, relabel=False)
+    train_student(params, dataset, store, dataset.segments, tmp_path / "student")
+    loaded = load_student(tmp_path / "student", params, store.dim, 2)
+    _, ema = distill(params, dataset, store, dataset.segments, *loaded, tmp_path / "on")
+    longer = params.model_copy(update={"student_epochs": params.student_epochs + params.distill_epochs})
+    _, expected = train_student(longer, dataset, store, dataset.segments, tmp_path / "longer")
+    assert_close(ema.state_dict(), expected.state_dict(), rtol=0, atol=0)
+
+
 def test_a_second_round_starts_a_new_student_on_the_teachers_labels(planted, tmp_path):
     dataset, store = planted
     params = Params(**SMALL, distill_rounds=2)
