@@ -160,7 +160,9 @@ def differences(table: pd.DataFrame, unit: str = "points of average mAP") -> Fig
         for row in table.itertuples()
     )
     alt = f"Differences to the full system in {unit}, with intervals. {facts or 'None'}."
-    figure, axes = new_figure(alt, columns=max(len(datasets), 1), height=1.2 + 0.3 * len(titles), sharey=True)
+    figure, axes = new_figure(
+        alt, columns=max(len(datasets), 1), height=1.2 + 0.3 * len(titles), sharex=True, sharey=True
+    )
     for axis, name, colour in zip(axes, datasets or [""], cycle(COLOURS)):
         part = table[table.dataset == name]
         y = [titles.index(title) for title in part.title]
@@ -192,5 +194,5 @@ def label_quality(table: pd.DataFrame) -> Figure:
             axis.errorbar(range(len(stages)), values["mean"], spread, label=name, **style)
         axis.set_xticks(range(len(stages)), stages, rotation=30, ha="right")
         finish(axis, "labels after", measure, empty=table.empty)
-    legend_above(axes[0])
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     return figure
