@@ -61,6 +61,8 @@ ADDED = (
     Row("class-aware IoU score", "class-aware"),
     Row("thresholds by percentile", "percentile"),
     Row("a label for every class", "every-class"),
+    Row("labels by who has not seen the video", "cross-labels"),
+    Row("the last two together", "both-labels"),
     Row("labels weighted by confidence", "label-weights"),
     Row("uncertain borders ignored", "border-ignore"),
     Row("second round of distillation", "second-round"),

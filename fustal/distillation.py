@@ -1,11 +1,14 @@
 """EMA distillation: the average of the student's weights labels the training videos once more (METHOD.md section 5).
 
-Taught in notebook 04. The average itself is kept from the first step of training on (`fustal.student.learning`).
+Taught in notebook 04, `cross_labels` in notebook 03. The average itself is kept from the first step of training on
+(`fustal.student.learning`).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -120,6 +123,40 @@ def teacher_labels(
         known = torch.from_numpy(dataset.labels(names)).to(x.device)
         found |= zip(names, relabel.predict(teacher, x, mask, known), strict=True)
     return to_frame({video: found[video] for video in videos}, dataset, store)
+
+
+def cross_labels(
+    params: Params, dataset: Dataset, store: FeatureStore, pseudo_labels: pd.DataFrame, folder: Path
+) -> pd.DataFrame:
+    """Beyond the paper: labels of each training video, by a student that has not seen it (notebook 03).
+
+    A student learns the errors in the labels of its videos by heart, and repeats them when it labels these videos. On
+    other videos it can only repeat what the labels have in common. The videos are dealt into folds; for each fold a
+    student learns from the others' pseudo labels, as many steps as on all of them.
+
+    Args:
+        params: of the run: `cross_folds`, `cross_confidence`, and what `train_student` needs.
+        dataset: its training videos and their video-level labels.
+        store: features on the student's grid.
+        pseudo_labels: frame with video, label, start (s), end (s), score.
+        folder: each student has a folder in it.
+
+    Returns:
+        Frame with video, label, score, start (s), end (s): each known class of a video has a label, where the student
+        finds anything.
+    """
+    count, videos = params.cross_folds, np.array(dataset.split("train"))
+    fold = np.random.default_rng(params.seed).permutation(len(videos)) % count
+    longer = params.model_copy(update={"student_epochs": round(params.student_epochs * count / (count - 1))})
+    wanted = params.model_copy(update={"relabel_confidence": params.cross_confidence, "relabel_every_class": True})
+    parts = []
+    for k in range(count):
+        unseen = videos[fold == k].tolist()
+        subset = dataset.videos.subset.mask(dataset.videos.index.isin(unseen), "unseen")
+        others = replace(dataset, videos=dataset.videos.assign(subset=subset))
+        _, ema = train_student(longer, others, store, pseudo_labels, folder / f"fold{k}")
+        parts.append(teacher_labels(ema, dataset, store, unseen, wanted))
+    return pd.concat(parts, ignore_index=True)
 
 
 def most_confident(found: Detections, params: Params) -> Detections:

@@ -104,6 +104,8 @@ class StudentParams(BaseModel):
     crop_min: float = _field(0.9, "least share of a sequence that the random crop keeps", gt=0, le=1)
     input_noise: float = _field(5e-4, "standard deviation of the noise added to the features", ge=0)
     center_radius: float = _field(1.5, "strides round a segment's centre whose points are positive", gt=0)
+    cross_folds: int = _field(1, "above 1: so many students first label the videos that they have not seen", ge=1)
+    cross_confidence: float = _field(0.4, "a label of theirs exceeds it, or is the best of a known class", ge=0, le=1)
     border_ignore: float = _field(0.0, "share of a label's length at its borders whose points are no negatives", ge=0)
     label_weights: Literal["equal", "confidence"] = _field(
         "equal", "all count alike, or by their share of the best confidence"

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from fustal import distillation
-from fustal.distillation import Relabel, distill, most_confident
+from fustal.distillation import Relabel, cross_labels, distill, most_confident, teacher_labels
 from fustal.params import Params
 from fustal.student import Student, candidates, load_student, train_student
 from fustal.student.batches import Batch
@@ -141,6 +141,32 @@ def test_teacher_labels_in_evaluation_mode():
     assert not any(segments.requires_grad for segments in new.segments)
     assert all(len(segments) == len(labels) >= 1 for segments, labels in zip(new.segments, new.labels, strict=True))
     assert_close(dict(teacher.state_dict()), before)
+
+
+def test_cross_labels_are_by_students_that_have_not_seen_the_video(planted, tmp_path, monkeypatch):
+    dataset, store = planted
+    params, seen, asked = Params(**SMALL, cross_folds=2), [], []
+
+    def train(params, part, *rest):
+        seen.append((set(part.split("train")), params.student_epochs))
+        return train_student(params, part, *rest)
+
+    def label(teacher, dataset, store, videos, params):
+        asked.append((set(videos), params.relabel_confidence, params.relabel_every_class))
+        return teacher_labels(teacher, dataset, store, videos, params)
+
+    monkeypatch.setattr(distillation, "train_student", train)
+    monkeypatch.setattr(distillation, "teacher_labels", label)
+    labels = cross_labels(params, dataset, store, dataset.segments, tmp_path)
+    videos = set(dataset.split("train"))
+    for (trained, epochs), (labelled, *wanted) in zip(seen, asked, strict=True):
+        assert trained | labelled == videos
+        assert not trained & labelled
+        assert epochs == 2 * params.student_epochs, "as many steps as on all videos"
+        assert wanted == [params.cross_confidence, True]
+    known = set(dataset.segments[["video", "label"]].itertuples(index=False, name=None))
+    assert set(labels[["video", "label"]].itertuples(index=False, name=None)) <= known
+    assert set(labels.video) == videos
 
 
 def test_without_relabelling_the_student_trains_on(planted, tmp_path):
