@@ -1,6 +1,6 @@
 """What each stage and each choice is worth: variants of a sweep against the full system, paired by seed.
 
-Taught in notebook 06. The variants are those of `params/sweeps/ablation.yaml`.
+The variants are those of `params/sweeps/ablation.yaml`.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,10 @@ import pandas as pd
 from scipy.stats import bootstrap
 
 from fustal import InputError
+from fustal.results import markdown_lines
 
 FULL = "full"
 """The variant that all others are compared with, by its distilled student."""
-
-RESAMPLES = 9_999
-"""Of the bootstrap."""
 
 
 class Row(NamedTuple):
@@ -123,17 +121,8 @@ def compare(
             values = values_of(table, dataset, row, measure)
             difference = (values - reference).dropna().to_numpy()
             if len(difference):
-                lines.append(
-                    {
-                        "dataset": dataset,
-                        "title": row.title,
-                        "seeds": len(difference),
-                        "mean": values.mean(),
-                        "std": values.std(),
-                        "difference": difference.mean(),
-                        **dict(zip(("low", "high"), interval(difference), strict=True)),
-                    }
-                )
+                spread = values.mean(), values.std(), difference.mean(), *interval(difference)
+                lines.append((dataset, row.title, len(difference), *spread))
     columns = ["dataset", "title", "seeds", "mean", "std", "difference", "low", "high"]
     return pd.DataFrame(lines, columns=columns)
 
@@ -149,8 +138,8 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     """
     if len(values) < 2:
         return float("nan"), float("nan")
-    options = {"n_resamples": RESAMPLES, "method": "percentile", "rng": np.random.default_rng(0)}
-    found = bootstrap((values,), np.mean, **options).confidence_interval
+    random = np.random.default_rng(0)
+    found = bootstrap((values,), np.mean, method="percentile", rng=random).confidence_interval
     return float(found.low), float(found.high)
 
 
@@ -173,7 +162,7 @@ def in_words(comparison: pd.DataFrame) -> list[str]:
 
 
 def markdown(table: pd.DataFrame, measure: str = "0.1:0.7") -> str:
-    """The tables of notebook 06 for a page: each row on each data set, mean ± std, and its difference with interval."""
+    """Tables for a page: each row on each data set, mean ± std, and its difference with interval."""
     blocks = []
     for corner, rows, against in (
         ("the full system", STAGES, GENERATOR),
@@ -189,7 +178,7 @@ def markdown(table: pd.DataFrame, measure: str = "0.1:0.7") -> str:
         cells = {(row.title, row.dataset): _cells(row) for row in comparison.itertuples()}
         for title in dict.fromkeys(comparison.title):
             lines.append([title, *(cells.get((title, name), "— | —") for name in datasets)])
-        blocks.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        blocks.append(markdown_lines(lines))
     return "\n\n".join(blocks)
 
 

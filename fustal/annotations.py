@@ -101,7 +101,7 @@ class Dataset:
 def hold_out(dataset: Dataset, share: float) -> Dataset:
     """The data set with some training videos in the place of its test videos, which are not there any more.
 
-    To choose parameters by the video-level labels of videos that no training saw (notebook 06).
+    To choose parameters by the video-level labels of videos that no training saw.
 
     Args:
         dataset: whole.

@@ -167,7 +167,7 @@ def ablations(
     measure: Annotated[str, typer.Option(help="which is compared")] = "0.1:0.7",
     readme: Annotated[Path | None, typer.Option(help="write the tables between the markers of this file")] = None,
 ) -> None:
-    """Print what each stage and each option is worth, paired by seed; notebook 06 shows and explains it."""
+    """Print what each stage and each option is worth, paired by seed."""
     from fustal.ablation import markdown, read_table
     from fustal.results import insert
 

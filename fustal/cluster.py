@@ -111,10 +111,8 @@ def run_task(values: dict[str, Any], stage: str, donor: str | None, outputs: str
             file = folder / params.run / "params.yaml"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(yaml.safe_dump(params.of(Params), sort_keys=False), encoding="utf-8")
-            say = functools.partial(LOG.info, f"{params.run}: %s")
-            run_chain(
-                params, stages=[stage], outputs=folder, say=say, bar=False
-            )  # a bar would spoil the client's table
+            say = functools.partial(LOG.info, f"{params.run}: %s")  # and no bar, which would tear the client's table
+            run_chain(params, stages=[stage], outputs=folder, say=say, bar=False)
     return time.monotonic() - began
 
 

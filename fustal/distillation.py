@@ -209,27 +209,14 @@ def distill(
     Returns:
         The student and its average; the average is the result.
     """
-    for left in reversed(range(params.distill_rounds)):
-        here = folder / f"{left}_before_last" if left else folder
-        student, ema = _distill_once(params, dataset, store, pseudo_labels, student, ema, optimizer, here)
-        if left:
-            pseudo_labels = teacher_labels(ema, dataset, store, dataset.split("train"), params)
-            train_student(params, dataset, store, pseudo_labels, here / "student")
-            student, ema, optimizer = load_student(here / "student", params, store.dim, len(dataset.classes))
-    return student, ema
-
-
-def _distill_once(
-    params: Params,
-    dataset: Dataset,
-    store: FeatureStore,
-    pseudo_labels: pd.DataFrame,
-    student: Student,
-    ema: Student,
-    optimizer: torch.optim.Optimizer,
-    folder: Path,
-) -> tuple[Student, Student]:
-    """One round: goes on training the student on the labels that its average predicts."""
+    if params.distill_rounds > 1:
+        earlier = folder / f"{params.distill_rounds - 1}_before_last"
+        fewer = params.model_copy(update={"distill_rounds": params.distill_rounds - 1})
+        _, ema = distill(fewer, dataset, store, pseudo_labels, student, ema, optimizer, earlier)
+        pseudo_labels = teacher_labels(ema, dataset, store, dataset.split("train"), params)
+        train_student(params, dataset, store, pseudo_labels, earlier / "student")
+        student, ema, optimizer = load_student(earlier / "student", params, store.dim, len(dataset.classes))
+    params = params.model_copy(update={"distill_rounds": 1})  # in this process, and in those that share its work
     data = TrainingVideos(params, dataset, store, pseudo_labels, next(student.parameters()).device)
     epochs = range(params.student_epochs, params.student_epochs + params.distill_epochs)
     relabel = Relabel(params).to(data.device) if params.relabel else None
@@ -249,4 +236,4 @@ def _distill_share(
     """What a process of several does: student, average and optimiser come from the checkpoint in the folder."""
     student = make_student(params, store.dim, len(dataset.classes))
     optimizer = make_optimizer(student, params)
-    _distill_once(params, dataset, store, pseudo_labels, student, start_average(student), optimizer, folder)
+    distill(params, dataset, store, pseudo_labels, student, start_average(student), optimizer, folder)

@@ -138,6 +138,11 @@ def _markdown(part: pd.DataFrame, stages: dict[str, str], corner: str) -> str:
     for title, stage in stages.items():
         values = {measure: part.value[(part.stage == stage) & (part.measure == measure)] for measure in measures}
         lines.append([title, *(_cell(cell, 0 if name == "labels" else 1) for name, cell in values.items())])
+    return markdown_lines(lines)
+
+
+def markdown_lines(lines: Sequence[Sequence[str]]) -> str:
+    """Cells as the lines of a table."""
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

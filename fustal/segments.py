@@ -45,8 +45,9 @@ def iou_score(segments: Tensor, weights: Tensor | None = None) -> Tensor:
     tensor([1.3333, 1.3333, 0.6667])
     """
     a, b, tiou = _overlaps(segments.detach().cpu().numpy())
-    weight = np.ones(len(segments)) if weights is None else weights.detach().cpu().numpy()
-    score = np.bincount(a, tiou * weight[b], len(segments)) + np.bincount(b, tiou * weight[a], len(segments))
+    weight = None if weights is None else weights.detach().cpu().numpy()
+    to_a, to_b = (tiou, tiou) if weight is None else (tiou * weight[b], tiou * weight[a])
+    score = np.bincount(a, to_a, len(segments)) + np.bincount(b, to_b, len(segments))
     return torch.from_numpy(score.astype(tiou.dtype)).to(segments.device)
 
 
