@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.signal import butter, sosfiltfilt
+import scipy
 
 from fustal import InputError
 from fustal.annotations import Grid
@@ -174,8 +174,8 @@ def describe(signal: np.ndarray, stride: int, window: int) -> np.ndarray:
 
 def _channels(signal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(N, 15): gravity, body acceleration, angular velocity (x, y, z each), and six that no rotation changes."""
-    low_pass = butter(3, 0.3, fs=FPS, output="sos")
-    gravity = sosfiltfilt(low_pass, signal[:, :3], axis=0)
+    low_pass = scipy.signal.butter(3, 0.3, fs=FPS, output="sos")
+    gravity = scipy.signal.sosfiltfilt(low_pass, signal[:, :3], axis=0)
     body, gyro = signal[:, :3] - gravity, signal[:, 3:]
     down = gravity / np.linalg.norm(gravity, axis=1, keepdims=True).clip(1e-6)
     vertical = (body * down).sum(axis=1)
