@@ -1,6 +1,6 @@
 """What each stage and each choice is worth: variants of a sweep against the full system, paired by seed.
 
-The variants are those of `params/sweeps/ablation.yaml`.
+The variants are those of `params/sweeps/ablation.yaml` and `choose.yaml`.
 """
 
 from collections.abc import Sequence
@@ -59,13 +59,24 @@ ADDED = (
     Row("class-aware IoU score", "class-aware"),
     Row("thresholds by percentile", "percentile"),
     Row("a label for every class", "every-class"),
-    Row("labels by who has not seen the video", "cross-labels"),
-    Row("the last two together", "both-labels"),
+    Row("the same, by who has not seen the video", "cross-labels"),
     Row("labels weighted by confidence", "label-weights"),
     Row("uncertain borders ignored", "border-ignore"),
     Row("second round of distillation", "second-round"),
 )
 """Beyond the paper: the system with something added."""
+
+CHOICES = (
+    Row("gamma 0.5", "gamma-0.5"),
+    Row("eta 0.3", "eta-0.3"),
+    Row("eta 0.5", "eta-0.5"),
+    Row("eta' 0.2", "relabel-0.2"),
+    Row("eta' 0.6", "relabel-0.6"),
+    Row("half the learning rate", "lr-halved"),
+    Row("teacher after 8 epochs, not 12", "switch-early"),
+    Row("average over 200 steps", "slow-average"),
+)
+"""Other values of parameters: the variants of `params/sweeps/choose.yaml`."""
 
 
 def read_table(path: str | Path) -> pd.DataFrame:

@@ -111,6 +111,8 @@ def run_task(values: dict[str, Any], stage: str, donor: str | None, outputs: str
             file = folder / params.run / "params.yaml"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(yaml.safe_dump(params.of(Params), sort_keys=False), encoding="utf-8")
+            # dask has its workers give freed memory back at once; a training would take it again at every step
+            os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)
             say = functools.partial(LOG.info, f"{params.run}: %s")  # and no bar, which would tear the client's table
             run_chain(params, stages=[stage], outputs=folder, say=say, bar=False)
     return time.monotonic() - began
