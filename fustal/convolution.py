@@ -40,18 +40,39 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if places == 3 and min(channels, dim) >= LEAST_WIDTH:
             y = _Winograd.apply(x, weight)
         elif channels <= dim:
-            y = _shifted(x, weight)
+            y = _Narrow.apply(x, weight)
     if y is None:
         return F.conv1d(x.mT, weight, bias, padding=places // 2).mT
     return y if bias is None else y + bias
 
 
-def _shifted(x: Tensor, weight: Tensor) -> Tensor:
-    """What each place of the kernel makes of the whole sequence, shifted and added: one matrix product for all."""
-    channels, _, places = weight.shape
-    products = (x @ weight.permute(1, 2, 0).flatten(1)).unflatten(2, (places, channels))  # (B, T, K, E)
-    padded = F.pad(products, (0, 0, 0, 0, places // 2, places // 2))
-    return sum(padded[:, k : k + x.shape[1], k] for k in range(places))
+class _Narrow(torch.autograd.Function):
+    """What each place of the kernel makes of the whole sequence, shifted and added: one matrix product for all places.
+
+    PyTorch's own gradient of it would fill a sequence of zeros for each shift.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        channels, _, places = weight.shape
+        products = (x @ weight.permute(1, 2, 0).flatten(1)).unflatten(2, (places, channels))  # (B, T, K, E)
+        padded = F.pad(products, (0, 0, 0, 0, places // 2, places // 2))
+        return sum(padded[:, k : k + x.shape[1], k] for k in range(places))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        channels, dim, places = weight.shape
+        padded = F.pad(gradient, (0, 0, places // 2, places // 2))
+        seen = torch.cat([padded[:, k : k + x.shape[1]] for k in reversed(range(places))], dim=2)  # (B, T, K E)
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_x = seen @ weight.permute(2, 0, 1).reshape(-1, dim)
+        if ctx.needs_input_grad[1]:
+            products = seen.flatten(0, 1).T @ x.flatten(0, 1)
+            of_weight = products.view(places, channels, dim).permute(1, 2, 0)
+        return of_x, of_weight
 
 
 class _Winograd(torch.autograd.Function):

@@ -25,6 +25,7 @@ from fustal.viz.signals import (
     timeline,
     trident,
 )
+from fustal.viz.task import durations, features, overlap, overview, snippet_windows
 
 __all__ = [
     "activation",
@@ -32,15 +33,20 @@ __all__ = [
     "class_ap",
     "class_balance",
     "differences",
+    "durations",
     "ema_curve",
+    "features",
     "iou_matrix",
     "label_quality",
+    "overlap",
+    "overview",
     "precision_recall",
     "quality_bars",
     "save",
     "score_histogram",
     "selection_scatter",
     "show",
+    "snippet_windows",
     "target_assignment",
     "timeline",
     "training_curves",

@@ -8,6 +8,8 @@ import yaml
 from fustal import ROOT, InputError
 from fustal.ablation import (
     ADDED,
+    CHOICES,
+    DISTILLED,
     FULL,
     GENERATOR,
     REMOVED,
@@ -103,7 +105,10 @@ def test_what_is_no_table_is_refused(tmp_path, name, content, says):
     assert "\n" not in str(error.value)
 
 
-def test_rows_are_the_sweeps_variants():
-    sweep = yaml.safe_load((ROOT / "params" / "sweeps" / "ablation.yaml").read_text())
-    assert {row.variant for row in (*STAGES, *REMOVED, *ADDED)} == set(sweep["variants"])
-    assert FULL in sweep["variants"]
+@pytest.mark.parametrize(
+    ("sweep", "rows"), [("ablation", (*STAGES, *REMOVED, *ADDED)), ("choose", (DISTILLED, *CHOICES))]
+)
+def test_rows_are_the_sweeps_variants(sweep, rows):
+    variants = yaml.safe_load((ROOT / "params" / "sweeps" / f"{sweep}.yaml").read_text())["variants"]
+    assert {row.variant for row in rows} == set(variants)
+    assert rows[0].variant == FULL

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fustal import viz
+from fustal.features import VideoGrid
 
 RNG = np.random.default_rng(0)
 NONE = np.zeros(0)
@@ -32,7 +33,7 @@ def _table(stages, columns=("precision", "recall")):
 
 
 def _dataset(count):
-    videos = pd.DataFrame({"subset": ["train", "test"][: 2 * count]}, index=["a", "b"][: 2 * count])
+    videos = pd.DataFrame({"subset": ["train", "test"], "duration": [60.0, 70.0]}, index=["a", "b"])[: 2 * count]
     return SimpleNamespace(name="tiny", videos=videos, segments=_segments(count).assign(video="a"))
 
 
@@ -100,6 +101,10 @@ FIGURES = {
     "precision_recall": (lambda: (np.array([1.0, 0.5]), np.array([0.5, 1.0])), lambda: (NONE, NONE)),
     "class_balance": (lambda: (_dataset(5),), lambda: (_dataset(0),)),
     "differences": (lambda: (_differences(["a", "b"]),), lambda: (_differences([]),)),
+    "snippet_windows": (lambda: (VideoGrid(25.0, 16, 16),), lambda: (VideoGrid(25.0, 16, 16), 0)),
+    "overlap": (lambda: ([((0, 4), (1, 4)), ((0, 4), (5, 6))], [0.75, 0.0]), lambda: ([], [])),
+    "durations": (lambda: (_dataset(5),), lambda: (_dataset(0),)),
+    "features": (lambda: (RNG.random((20, 70)), np.arange(20.0), _truth(2)), lambda: (NONE[:, None], NONE, _truth(0))),
     "label_quality": (lambda: (_labels(["a", "b"]),), lambda: (_labels([]),)),
 }
 
@@ -122,7 +127,14 @@ def test_figure_is_labelled_and_described(name, size, tmp_path):
 
 def test_every_figure_is_tested():
     made = {name for name, item in vars(viz).items() if getattr(item, "__annotations__", {}).get("return") is Figure}
-    assert made == set(FIGURES)
+    assert made == set(FIGURES) | {"overview"}
+
+
+def test_the_overview_shows_every_stage():
+    shown = " ".join(text.get_text() for text in viz.overview().axes[0].texts)
+    for word in ("generator", "filter", "student", "teacher", "evaluation"):
+        assert word in shown
+        assert word in viz.overview().alt_text or word == "evaluation"
 
 
 def test_alt_texts_say_what_is_seen():
