@@ -44,10 +44,10 @@ def mean_average_precision(
         raise InputError("there are no true segments to evaluate against")
     tious = list(tious)
     counts = ground_truth.label.value_counts().sort_index()
-    ranking = _ranking(detections)
-    hits = np.stack([match[ranking] >= 0 for match in _match(detections, ground_truth, tious)], axis=1)  # (N, K)
+    ranking = ranking_of(detections)
+    hits = np.stack([match[ranking] >= 0 for match in matches(detections, ground_truth, tious)], axis=1)  # (N, K)
     label = counts.index.get_indexer(detections.label)[ranking]
-    ap = [_average_precision(hits[label == number], count) for number, count in enumerate(counts)]
+    ap = [interpolated(hits[label == number], count) for number, count in enumerate(counts)]
     return pd.DataFrame(ap, index=counts.index.rename("class"), columns=pd.Index(tious, name="tIoU"))
 
 
@@ -110,7 +110,7 @@ def pseudo_label_quality(
     """
     found, true = _times(labels), _times(ground_truth)
     rows = []
-    for match in _match(labels, ground_truth, tious):
+    for match in matches(labels, ground_truth, tious):
         a, b = found[:, match >= 0], true[:, match[match >= 0]]
         rows.append(
             {
@@ -138,6 +138,18 @@ def label_measures(labels: pd.DataFrame, ground_truth: pd.DataFrame) -> dict[str
     result |= {"mean tIoU": 100 * middle["mean_tiou"], "boundary error (s)": middle["boundary_error"]}
     result |= {"coverage": 100 * coverage(labels, ground_truth), "labels": len(labels)}
     return {name: value for name, value in result.items() if pd.notna(value)}
+
+
+def agreement(labels: pd.DataFrame, others: pd.DataFrame) -> float:
+    """F1 at tIoU .5 between two sets of labels of the same videos, 0 to 1: how much they say the same.
+
+    No true segment is asked, so that this may choose parameters.
+
+    >>> labels = pd.DataFrame({"video": ["v"], "label": ["run"], "score": [0.5], "start": [0.0], "end": [4.0]})
+    >>> agreement(labels, labels), agreement(labels, labels.assign(label="jump"))
+    (1.0, 0.0)
+    """
+    return float(pseudo_label_quality(labels, others, [0.5])["f1"].iloc[0])
 
 
 def coverage(labels: pd.DataFrame, ground_truth: pd.DataFrame) -> float:
@@ -177,7 +189,7 @@ def true_positive(labels: pd.DataFrame, ground_truth: pd.DataFrame, tiou: float 
     Returns:
         Booleans (N,), in the order of the labels.
     """
-    found, _, overlap = _pairs(labels, ground_truth)
+    found, _, overlap = overlaps(labels, ground_truth)
     result = np.zeros(len(labels), dtype=bool)
     result[found[overlap >= tiou]] = True
     return result
@@ -208,25 +220,25 @@ def precision_recall(detections: pd.DataFrame, ground_truth: pd.DataFrame, tiou:
     Returns:
         Columns score, precision, recall: one row a detection.
     """
-    ranking = _ranking(detections)
-    hits = next(_match(detections, ground_truth, [tiou]))[ranking] >= 0
+    ranking = ranking_of(detections)
+    hits = next(matches(detections, ground_truth, [tiou]))[ranking] >= 0
     right = np.cumsum(hits)
     precision = right / np.arange(1, len(hits) + 1)
     columns = {"score": detections.score.to_numpy()[ranking], "precision": precision}
     return pd.DataFrame(columns | {"recall": right / max(len(ground_truth), 1)})
 
 
-def _average_precision(hits: np.ndarray, count: int) -> np.ndarray:
+def interpolated(hits: np.ndarray, count: int) -> np.ndarray:
     """Interpolated AP (K,) of ranked hits (N, K) of one class with `count` true segments."""
     precision = np.cumsum(hits, axis=0) / np.arange(1, len(hits) + 1)[:, None]
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     return (hits * envelope).sum(axis=0) / count
 
 
-def _match(detections: pd.DataFrame, ground_truth: pd.DataFrame, tious: Iterable[float]) -> Iterable[np.ndarray]:
+def matches(detections: pd.DataFrame, ground_truth: pd.DataFrame, tious: Iterable[float]) -> Iterable[np.ndarray]:
     """For each tIoU the row (N,) of the true segment that each detection takes, -1 for none."""
-    found, true, overlap = _pairs(detections, ground_truth)
-    ranking = _ranking(detections)
+    found, true, overlap = overlaps(detections, ground_truth)
+    ranking = ranking_of(detections)
     rank = np.empty(len(detections), dtype=int)
     rank[ranking] = np.arange(len(detections))
     order = np.lexsort((true, -overlap, rank[found]))
@@ -264,11 +276,12 @@ def _assign(found: np.ndarray, true: np.ndarray, count: int) -> tuple[np.ndarray
         found, true = found[kept], true[kept]
 
 
-def _ranking(detections: pd.DataFrame) -> np.ndarray:
+def ranking_of(detections: pd.DataFrame) -> np.ndarray:
+    """Rows of the detections by falling score; equal scores stay in their order."""
     return np.argsort(-detections.score.to_numpy(float), kind="stable")
 
 
-def _pairs(detections: pd.DataFrame, ground_truth: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def overlaps(detections: pd.DataFrame, ground_truth: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows (P,) of the overlapping detections and true segments of the same video and class, and their tIoU (P,)."""
     found, true = _times(detections), _times(ground_truth)
     span = np.ptp(np.concatenate([found, true, np.zeros((2, 1))], axis=1)) + 1

@@ -8,7 +8,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fustal.annotations import Dataset
-from fustal.viz.common import BLACK, BLUE, COLOURS, GREY, MARKERS, ORANGE, finish, legend_above, new_figure, row_names
+from fustal.viz.common import (
+    BLACK,
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    MARKERS,
+    ORANGE,
+    SKY,
+    VERMILLION,
+    finish,
+    legend_above,
+    new_figure,
+    row_names,
+)
 
 MOST_CLASSES = 40
 """A figure with one row a class shows so many, the first of its order."""
@@ -111,6 +125,53 @@ def class_ap(table: pd.DataFrame) -> Figure:
     row_names(axis, table.index)
     legend_above(axis)
     finish(axis, "average precision (%)", "class", empty=not table.size)
+    return figure
+
+
+def error_kinds(table: pd.DataFrame) -> Figure:
+    """What the best detections of each stage are, stacked, and how many actions none of them finds.
+
+    Args:
+        table: index stage, columns those of `errors.error_shares`, shares; the last one is "missed".
+    """
+    kinds, missed = table.columns[:-1], table[table.columns[-1:]].to_numpy().ravel()
+    facts = "; ".join(
+        f"{stage}: " + ", ".join(f"{kind} {100 * value:.0f} %" for kind, value in row.items())
+        for stage, row in table.iterrows()
+    )
+    alt = f"What the best detections are, as many as there are actions. {facts or 'No stage'}."
+    figure, (left, right) = new_figure(alt, columns=2, height=1.6 + 0.4 * len(table), sharey=True, width_ratios=[3, 1])
+    begin = np.zeros(len(table))
+    for kind, colour in zip(kinds, [GREEN, SKY, BLUE, ORANGE, GREY], strict=False):
+        bars = left.barh(range(len(table)), 100 * table[kind], left=begin, color=colour, label=kind)
+        left.bar_label(
+            bars, [f"{100 * v:.0f}" if v >= 0.05 else "" for v in table[kind]], label_type="center", fontsize=8
+        )
+        begin += 100 * table[kind].to_numpy()
+    right.barh(range(len(table)), 100 * missed, color=VERMILLION)
+    row_names(left, table.index)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
+    finish(left, "best detections (%)", "stage", empty=not len(table))
+    finish(right, "missed actions (%)", "")
+    return figure
+
+
+def length_ap(table: pd.DataFrame) -> Figure:
+    """The mAP of each stage for short and for long actions.
+
+    Args:
+        table: index stage, columns ranges of length, of `errors.average_precision_by_length`, shares.
+    """
+    facts = "; ".join(
+        f"{stage} from {100 * row.iloc[0]:.0f} to {100 * row.iloc[-1]:.0f}" for stage, row in table.iterrows()
+    )
+    figure, (axis,) = new_figure(f"mAP in percent, from the shortest to the longest actions: {facts or 'none'}.")
+    for (stage, row), colour, marker in zip(table.iterrows(), cycle(COLOURS), cycle(MARKERS)):
+        axis.plot(range(len(row)), 100 * row, label=stage, color=colour, marker=marker)
+    axis.set_xticks(range(table.shape[1]), table.columns)
+    axis.set_ylim(bottom=0)
+    legend_above(axis)
+    finish(axis, "length of the action", "mAP (%)", empty=not table.size)
     return figure
 
 

@@ -60,6 +60,37 @@ def activation(
     return figure
 
 
+def embeddings(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Where mined snippets lie, by their two principal directions: a panel a network, a colour and a mark a kind.
+
+    Args:
+        panels: name -> kind of snippet -> embeddings (N, E), of which only the direction counts.
+    """
+    figure, axes = new_figure(
+        f"Embeddings of snippets in two dimensions: {', '.join(panels) or 'none'}.",
+        columns=max(len(panels), 1),
+        height=3.4,
+    )
+    for axis, (name, kinds) in zip(axes, panels.items(), strict=False):
+        directions = {
+            kind: rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12) for kind, rows in kinds.items()
+        }
+        together = np.concatenate(list(directions.values()))
+        middle = together.mean(axis=0)
+        axes_of_variance = np.linalg.svd(together - middle, full_matrices=False)[2][:2].T
+        for (kind, rows), colour, mark in zip(
+            directions.items(), [BLUE, ORANGE, SKY, VERMILLION], "osov", strict=False
+        ):
+            x, y = ((rows - middle) @ axes_of_variance).T
+            axis.scatter(x, y, s=14, color=colour, marker=mark, alpha=0.7, label=kind, linewidths=0)
+        axis.set_title(name)
+        finish(axis, "first direction", "second direction" if axis is axes[0] else "")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+    if not panels:
+        finish(axes[0], "first direction", "second direction", empty=True)
+    return figure
+
+
 def timeline(rows: Mapping[str, pd.DataFrame], duration: float) -> Figure:
     """What every stage says about one video: a row each, a lane and a colour a class, paler at lower scores.
 

@@ -92,7 +92,7 @@ def overlap(pairs: Sequence[tuple[tuple[float, float], tuple[float, float]]], ti
 
 def durations(dataset: Dataset) -> Figure:
     """How long videos and segments are, and how many segments a video has."""
-    lengths = dataset.segments.end - dataset.segments.start
+    lengths = (dataset.segments.end - dataset.segments.start).round(3)  # equal ones stay equal
     counts = dataset.segments.groupby("video").size()
     panels = [
         (dataset.videos.duration.dropna(), "video (s)", 20),

@@ -11,25 +11,27 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from fustal import InputError
+from fustal.contrastive import (
+    Snippets,
+    contrast,
+    cross_video_contrast,
+    dilate,
+    equal_label_pairs,
+    erode,
+    in_video_contrast,
+    info_nce,
+    mine_snippets,
+)
 from fustal.features import FeatureStore
 from fustal.generator import (
     Activations,
     Generator,
-    Snippets,
     _losses,
     activations,
     batch_of_step,
-    contrast,
-    cross_video_contrast,
-    dilate,
     dropout,
-    equal_label_pairs,
-    erode,
     generator_loss,
-    in_video_contrast,
-    info_nce,
     localize,
-    mine_snippets,
     predicted_classes,
     sample_batch,
     snippet_seconds,

@@ -15,9 +15,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.testing import assert_close
 
 from fustal import ROOT, InputError, generator
+from fustal.contrastive import equal_label_pairs
 from fustal.distillation import Relabel, distill
 from fustal.files import write_json
-from fustal.generator import batch_of_step, equal_label_pairs, train_generator
+from fustal.generator import batch_of_step, train_generator
 from fustal.parallel import _first_error, backward, gather, launch, processes, rank, share, total
 from fustal.params import Params
 from fustal.student import learning, load_student, train_student

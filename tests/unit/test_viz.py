@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fustal import viz
+from fustal.errors import KINDS
 from fustal.features import VideoGrid
 
 RNG = np.random.default_rng(0)
@@ -101,6 +102,9 @@ FIGURES = {
     "precision_recall": (lambda: (np.array([1.0, 0.5]), np.array([0.5, 1.0])), lambda: (NONE, NONE)),
     "class_balance": (lambda: (_dataset(5),), lambda: (_dataset(0),)),
     "differences": (lambda: (_differences(["a", "b"]),), lambda: (_differences([]),)),
+    "embeddings": (lambda: ({"before": {"a": RNG.random((4, 3)), "b": RNG.random((5, 3))}},), lambda: ({},)),
+    "error_kinds": (lambda: (_table(["generator", "student"], [*KINDS, "missed"]),), lambda: (_table([]),)),
+    "length_ap": (lambda: (_table(["generator", "student"], ["0–2 s", "2–9 s"]),), lambda: (_table([], ()),)),
     "snippet_windows": (lambda: (VideoGrid(25.0, 16, 16),), lambda: (VideoGrid(25.0, 16, 16), 0)),
     "overlap": (lambda: ([((0, 4), (1, 4)), ((0, 4), (5, 6))], [0.75, 0.0]), lambda: ([], [])),
     "durations": (lambda: (_dataset(5),), lambda: (_dataset(0),)),
