@@ -1,8 +1,9 @@
-# make run · make test · make lab: each sets up first, once. make results and make bench make the README's tables.
+# make run · make test · make lab: each sets up first, once. make results and make bench make the README's tables,
+# make show the notebooks with figures in docs/notebooks, make site the web site from them.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup run test lab results bench
+.PHONY: setup run test lab results bench show site
 
 setup: .venv/ready
 
@@ -18,15 +19,26 @@ run: setup
 # Two processes of one thread on two cores. Runs go to a temporary folder, never to outputs/.
 test: export OMP_NUM_THREADS = 1
 test: export TQDM_DISABLE = 1
+test: export FUSTAL_STATIC = 1
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests fustal
 	outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && \
-	FUSTAL_OUTPUTS=$$outputs $(BIN)/python -m pytest --nbval-lax --nbval-current-env notebooks
+	FUSTAL_OUTPUTS=$$outputs $(BIN)/python -m pytest -p tests.notebooks.compare --nbval --nbval-current-env \
+		--nbval-sanitize-with tests/notebooks/sanitize.cfg docs/notebooks
 
 lab: setup
 	$(BIN)/jupyter lab notebooks
+
+# Runs every notebook as a reader would; commit what it writes
+show: setup
+	$(BIN)/python -m docs.show
+
+site: setup
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[site]'
+	$(BIN)/sphinx-build -q -W --keep-going docs outputs/site
+	@echo "open outputs/site/index.html"
 
 # SBHAR=folder takes the recordings from there instead of downloading them
 results: setup

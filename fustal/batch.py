@@ -94,6 +94,7 @@ def run_notebook(stage: Stage, params: Params, outputs: Path, *, bar: bool = Fal
     partial = folder / stage.notebook.replace(".ipynb", ".partial.ipynb")
     os.environ["FUSTAL_OUTPUTS"] = str(outputs)
     os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("FUSTAL_STATIC", "1")  # nobody is there to move a slider
     # papermill warns of parameters that a notebook does not declare; ours take them all and check them themselves
     logging.getLogger("papermill").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="fustal-") as sockets:  # no ports, and nobody else listens

@@ -118,6 +118,7 @@ class StudentParams(BaseModel):
     student_lr: float = _field(1e-3, "learning rate of AdamW", gt=0)
     student_weight_decay: float = _field(0.05, "weight decay of AdamW", ge=0)
     ema_decay: float = _field(0.97, "decay of the moving average of the weights, per step", ge=0, lt=1)
+    watched_videos: int = _field(10, "training videos on which mAP is measured after each epoch, to look at", ge=0)
     pre_nms_score: float = _field(0.001, "least class score of a detection", ge=0, le=1)
     pre_nms_topk: int = _field(2000, "detections per level that go on to NMS", ge=1)
     min_duration_snippets: float = _field(0.05, "snippets, least duration of a detection", ge=0)

@@ -4,7 +4,7 @@ Taught in notebook 03.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,6 +74,7 @@ def train_epochs(
     *,
     epochs: range,
     relabel: "Relabel | None" = None,
+    each_epoch: Callable[[int, Student, Student], None] | None = None,
     description: str = "student",
 ) -> pd.DataFrame:
     """Trains the student and its average for some epochs, and writes both and the optimiser to `folder`.
@@ -87,6 +88,7 @@ def train_epochs(
         folder: receives `model`, `ema` and `optimizer.safetensors`, from which distillation goes on, and the log.
         epochs: numbers of the epochs; the learning rate rises linearly through epoch 0.
         relabel: replaces the labels of each batch by the average's predictions.
+        each_epoch: called after each epoch with its number, from 1, the student and the average; to look at them.
         description: what the progress bar says.
 
     Returns:
@@ -101,6 +103,11 @@ def train_epochs(
         output = student(batch.x + noise, batch.mask)
         return student_loss(student, output, *batch[2:], params)
 
+    def after_step(i: int) -> None:
+        update_average(ema, student, params.ema_decay)
+        if each_epoch and (i + 1) % steps == 0:
+            each_epoch((i + 1) // steps, student, ema)
+
     log = fit(
         data.batch,
         step,
@@ -112,7 +119,7 @@ def train_epochs(
         folder=folder,
         lr=lambda i: min(1.0, (i + 1) / steps),
         clip=1.0,
-        after_step=lambda _: update_average(ema, student, params.ema_decay),
+        after_step=after_step,
         description=description,
     )
     if processes() == 1:
@@ -123,7 +130,12 @@ def train_epochs(
 
 
 def train_student(
-    params: Params, dataset: Dataset, store: FeatureStore, pseudo_labels: pd.DataFrame, folder: Path
+    params: Params,
+    dataset: Dataset,
+    store: FeatureStore,
+    pseudo_labels: pd.DataFrame,
+    folder: Path,
+    each_epoch: Callable[[int, Student, Student], None] | None = None,
 ) -> tuple[Student, Student]:
     """Trains a student on pseudo labels (notebook 03).
 
@@ -133,6 +145,7 @@ def train_student(
         store: features on the student's grid.
         pseudo_labels: frame with video, label, start (s), end (s); the true segments measure the upper bound.
         folder: see `train_epochs`; an interrupted training goes on from its checkpoint there.
+        each_epoch: see `train_epochs`; not called where several processes train.
 
     Returns:
         The student and the average of its weights.
@@ -142,9 +155,8 @@ def train_student(
     torch.manual_seed(params.seed)
     student = make_student(params, store.dim, len(dataset.classes))
     ema = start_average(student)
-    train_epochs(
-        params, data, student, ema, make_optimizer(student, params), folder, epochs=range(params.student_epochs)
-    )
+    epochs, optimizer = range(params.student_epochs), make_optimizer(student, params)
+    train_epochs(params, data, student, ema, optimizer, folder, epochs=epochs, each_epoch=each_epoch)
     return student, ema
 
 

@@ -5,6 +5,7 @@ Colours are those of Okabe and Ito (2008), which colour-blind people can tell ap
 """
 
 from fustal.viz.common import save, show
+from fustal.viz.interactive import explore
 from fustal.viz.results import (
     average_precision,
     class_ap,
@@ -40,6 +41,7 @@ __all__ = [
     "ema_curve",
     "embeddings",
     "error_kinds",
+    "explore",
     "features",
     "iou_matrix",
     "label_quality",

@@ -25,11 +25,15 @@ MARKERS = "osD^vP*"
 
 def show(figure: Figure) -> None:
     """Displays a figure in a notebook, as an image with alt text."""
+    display({"text/html": as_html(figure), "text/plain": figure.alt_text}, raw=True)
+
+
+def as_html(figure: Figure) -> str:
+    """A figure as an image with alt text."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=90, format="png")
     source = base64.b64encode(buffer.getvalue()).decode()
-    image = f'<img alt="{html.escape(figure.alt_text)}" src="data:image/png;base64,{source}">'
-    display({"text/html": image, "text/plain": figure.alt_text}, raw=True)
+    return f'<img alt="{html.escape(figure.alt_text)}" src="data:image/png;base64,{source}">'
 
 
 def save(figure: Figure, path: Path) -> None:

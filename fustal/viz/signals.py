@@ -61,33 +61,37 @@ def activation(
 
 
 def embeddings(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Where mined snippets lie, by their two principal directions: a panel a network, a colour and a mark a kind.
+    """Where mined snippets lie, by the two principal directions of their own: a panel a network.
 
     Args:
-        panels: name -> kind of snippet -> embeddings (N, E), of which only the direction counts.
+        panels: name -> kind of snippet -> embeddings (N, E), of which only the direction counts; easy action and easy
+            background first, then the hard ones.
     """
-    figure, axes = new_figure(
-        f"Embeddings of snippets in two dimensions: {', '.join(panels) or 'none'}.",
-        columns=max(len(panels), 1),
-        height=3.4,
+    units = {
+        name: {kind: rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12) for kind, rows in kinds.items()}
+        for name, kinds in panels.items()
+    }
+    facts = "; ".join(
+        f"{name}, {hard}: mean cosine {(rows @ easy_rows.T).mean():.2f} with {easy}"
+        for name, kinds in units.items()
+        for hard, rows in list(kinds.items())[2:]
+        for easy, easy_rows in list(kinds.items())[:2]
     )
-    for axis, (name, kinds) in zip(axes, panels.items(), strict=False):
-        directions = {
-            kind: rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12) for kind, rows in kinds.items()
-        }
-        together = np.concatenate(list(directions.values()))
+    alt = f"Embeddings of snippets in two dimensions: {', '.join(panels) or 'none'}. {facts}"
+    figure, axes = new_figure(alt, columns=max(len(panels), 1), height=3.4)
+    looks = [(SKY, "o", 12, "none"), (ORANGE, "s", 12, "none"), (BLUE, "^", 30, BLACK), (VERMILLION, "v", 30, BLACK)]
+    for axis, (name, kinds) in zip(axes, units.items(), strict=False):
+        together = np.concatenate(list(kinds.values()))
         middle = together.mean(axis=0)
-        axes_of_variance = np.linalg.svd(together - middle, full_matrices=False)[2][:2].T
-        for (kind, rows), colour, mark in zip(
-            directions.items(), [BLUE, ORANGE, SKY, VERMILLION], "osov", strict=False
-        ):
-            x, y = ((rows - middle) @ axes_of_variance).T
-            axis.scatter(x, y, s=14, color=colour, marker=mark, alpha=0.7, label=kind, linewidths=0)
+        plane = np.linalg.svd(together - middle, full_matrices=False)[2][:2].T
+        for (kind, rows), (colour, mark, size, edge) in zip(kinds.items(), looks, strict=False):
+            x, y = ((rows - middle) @ plane).T
+            axis.scatter(x, y, s=size, color=colour, marker=mark, label=kind, edgecolors=edge, linewidths=0.5)
         axis.set_title(name)
-        finish(axis, "first direction", "second direction" if axis is axes[0] else "")
+    for axis in axes:
+        second = "second direction" if axis is axes[0] else ""
+        finish(axis, "first direction", second, empty=not panels)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
-    if not panels:
-        finish(axes[0], "first direction", "second direction", empty=True)
     return figure
 
 

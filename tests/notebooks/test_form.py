@@ -73,12 +73,35 @@ def test_begins_with_what_you_learn_and_what_it_needs(notebook):
     assert "| needs | produces | cost" in first
 
 
-def test_exercises_have_solutions_and_links_lead_somewhere(notebook, stage):
-    text = "\n".join(_markdown(notebook))
-    exercises, solutions = text.split("## Exercises")[1].split("<details>")
-    count = len(re.findall(r"^\d\. ", exercises, re.M))
-    assert count == len(re.findall(r"^\d\. ", solutions.split("</details>")[0], re.M)) >= 3
-    for target in re.findall(r"\]\((\w+\.ipynb)\)", text):
+def test_exercises_have_solutions_that_fit(notebook):
+    kinds = {}
+    for i, cell in enumerate(notebook.cells):
+        if exercise := re.match(r"\*\*\d · (\w+)\.\*\*", cell.source):
+            stub, solution = notebook.cells[i + 1 : i + 3]
+            assert stub.metadata.tags == ["exercise"]
+            assert solution.metadata.tags == ["solution", "hide-input"]
+            assert solution.metadata.jupyter.source_hidden
+            kinds[exercise[1]] = missing_from(solution.source, stub.source)
+    assert kinds == {"Predict": [], "Modify": [], "Extend": []}
+
+
+def missing_from(solution, stub):
+    """Lines of a stub that its solution does not have, in their order; of what is "your turn" only the name counts."""
+    lines = iter(solution.splitlines())
+    wanted = [line.split(" = ")[0] + " = " if "# your turn" in line else line for line in stub.splitlines()]
+    assert any(line.endswith(" = ") for line in wanted), "there is something to do"
+    return [want for want in wanted if not any(has.startswith(want) for has in lines)]
+
+
+def test_a_stub_that_does_not_fit_is_seen():
+    stub = "x = None  # your turn\nprint(x)"
+    assert missing_from("y = 1\nx = y\nprint(x)\nassert x", stub) == []
+    assert missing_from("y = 1\nprint(y)", stub) == ["x = ", "print(x)"]
+    assert missing_from("print(x)\nx = 1", stub) == ["print(x)"]
+
+
+def test_links_lead_somewhere(notebook):
+    for target in re.findall(r"\]\((\w+\.ipynb)\)", "\n".join(_markdown(notebook))):
         assert (ROOT / "notebooks" / target).exists()
 
 

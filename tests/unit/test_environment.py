@@ -23,11 +23,10 @@ def needed():
 
 
 def test_conda_and_pip_have_the_same_pins(pins, needed):
-    conda = {}
-    for item in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]:
-        if isinstance(item, str):
-            name, _, version = re.match(r"([\w-]+)(=*)([\w.]*)", item).groups()
-            conda[name.lower()] = version
+    conda, items = {}, yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    for item in items[:-1] + items[-1]["pip"]:
+        if found := re.match(r"([\w-]+)=*([\w.]*)", item):
+            conda[found[1].lower()] = found[2]
     conda = {name.replace("pytorch", "torch"): version for name, version in conda.items()}
     assert {name: conda.get(name) for name in needed} == {name: pins[name] for name in needed}
 

@@ -1,0 +1,29 @@
+"""What GitHub shows of the notebooks is what they are."""
+
+import nbformat
+import pytest
+
+from fustal import ROOT
+
+NAMES = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_shown_copy_has_the_same_cells(name):
+    source, shown = (nbformat.read(ROOT / folder / name, as_version=4) for folder in ("notebooks", "docs/notebooks"))
+    cells = [[(cell.cell_type, cell.source) for cell in notebook.cells] for notebook in (source, shown)]
+    assert cells[0] == cells[1], "make show"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_shown_copy_has_figures_with_alt_text(name):
+    shown = nbformat.read(ROOT / "docs" / "notebooks" / name, as_version=4)
+    outputs = [output for cell in shown.cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    figures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(figures) >= 3
+    assert all(len(figure.metadata["image/png"]["alt"]) > 20 for figure in figures)
+
+
+def test_nothing_else_is_shown():
+    assert sorted(path.name for path in (ROOT / "docs" / "notebooks").iterdir()) == NAMES

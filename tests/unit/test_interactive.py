@@ -1,0 +1,43 @@
+"""Figures that a reader can change."""
+
+import pytest
+
+from fustal import viz
+from fustal.viz import common, interactive
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    displayed = []
+    for module in (common, interactive):
+        monkeypatch.setattr(module, "display", lambda bundle, raw: displayed.append(bundle))
+    monkeypatch.delenv("FUSTAL_STATIC", raising=False)
+    return displayed
+
+
+def draw(share=0.5, video="a"):
+    figure = viz.precision_recall([share], [share])
+    figure.alt_text = f"{video} {share}"
+    return figure
+
+
+def test_the_figure_follows_its_controls(shown, monkeypatch):
+    boxes = []
+    monkeypatch.setattr(interactive.widgets, "VBox", lambda parts: boxes.extend(parts) or widgets_box(parts))
+    widgets_box = interactive.widgets.Box
+    viz.explore(draw, share=[0.25, 0.5, 1.0], video=["a", "b"])
+    (bundle,), (controls, picture) = shown, boxes
+    assert 'alt="a 0.5"' in picture.value
+    slider, picker = controls.children
+    assert (slider.value, picker.value) == (0.5, "a")
+    slider.value, picker.value = 1.0, "b"
+    assert 'alt="b 1.0"' in picture.value
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert 'alt="a 0.5"' in bundle["text/html"], "for pages that have no controls"
+
+
+def test_static_where_nobody_is_there(shown, monkeypatch):
+    monkeypatch.setenv("FUSTAL_STATIC", "1")
+    viz.explore(draw, share=[0.5])
+    assert set(shown[0]) == {"text/html", "text/plain"}
+    assert shown[0]["text/plain"] == "a 0.5"
