@@ -13,6 +13,13 @@ setup: .venv/ready
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,dask]'
 	touch $@
 
+# Chromium for the tests in a browser, where it may be installed; without it they are skipped
+.venv/browser: .venv/ready
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[browser]'
+	command -v chromium >/dev/null || { [ $$(id -u) = 0 ] && apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || echo "no Chromium: no tests in a browser"
+	touch $@
+
 run: setup
 	$(BIN)/fustal run params/demo.yaml
 
@@ -20,7 +27,7 @@ run: setup
 test: export OMP_NUM_THREADS = 1
 test: export TQDM_DISABLE = 1
 test: export FUSTAL_STATIC = 1
-test: setup
+test: setup .venv/browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests fustal

@@ -204,7 +204,8 @@ def whole_videos(
         x, mask = pad(features, max(lengths[video] for video in batches[i]))
         return send(x, device), send(mask, device)
 
-    with closing(load_ahead(load, range(len(batches)))) as loaded, tqdm(total=len(videos), mininterval=1) as progress:
+    loading = load_ahead(load, range(len(batches)))
+    with closing(loading) as loaded, tqdm(total=len(videos), mininterval=1, delay=1) as progress:
         for names, ((x, mask), _) in zip(batches, loaded, strict=True):
             yield names, x, mask
             progress.update(len(names))

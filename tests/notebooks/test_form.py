@@ -81,6 +81,7 @@ def test_exercises_have_solutions_that_fit(notebook):
             assert stub.metadata.tags == ["exercise"]
             assert solution.metadata.tags == ["solution", "hide-input"]
             assert solution.metadata.jupyter.source_hidden
+            assert solution.source.startswith("# Solution\n"), "JupyterLab shows the first line of a hidden cell"
             kinds[exercise[1]] = missing_from(solution.source, stub.source)
     assert kinds == {"Predict": [], "Modify": [], "Extend": []}
 

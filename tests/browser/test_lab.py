@@ -1,0 +1,143 @@
+"""Every notebook in JupyterLab, in a real browser: all cells run, figures are there, a slider moves one.
+
+Skipped where there is no Chromium or no Playwright; `make test` installs both where it may. Screenshots are kept in
+`outputs/screenshots`, or where `FUSTAL_SCREENSHOTS` says.
+"""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from fustal import ROOT
+
+playwright = pytest.importorskip("playwright.sync_api", reason="pip install '.[browser]'")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+SCREENSHOTS = Path(os.environ.get("FUSTAL_SCREENSHOTS", ROOT / "outputs" / "screenshots"))
+SETTINGS = {
+    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},  # keep cells that are scrolled out of sight
+    "@jupyterlab/apputils-extension/notification": {"fetchNews": "false"},
+}
+PATIENCE = 600
+"""Seconds that a notebook may take; the demo's take a minute, but others may use the machine, too."""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """URL of a JupyterLab over copies of the notebooks, with a folder of runs of its own."""
+    home = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", home / "notebooks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port, token = free.getsockname()[1], secrets.token_hex(16)
+    place = os.environ | {"FUSTAL_OUTPUTS": str(home / "outputs"), "JUPYTER_CONFIG_DIR": str(home / "config")}
+    place = {name: value for name, value in place.items() if name not in ("FUSTAL_STATIC", "TQDM_DISABLE")}
+    for plugin, setting in SETTINGS.items():
+        file = home / "settings" / f"{plugin}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(setting), encoding="utf-8")
+    place["JUPYTERLAB_SETTINGS_DIR"] = str(home / "settings")
+    options = ["--no-browser", "--allow-root", f"--port={port}", f"--IdentityProvider.token={token}"]
+    command = [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={home / 'notebooks'}"]
+    with open(home / "log", "w") as log, subprocess.Popen(command, env=place, stdout=log, stderr=log) as server:
+        url = f"http://127.0.0.1:{port}/lab/tree/{{}}?token={token}&reset"
+        try:
+            wait_for(url.format(""), home / "log")
+            yield url
+        finally:
+            server.terminate()
+
+
+def wait_for(url, log):
+    for _ in range(600):
+        try:
+            return urllib.request.urlopen(url, timeout=10).close()
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(log.read_text()[-2000:])
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_runs_in_the_browser(lab, browser, name):
+    page = browser.new_page(viewport={"width": 1200, "height": 1600})
+    page.goto(lab.format(name))
+    run_all(page)
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    sources = nbformat.read(ROOT / "notebooks" / name, as_version=4).cells
+    cells = page.locator(".jp-NotebookPanel .jp-Cell")
+    try:
+        assert page.locator('[data-mime-type="application/vnd.jupyter.error"]').count() == 0
+        assert page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').count() == 0
+        for place, cell in enumerate(sources):
+            if cell.cell_type == "code" and re.search(r"^viz\.(show|explore)\(", cell.source, re.M):
+                check_figure(cells.nth(place))
+        for place, cell in enumerate(sources):
+            if "viz.explore(" in cell.source:
+                check_control(cells.nth(place))
+    finally:
+        for place in range(0, cells.count(), 4):
+            cells.nth(place).scroll_into_view_if_needed()
+            page.screenshot(path=SCREENSHOTS / f"{Path(name).stem}_{place:02d}.png")
+        page.close()
+
+
+def run_all(page):
+    """Runs all cells and waits until the kernel is idle and no cell waits for it."""
+    page.locator(".jp-NotebookPanel").wait_for(timeout=60_000)
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=120_000)
+    page.wait_for_timeout(1000)  # the notebook hears of its kernel a little later
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    done = """() => {
+        const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent);
+        return prompts.length && !prompts.some(text => text.includes('*') || text === '[ ]:');
+    }"""
+    page.wait_for_function(done, timeout=1000 * PATIENCE)
+
+
+def check_figure(cell):
+    """The cell shows an image that has been drawn, and says what is on it."""
+    cell.scroll_into_view_if_needed()
+    image = cell.locator("img").first
+    image.wait_for(timeout=30_000)
+    assert image.evaluate("image => image.complete && image.naturalWidth") > 100
+    assert len(image.get_attribute("alt")) > 20
+
+
+def check_control(cell):
+    """The first control changes the figure."""
+    cell.scroll_into_view_if_needed()
+    image, before = cell.locator("img").first, cell.locator("img").first.get_attribute("src")
+    slider = cell.locator(".noUi-handle")
+    if slider.count():
+        slider.first.focus()
+        slider.first.press("ArrowRight")
+    else:
+        picker = cell.locator("select").first
+        picker.select_option(index=1)
+    for _ in range(100):
+        if image.get_attribute("src") != before:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the figure stayed as it was")
