@@ -73,7 +73,7 @@ CHOICES = (
     Row("eta' 0.2", "relabel-0.2"),
     Row("eta' 0.6", "relabel-0.6"),
     Row("half the learning rate", "lr-halved"),
-    Row("teacher after 8 epochs, not 12", "switch-early"),
+    Row("teacher from the ninth epoch on", "switch-early"),
     Row("average over 200 steps", "slow-average"),
 )
 """Other values of parameters: the variants of `params/sweeps/choose.yaml`."""
