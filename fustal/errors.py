@@ -4,6 +4,8 @@ Taught in notebook 05. Source: Alwassel et al., Diagnosing Error in Temporal Act
 length COCO's rule (Lin et al., 2014). Frames are those of `fustal.evaluation`.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 
@@ -83,14 +85,20 @@ def average_precision_by_length(
     found = (detections.end - detections.start).to_numpy(float)[ranking]
     (match,) = matches(detections, ground_truth, [tiou])
     match, label = match[ranking], detections.label.to_numpy()[ranking]
-    counted = np.where(match >= 0, length[match], found) if len(length) else found
+    true_bin, found_bin = _bin(length, edges), _bin(np.where(match >= 0, length[match], found), edges)
     result = {}
-    for low, high, last in zip(edges[:-1], edges[1:], edges[1:] == edges[-1], strict=True):
-        inside = (counted >= low) & ((counted <= high) if last else (counted < high))
-        true = ground_truth.label[(length >= low) & ((length <= high) if last else (length < high))].value_counts()
-        ap = [interpolated((match >= 0)[inside & (label == name), None], count)[0] for name, count in true.items()]
+    for number, (low, high) in enumerate(pairwise(edges)):
+        inside = found_bin == number
+        counts = ground_truth.label[true_bin == number].value_counts()
+        ap = [interpolated((match >= 0)[inside & (label == name), None], count)[0] for name, count in counts.items()]
         result[f"{low:.1f}–{high:.1f} s"] = float(np.mean(ap))
     return pd.Series(result, dtype=float)
+
+
+def _bin(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Number of the bin of each value, the last edge included; -1 where it is in none."""
+    outside = (values < edges[0]) | (values > edges[-1])
+    return np.where(outside, -1, np.searchsorted(edges[1:-1], values, side="right"))
 
 
 def _best(detections: pd.DataFrame, ground_truth: pd.DataFrame) -> pd.DataFrame:

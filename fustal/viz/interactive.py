@@ -35,7 +35,7 @@ def explore(draw: Callable[..., Figure], **choices: Sequence[Any]) -> None:
     for control in controls.values():
         control.observe(redraw, "value")
     live = widgets.VBox([widgets.HBox(list(controls.values())), picture])._repr_mimebundle_()
-    display({**live, "text/html": as_html(figure), "text/plain": figure.alt_text}, raw=True)
+    display({**live, "text/html": picture.value, "text/plain": figure.alt_text}, raw=True)
 
 
 def _control(name: str, values: Sequence[Any], first: Any) -> widgets.Widget:
