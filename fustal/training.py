@@ -3,12 +3,13 @@
 Taught in notebook 01, section "Training".
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -141,7 +142,7 @@ def fit(
         rows = log[log.step < first_step].to_dict("records")
     began, waited, steps = perf_counter(), 0.0, range(first_step, last_step)
     with closing(load_ahead(load, steps)) as batches:
-        for i in tqdm(steps, desc=description, mininterval=1) if steps and not rank() else steps:
+        for i in progress_bar(steps, desc=description) if steps and not rank() else steps:
             batch, seconds = next(batches)
             waited += seconds
             seed_step(seed, i)
@@ -169,6 +170,11 @@ def fit(
     log = _write_log(rows, log_file)
     log.attrs["waiting"] = waited / (perf_counter() - began) if steps else float("nan")
     return log
+
+
+def progress_bar(*counted: Iterable[int], **options: Any) -> tqdm:
+    """A bar that TQDM_DISABLE switches off, which tqdm's own bars for notebooks do not heed."""
+    return tqdm(*counted, mininterval=1, disable=bool(os.environ.get("TQDM_DISABLE")), **options)
 
 
 def load_ahead(load: Callable[[int], Batch], steps: range) -> Iterator[tuple[Batch, float]]:

@@ -11,14 +11,13 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from fustal import InputError
 from fustal.annotations import Dataset
 from fustal.features import FeatureStore
 from fustal.parallel import share
 from fustal.params import Params
-from fustal.training import epoch_order, generator_of, load_ahead, send
+from fustal.training import epoch_order, generator_of, load_ahead, progress_bar, send
 
 CROP_TRIALS = 100
 """Random crops that are tried until one keeps a segment."""
@@ -205,7 +204,7 @@ def whole_videos(
         return send(x, device), send(mask, device)
 
     loading = load_ahead(load, range(len(batches)))
-    with closing(loading) as loaded, tqdm(total=len(videos), mininterval=1, delay=1) as progress:
+    with closing(loading) as loaded, progress_bar(total=len(videos), delay=1) as progress:
         for names, ((x, mask), _) in zip(batches, loaded, strict=True):
             yield names, x, mask
             progress.update(len(names))

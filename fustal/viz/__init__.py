@@ -26,6 +26,7 @@ from fustal.viz.signals import (
     score_histogram,
     selection_scatter,
     target_assignment,
+    threshold_runs,
     timeline,
     trident,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "show",
     "snippet_windows",
     "target_assignment",
+    "threshold_runs",
     "timeline",
     "training_curves",
     "trident",

@@ -1,5 +1,6 @@
 """Figures of trainings and of what they were worth."""
 
+from collections.abc import Mapping
 from itertools import cycle
 
 import numpy as np
@@ -175,19 +176,32 @@ def length_ap(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def precision_recall(precision: np.ndarray, recall: np.ndarray) -> Figure:
-    """Precision over recall, as more and more detections count.
+def precision_recall(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """Precision over recall, as more and more detections count; with one curve the area, AP.
 
     Args:
-        precision: (N,) in [0, 1], in the order of the ranking.
-        recall: (N,) in [0, 1].
+        curves: name -> frame of `evaluation.precision_recall`: precision and recall in [0, 1], in the ranking's order.
     """
-    precision, recall = np.asarray(precision), np.asarray(recall)
-    last = f"ends at recall {recall[-1]:.2f} with precision {precision[-1]:.2f}" if len(recall) else "is empty"
-    figure, (axis,) = new_figure(f"Curve of precision over recall; it {last}.", height=3.4)
-    axis.step(recall, precision, where="post", color=BLUE)
-    axis.set(xlim=(0, 1), ylim=(0, 1.05))
-    finish(axis, "recall", "precision", empty=not len(recall))
+    ends = (
+        f"{name} ends at recall {curve.recall.iloc[-1]:.2f} with precision {curve.precision.iloc[-1]:.2f}"
+        for name, curve in curves.items()
+        if len(curve)
+    )
+    figure, (axis,) = new_figure(f"Precision over recall: {'; '.join(ends) or 'no detection'}.", height=3.4)
+    for i, (name, curve) in enumerate(curves.items()):
+        few = len(curve) <= 12
+        axis.plot(curve.recall, curve.precision, "o-" if few else "-", color=COLOURS[i % len(COLOURS)], label=name)
+        if few:
+            for rank, point in enumerate(curve.itertuples(), 1):
+                axis.annotate(str(rank), (point.recall, point.precision), (4, 5), textcoords="offset points")
+        if len(curves) == 1 and len(curve):
+            falling = np.maximum.accumulate(curve.precision.to_numpy()[::-1])[::-1]
+            axis.fill_between(
+                np.r_[0, curve.recall], np.r_[falling[0], falling], step="pre", color=SKY, alpha=0.3, label="area: AP"
+            )
+    axis.set(xlim=(0, 1.03), ylim=(0, 1.12))
+    legend_above(axis)
+    finish(axis, "recall", "precision", empty=not any(map(len, curves.values())))
     return figure
 
 

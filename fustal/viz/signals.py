@@ -60,6 +60,28 @@ def activation(
     return figure
 
 
+def threshold_runs(curve: np.ndarray, times: np.ndarray, runs: pd.DataFrame) -> Figure:
+    """A curve, and the run that each threshold cuts out of it, at the threshold's height; its contrast beside it.
+
+    Args:
+        curve: (T,) in [0, 1].
+        times: (T,) centres of the snippets, s.
+        runs: threshold, start, end (s), score.
+    """
+    counts = ", ".join(
+        f"{count} at {threshold:g}" for threshold, count in runs.threshold.value_counts(sort=False).items()
+    )
+    figure, (axis,) = new_figure(f"A curve of {len(times)} snippets, cut at thresholds; runs: {counts or 'none'}.")
+    axis.plot(times, curve, color=BLUE, marker="o", markersize=4, label="CAS of the class")
+    axis.hlines(runs.threshold, runs.start, runs.end, color=ORANGE, linewidth=4, label="runs, with their contrast")
+    for run in runs.itertuples():
+        axis.annotate(f"{run.score:.2f}", (run.end, run.threshold), (4, -3), textcoords="offset points", fontsize=8)
+    if len(times):
+        legend_above(axis)
+    finish(axis, "time (s)", "activation", empty=not len(times))
+    return figure
+
+
 def embeddings(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """Where mined snippets lie, by the two principal directions of their own: a panel a network.
 

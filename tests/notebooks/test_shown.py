@@ -22,6 +22,7 @@ def test_the_shown_copy_has_figures_with_alt_text(name):
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     figures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(figures) >= 3
+    assert not [output for output in outputs if "widget" in str(output.get("data", {}).keys())], "dead without a kernel"
     assert all(len(figure.metadata["image/png"]["alt"]) > 20 for figure in figures)
 
 

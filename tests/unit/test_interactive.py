@@ -1,5 +1,6 @@
 """Figures that a reader can change."""
 
+import pandas as pd
 import pytest
 
 from fustal import viz
@@ -16,7 +17,7 @@ def shown(monkeypatch):
 
 
 def draw(share=0.5, video="a"):
-    figure = viz.precision_recall([share], [share])
+    figure = viz.ema_curve(pd.Series([share]), pd.Series([share]))
     figure.alt_text = f"{video} {share}"
     return figure
 

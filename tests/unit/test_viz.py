@@ -62,6 +62,11 @@ def _labels(datasets):
     return pd.DataFrame(rows, columns=["dataset", "stage", "measure", "value"])
 
 
+def _curve(count):
+    ranks = np.arange(count)
+    return pd.DataFrame({"precision": 1 / (1 + ranks), "recall": (1 + ranks) / max(count, 1)})
+
+
 FIGURES = {
     "training_curves": (lambda: (_log(30),), lambda: (_log(0),)),
     "activation": (
@@ -99,7 +104,11 @@ FIGURES = {
     ),
     "average_precision": (lambda: (_stages("0.1", "0.5", "0.1:0.5"),), lambda: (pd.DataFrame(),)),
     "class_ap": (lambda: (_table(["sitting", "walking"], ["generator", "student"]),), lambda: (pd.DataFrame(),)),
-    "precision_recall": (lambda: (np.array([1.0, 0.5]), np.array([0.5, 1.0])), lambda: (NONE, NONE)),
+    "precision_recall": (lambda: ({"a": _curve(30), "b": _curve(3)},), lambda: ({"a": _curve(0)},)),
+    "threshold_runs": (
+        lambda: (np.arange(3.0), np.arange(3.0), _segments(2).assign(threshold=0.5)),
+        lambda: (NONE, NONE, _segments(0).assign(threshold=0.5)),
+    ),
     "class_balance": (lambda: (_dataset(5),), lambda: (_dataset(0),)),
     "differences": (lambda: (_differences(["a", "b"]),), lambda: (_differences([]),)),
     "embeddings": (lambda: ({"before": {"a": RNG.random((4, 3)), "b": RNG.random((5, 3))}},), lambda: ({},)),
@@ -156,10 +165,20 @@ def test_trident_puts_boundaries_at_the_expected_bins():
     assert bars == pytest.approx([9, 9.5, 10, 10, 10.5, 11])
 
 
+def test_the_area_below_one_curve_is_its_average_precision():
+    curve = pd.DataFrame({"precision": [1.0, 0.5, 2 / 3], "recall": [0.5, 0.5, 1.0]})
+    (axis,) = viz.precision_recall({"Jump": curve}).axes
+    outline = axis.collections[0].get_paths()[0].vertices
+    x, y = outline.T
+    assert abs(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y)) / 2 == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    assert [text.get_text() for text in axis.texts] == ["1", "2", "3"]
+    assert "Jump ends at recall 1.00 with precision 0.67" in viz.precision_recall({"Jump": curve}).alt_text
+
+
 def test_show_displays_an_image_with_alt_text(monkeypatch):
     shown = []
     monkeypatch.setattr(viz.common, "display", lambda data, raw: shown.append(data))
-    figure = viz.precision_recall(np.array([1.0]), np.array([1.0]))
+    figure = viz.precision_recall({"a": _curve(1)})
     figure.alt_text = 'Say "a" < b'
     viz.show(figure)
     alt, source = re.fullmatch(
