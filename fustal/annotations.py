@@ -4,18 +4,19 @@ Taught in notebook 01, section "The data set".
 """
 
 import math
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from string import Formatter
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from fustal import ROOT, InputError
-from fustal.files import read_json, write_json
+from fustal.files import read_json, shown, validated, write_json
 
 SEGMENT_COLUMNS = ["video", "label", "start", "end"]
 RESULT_COLUMNS = ["video", "label", "score", "start", "end"]
@@ -31,9 +32,19 @@ class Grid(BaseModel):
 
     pattern: str = Field(description="path below the root, with {video} and possibly {subset} and {modality}")
     modalities: list[str] = Field(default=[], description="values of {modality}, concatenated in this order")
-    fps: float | Literal["annotation"] = Field(description="frames per second, or that of each video's annotation")
+    fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["annotation"] = Field(
+        description="frames per second, or that of each video's annotation"
+    )
     stride: int = Field(ge=1, description="frames from one snippet to the next")
     window: int = Field(ge=1, description="frames that a snippet sees")
+
+    @field_validator("pattern")
+    @classmethod
+    def _names_each_video(cls, value: str) -> str:
+        names = {name for _, name, _, _ in Formatter().parse(value) if name is not None}
+        if "video" not in names or names - {"video", "subset", "modality"}:
+            raise ValueError("must hold {video}, and besides it only {subset} and {modality}")
+        return value
 
 
 class Card(BaseModel):
@@ -142,7 +153,7 @@ def load_dataset(card: str | Path) -> Dataset:
 def inspect_dataset(card_path: str | Path) -> tuple[Dataset, list[str]]:
     """Like `load_dataset`, but returns every problem of annotations and splits instead of raising the first."""
     path = find_card(card_path)
-    card = read_card(path)
+    card = validated(Card, path)
     root = (path.parent / card.root).resolve()
     annotations = root / card.annotations
     if not annotations.exists():
@@ -191,8 +202,15 @@ def read_annotations(path: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return videos, segments
 
 
-def read_results(path: str | Path) -> pd.DataFrame:
+def read_results(
+    path: str | Path, videos: Collection[str] | None = None, classes: Collection[str] | None = None
+) -> pd.DataFrame:
     """Reads proposals, pseudo labels or detections from an ActivityNet result file.
+
+    Args:
+        path: JSON, `results` -> video -> list of `label`, `score`, `segment` in seconds.
+        videos: those that it may name; None: any.
+        classes: the labels that it may name; None: any.
 
     Returns:
         Frame with video, label, score, start (s), end (s).
@@ -205,8 +223,14 @@ def read_results(path: str | Path) -> pd.DataFrame:
         raise InputError(f"{path}: has no 'results' object")
     rows = []
     for video, items in results.items():
+        if videos is not None and video not in videos:
+            raise InputError(f"{path}: video {shown(video)} is not in the data set")
         try:
-            rows += [(video, str(item["label"]), _number(item["score"]), *_segment(item["segment"])) for item in items]
+            for item in _listed(items):
+                label = _text(item["label"])
+                if classes is not None and label not in classes:
+                    raise ValueError(f"label {shown(label)} is not in the data set")
+                rows.append((video, label, _number(item["score"]), *_segment(item["segment"])))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: video {video!r}: {_say(error)}") from None
     return pd.DataFrame(rows, columns=RESULT_COLUMNS).astype({"score": float, "start": float, "end": float})
@@ -237,16 +261,17 @@ def _parse_annotations(path: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str
         where = f"{path}: video {video!r}"
         try:
             _check_name(video)
-            subset = str(entry["subset"])
+            (entry,) = _listed([entry])
+            subset = _text(entry["subset"])
             duration, fps = (_positive(entry[key], key) if key in entry else math.nan for key in ("duration", "fps"))
-            items = entry.get("annotations", [])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            items = _listed(entry.get("annotations", []))
+        except (KeyError, TypeError, ValueError) as error:
             problems.append(f"{where}: {_say(error)}")
             continue
         videos.append((video, subset, duration, fps))
         for position, item in enumerate(items):
             try:
-                segments.append((video, str(item["label"]), *_segment(item["segment"])))
+                segments.append((video, _text(item["label"]), *_segment(item["segment"], lasting=True)))
             except (KeyError, TypeError, ValueError) as error:
                 problems.append(f"{where}: annotation {position}: {_say(error)}")
     frame = pd.DataFrame(videos, columns=["video", "subset", "duration", "fps"]).set_index("video")
@@ -265,51 +290,61 @@ def find_card(card: str | Path) -> Path:
     raise InputError(f"{card}: no such data-set card (there are {', '.join(known)}, or give the path of a YAML file)")
 
 
-def read_card(path: Path) -> Card:
-    """Reads a data-set card; one line says what is wrong with it."""
-    try:
-        return Card(**yaml.safe_load(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(
-            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}"
-        ) from None
-    except (OSError, UnicodeDecodeError, TypeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: is not a data-set card: {' '.join(str(error).split())}") from None
-
-
 def _restrict(videos: pd.DataFrame, split: Path) -> tuple[pd.DataFrame, list[str]]:
     if not split.is_file():
         raise InputError(f"{split}: no such split file")
-    names = list(dict.fromkeys(line.strip() for line in split.read_text().splitlines() if line.strip()))
+    try:
+        lines = split.read_text(encoding="utf-8").splitlines()
+    except ValueError as error:
+        raise InputError(f"{split}: cannot be read: {error}") from None
+    names = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     return videos[videos.index.isin(names)], [name for name in names if name not in videos.index]
 
 
 def _check_name(video: str) -> None:
-    if not video or "/" in video or "\\" in video or "\0" in video or video in (".", ".."):
+    control = any(unicodedata.category(letter) in ("Cc", "Cs") for letter in video)
+    if not video or control or "/" in video or "\\" in video or video in (".", "..") or len(video.encode()) > 200:
         raise ValueError("the name of a video must be usable as the name of a file")
 
 
+def _listed(items: Any) -> list[dict[str, Any]]:
+    """A list of JSON objects."""
+    if not isinstance(items, list):
+        raise TypeError(f"{shown(items)} is not a list")
+    if wrong := [item for item in items if not isinstance(item, dict)]:
+        raise TypeError(f"{shown(wrong[0])} is not an object")
+    return items
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{shown(value)} is not a name")
+    return value
+
+
 def _number(value: Any) -> float:
-    number = math.nan if isinstance(value, bool) else float(value)
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{value!r} is not a finite number")
+        raise ValueError(f"{shown(value)} is not a finite number")
     return number
 
 
 def _positive(value: Any, what: str) -> float:
     number = _number(value)
     if number <= 0:
-        raise ValueError(f"{what} {value!r} is not positive")
+        raise ValueError(f"{what} {shown(value)} is not positive")
     return number
 
 
-def _segment(value: Any) -> tuple[float, float]:
+def _segment(value: Any, *, lasting: bool = False) -> tuple[float, float]:
     if not isinstance(value, list) or len(value) != 2:
-        raise ValueError(f"segment {value!r} is not [start, end]")
+        raise ValueError(f"segment {shown(value)} is not [start, end]")
     start, end = _number(value[0]), _number(value[1])
-    if start < 0 or end < start:
-        raise ValueError(f"segment {value!r} must have 0 <= start <= end")
+    if start < 0 or end < start or (lasting and end == start):
+        raise ValueError(f"segment {shown(value)} must have 0 <= start {'<' if lasting else '<='} end")
     return start, end
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import papermill
 from filelock import FileLock, Timeout
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
@@ -114,6 +115,11 @@ def run_notebook(stage: Stage, params: Params, outputs: Path, *, bar: bool = Fal
                 raise InputError(error.evalue) from None
             reason = " ".join(str(error.evalue).split())
             raise StageError(f"{stage.notebook}: {error.ename}: {reason} (see {partial})") from None
+        except DeadKernelError:
+            raise StageError(
+                f"{stage.notebook}: its process was killed, perhaps for want of memory; the same command goes on from "
+                "its last checkpoint"
+            ) from None
     partial.rename(folder / stage.notebook)
 
 

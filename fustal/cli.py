@@ -46,7 +46,11 @@ def run(
         chosen = [Params.read(preset, **changes | {"seed": k, "run": f"{base.run}-seed{k}"}) for k in seed]
     for params in chosen:
         typer.echo(f"{params.run}: {params.dataset}, seed {params.seed}, recipe {params.recipe}")
-        run_chain(params, stages=[stage] if stage else list(CHAIN), force=force, say=typer.echo)
+        try:
+            run_chain(params, stages=[stage] if stage else list(CHAIN), force=force, say=typer.echo)
+        except KeyboardInterrupt:
+            typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
+            raise typer.Exit(130) from None
         if not stage:
             typer.echo(f"results: {_shown(OUTPUTS / params.run)}/ (evaluation/metrics.json, notebooks/)")
     if not stage:
@@ -138,7 +142,8 @@ def evaluate(
     if not len(chosen):
         raise InputError(f"{annotations}: no video of subset {subset!r} (there are {sorted(set(videos.subset))})")
     truth = segments[segments.video.isin(chosen)]
-    ap = mean_average_precision(read_results(detections), truth, tious)
+    found = read_results(detections, set(videos.index), set(segments.label))
+    ap = mean_average_precision(found, truth, tious)
     numbers = averages(ap)
     typer.echo(f"{detections} on {annotations}, subset {subset}: {len(chosen)} videos, {len(truth)} segments")
     for name, value in numbers.items():

@@ -29,7 +29,7 @@ from fustal.student.learning import (
     train_student,
 )
 from fustal.student.network import Student
-from fustal.training import CHECKPOINT, save_state
+from fustal.training import CHECKPOINT, fingerprint, save_state
 
 
 class Relabel(nn.Module):
@@ -222,7 +222,8 @@ def distill(
     relabel = Relabel(params).to(data.device) if params.relabel else None
     if params.processes > 1 and processes() == 1 and not (folder / CHECKPOINT).exists():
         state = {"model": student, "ema": ema} | ({} if relabel is None else {"relabel": relabel})
-        save_state(folder / CHECKPOINT, state, optimizer, step=epochs.start * data.steps_per_epoch)
+        about = fingerprint(params, pseudo_labels)
+        save_state(folder / CHECKPOINT, state, optimizer, step=epochs.start * data.steps_per_epoch, about=about)
     launch(params, params.student_batch, _distill_share, params, dataset, store, pseudo_labels, folder)
     train_epochs(
         params, data, student, ema, optimizer, folder, epochs=epochs, relabel=relabel, description="distillation"

@@ -167,13 +167,19 @@ def open_features(path: Path) -> np.ndarray:
         InputError: missing, truncated, not numpy, of another type or shape, or without a snippet.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no regular file")  # a pipe would let the reader wait for ever
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{path}: no such feature file") from None
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: is not a readable .npy file: {' '.join(str(error).split())}") from None
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype not in (np.float16, np.float32):
-        form = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+        if isinstance(array, np.ndarray):
+            form = f"{array.dtype} of shape {array.shape}"
+        else:
+            array.close()
+            form = "an archive"
         raise InputError(f"{path}: features must be float16 or float32 of shape (T, D), not {form}")
     if not array.size:
         raise InputError(f"{path}: has no snippets: shape {array.shape}")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from fustal import InputError, sbhar, simulate
-from fustal.annotations import Grid, find_card, read_annotations, read_card
-from fustal.files import atomic
+from fustal.annotations import Card, Grid, find_card, read_annotations
+from fustal.files import atomic, validated
 
 SBHAR_URL = (
     "https://archive.ics.uci.edu/static/public/341/"
@@ -54,7 +54,7 @@ def fetch(card: str | Path, source: Path | None = None) -> Path:
         InputError: there is no way to fetch it, `source` does not hold it, or the download failed.
     """
     path = find_card(card)
-    known = read_card(path)
+    known = validated(Card, path)
     if known.name not in SOURCES:
         raise InputError(f"{path}: there is nothing to fetch for {known.name!r} (only for {', '.join(SOURCES)})")
     if source is not None and not Path(source).is_dir():
@@ -74,7 +74,7 @@ def ensure(card: str | Path) -> None:
         InputError: the data set is missing, and it is not the demo.
     """
     path = find_card(card)
-    known = read_card(path)
+    known = validated(Card, path)
     root = (path.parent / known.root).resolve()
     if (root / known.annotations).exists():
         return

@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are complete, and JSON that is checked while it is read."""
+"""Files that appear under their name only when complete; JSON and YAML that are checked while they are read."""
 
 import contextlib
 import hashlib
@@ -7,9 +7,14 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
 
 from fustal import InputError
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 @contextlib.contextmanager
@@ -40,14 +45,10 @@ def digest(*paths: Path) -> str:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Reads a JSON object; broken JSON, NaN, another encoding or another type are errors of one line."""
+    """Reads a JSON object; broken JSON, NaN, a key that appears twice, another encoding or type: errors of one line."""
     path = Path(path)
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not a number")
-
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number, object_pairs_hook=_no_twins)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -55,6 +56,63 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path}: must hold a JSON object, not a {type(value).__name__}")
     return value
+
+
+def _no_number(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number")
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in found if names.count(name) > 1)!r} appears twice")
+    return found
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, which can stand for more than a machine holds, and without keys that appear twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"*{self.peek_event().anchor}: aliases are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        return _no_twins(super().construct_pairs(node, deep=True))
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:map", _PlainLoader.construct_mapping)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Reads a YAML mapping with names as keys; an empty file is an empty one. Errors are of one line."""
+    try:
+        value = yaml.load(Path(path).read_text(encoding="utf-8"), _PlainLoader)
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    value = {} if value is None else value
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise InputError(f"{path}: must be lines of 'name: value'")
+    return value
+
+
+def validated(model: type[Model], path: Path) -> Model:
+    """Reads a YAML file into a pydantic model; one line names the first entry that does not fit."""
+    values = read_yaml(path)
+    try:
+        return model(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        value = "" if first["type"] == "missing" else f", not {shown(first['input'])}"
+        raise InputError(f"{path}: {name}: {first['msg']}{value}") from None
+
+
+def shown(value: Any) -> str:
+    """A value as an error message shows it, not more than a line of it."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def write_json(value: Any, path: str | Path) -> None:

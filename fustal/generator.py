@@ -20,7 +20,7 @@ from fustal.features import FeatureStore, sample_test, sample_train
 from fustal.parallel import gather, launch, share
 from fustal.params import Params
 from fustal.proposals import propose
-from fustal.training import epoch_order, fit, generator_of, pick_device, precision, send
+from fustal.training import epoch_order, fingerprint, fit, generator_of, pick_device, precision, send
 
 
 class Activations(NamedTuple):
@@ -165,6 +165,7 @@ def train_generator(
         seed=params.seed,
         folder=folder,
         description="generator",
+        about=fingerprint(params),
     )
     return model.eval(), log
 

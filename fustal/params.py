@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fustal import ROOT, InputError
+from fustal.files import read_yaml, shown
 
 
 def _field(default: Any, description: str, **limits: Any) -> Any:
@@ -26,7 +26,7 @@ class SharedParams(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    run: str = _field("demo", "name of the run, its folder below outputs/", pattern=r"^[\w][\w.-]*$")
+    run: str = _field("demo", "name of the run, its folder below outputs/", pattern=r"^[\w][\w.-]*$", max_length=100)
     dataset: str = _field("demo", "data-set card: a name in params/datasets, or a path to a YAML file")
     seed: int = _field(0, "seed of everything random", ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = _field("auto", "where the networks run")
@@ -211,17 +211,12 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
             InputError: no such file, not a flat mapping, or a parameter that is unknown, mistyped or out of range.
         """
         path = Path(path)
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except FileNotFoundError:
+        if not path.exists():
             known = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "params").glob("*.yaml"))
-            raise InputError(f"{path}: no such parameter file (there are {', '.join(known)})") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-            raise InputError(f"{path}: must be lines of 'name: value'")
+            raise InputError(f"{path}: no such parameter file (there are {', '.join(known)})")
+        values = read_yaml(path) | overrides
         try:
-            return cls(**(values | overrides))
+            return cls(**values)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
@@ -261,8 +256,8 @@ def grid(text: str) -> np.ndarray:
         first, step, last = (float(part) for part in text.split(":"))
     except ValueError:
         raise ValueError(f"{text!r} is not first:step:last") from None
-    if step <= 0 or last < first:
-        raise ValueError(f"{text!r}: the step must be positive and last not before first")
+    if not (step > 0 and first <= last < first + 1000 * step):
+        raise ValueError(f"{text!r}: the step must be positive, last not before first, and the steps below 1000")
     return np.round(first + step * np.arange(int(np.floor((last - first) / step + 1e-6)) + 1), 6)
 
 
@@ -273,4 +268,4 @@ def _explain(error: Mapping[str, Any]) -> str:
         near = difflib.get_close_matches(name, Params.model_fields, n=1, cutoff=0.5)
         return f"unknown parameter {name!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
     message = error["msg"].removeprefix("Value error, ")
-    return f"{name}: {message}, not {error['input']!r}" if name else message
+    return f"{name}: {message}, not {shown(error['input'])}" if name else message

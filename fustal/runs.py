@@ -13,14 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 
 from fustal import ROOT, InputError
-from fustal.annotations import Dataset, hold_out, load_dataset
+from fustal.annotations import Dataset, hold_out, load_dataset, read_results
 from fustal.features import FeatureStore
 from fustal.fetch import ensure
 from fustal.files import atomic, digest, read_json, write_json
 from fustal.params import STAGES, Params, SharedParams, StudentParams
+from fustal.training import CHECKPOINT
 
 OUTPUTS = Path(os.environ.get("FUSTAL_OUTPUTS", ROOT / "outputs"))
 """Where run folders live: `outputs/`, or the folder in $FUSTAL_OUTPUTS."""
@@ -118,6 +121,8 @@ class Run:
         folder: of the run, `outputs/<run>`.
         dataset: what the card says.
         key: hash of parameters, data and code as they were when the stage began.
+        data: hash of the data.
+        code: hash of the code.
         started: seconds since the epoch.
     """
 
@@ -126,6 +131,8 @@ class Run:
     folder: Path
     dataset: Dataset
     key: str
+    data: str
+    code: str
     started: float
 
     @property
@@ -137,31 +144,43 @@ class Run:
         """The features on this stage's grid."""
         return FeatureStore(self.dataset, "generator" if self.stage.name == "generator" else "student")
 
+    def results(self, name: str) -> pd.DataFrame:
+        """Proposals, labels or detections, e.g. "student/labels_train.json"; unknown videos or labels are refused."""
+        return read_results(self.folder / name, self.dataset.videos.index, self.dataset.classes)
+
     def finish(self) -> list[str]:
         """Records that the stage is complete: parameters, inputs, outputs, provenance. Returns what was written."""
         outputs = {name: digest(self.folder / name) for name in self.stage.outputs}
         record = {
             "stage": self.stage.name,
             "key": self.key,
+            "data": self.data,
+            "code": self.code,
             "parameters": self.params.of(Params),
             "inputs": {name: digest(self.folder / name) for name in self.stage.inputs},
             "outputs": outputs,
             "seconds": round(time.time() - self.started, 1),
             "provenance": provenance(self.params),
         }
+        for checkpoint in self.here.rglob(CHECKPOINT):
+            checkpoint.unlink()
         write_json(record, self.here / "stage.json")
+        _release(self.folder)
         return list(outputs)
 
 
 def open_stage(name: str, namespace: Mapping[str, Any]) -> Run:
-    """Opens a stage from a notebook: validates its parameters, finds the files of the stage before, seeds torch.
+    """Opens a stage from a notebook: validates its parameters, checks the files of the stages before, seeds torch.
+
+    Until it is finished, no other process can open it.
 
     Args:
         name: of the stage.
         namespace: the notebook's `globals()`. Parameters that it does not define are those of the stage before.
 
     Raises:
-        InputError: a wrong parameter, a missing data set, or a stage before that has not run.
+        InputError: a wrong parameter, a missing data set; a stage before that has not run, or has run with other
+            parameters, data or code; or another process that works on this stage.
     """
     stage, started = CHAIN[name], time.time()
     params = Params.from_notebook(namespace)
@@ -174,8 +193,16 @@ def open_stage(name: str, namespace: Mapping[str, Any]) -> Run:
         raise InputError(f"{folder / missing[0]}: no such file: run notebook {maker} first, with run = {params.run!r}")
     ensure(params.dataset)
     dataset = load_dataset(params.dataset)
-    key = stage_key(params, stage, data_key(dataset))
-    run = Run(params, stage, folder, hold_out(dataset, params.held_out), key, started)
+    data, code = data_key(dataset), code_digest(stage.notebook)
+    for maker in (s for s in CHAIN.values() if set(s.outputs) & set(stage.inputs)):
+        if changed := _changed(maker, params, folder, data):
+            raise InputError(f"{folder / maker.name}: {changed}: run notebook {maker.notebook} again")
+    run = Run(
+        params, stage, folder, hold_out(dataset, params.held_out), stage_key(params, stage, data), data, code, started
+    )
+    _hold(folder, stage.name)
+    for abandoned in list(run.here.rglob(".*")):  # by `atomic`, when it was killed
+        shutil.rmtree(abandoned, ignore_errors=True)
     run.here.mkdir(parents=True, exist_ok=True)
     (run.here / "stage.json").unlink(missing_ok=True)
     _forget_other_checkpoints(run)
@@ -252,9 +279,11 @@ def data_key(dataset: Dataset) -> str:
 
 
 def code_digest(notebook: str) -> str:
-    """Hash of the package's source and of the code cells of one notebook."""
+    """Hash of the package's source and of the code cells of one notebook, but for its exercises."""
     cells = [
-        cell["source"] for cell in read_json(ROOT / "notebooks" / notebook)["cells"] if cell["cell_type"] == "code"
+        cell["source"]
+        for cell in read_json(ROOT / "notebooks" / notebook)["cells"]
+        if cell["cell_type"] == "code" and not {"exercise", "solution"} & set(cell["metadata"].get("tags", []))
     ]
     source = digest(*sorted((ROOT / "fustal").rglob("*.py")))
     return hashlib.sha256((source + json.dumps(cells)).encode()).hexdigest()
@@ -277,11 +306,54 @@ def provenance(params: Params) -> dict[str, Any]:
     }
 
 
+def _changed(maker: Stage, params: Params, folder: Path, data: str) -> str:
+    """What is not any more as it was when a stage made its files, which therefore must not be read; empty: nothing.
+
+    Files that no notebook made, as nothing in their folder was ever begun, are taken as they are.
+    """
+    if not (folder / maker.name / "stage.json").exists():
+        return "it has begun, but not finished" if (folder / maker.name / "started.json").exists() else ""
+    record = read_json(folder / maker.name / "stage.json")
+    for kind, names in (("inputs", maker.inputs), ("outputs", maker.outputs)):
+        for name in names:
+            if record[kind][name] != digest(folder / name):
+                return f"{name} has changed since"
+    for name, value in params.of(*maker.params).items():
+        if name not in ("run", "dataset") and record["parameters"][name] != value:
+            return f"it ran with {name} = {record['parameters'][name]!r}, and this is with {value!r}"
+    if record["data"] != data:
+        return "the data have changed since"
+    return "" if record["code"] == code_digest(maker.notebook) else "its code, or fustal's, has changed since"
+
+
+PATIENCE = 5
+"""Seconds that a stage waits for another process to leave it: a kernel whose parent was killed takes a moment."""
+
+_held: dict[Path, FileLock] = {}
+
+
+def _hold(folder: Path, name: str) -> None:
+    """Locks a run's stage until this process finishes it, opens another stage of the run, or ends."""
+    _release(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f".{name}.lock")
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        raise InputError(f"{folder / name}: another process works on it: wait for it, or end it") from None
+    _held[folder] = lock
+
+
+def _release(folder: Path) -> None:
+    if folder in _held:
+        _held.pop(folder).release()
+
+
 def _forget_other_checkpoints(run: Run) -> None:
     """Keeps the checkpoints of an interrupted training only when they belong to exactly this stage."""
     marker, inputs = run.here / "started.json", {name: digest(run.folder / name) for name in run.stage.inputs}
     if not marker.exists() or read_json(marker) != {"key": run.key, "inputs": inputs}:
-        for checkpoint in run.here.rglob("checkpoint.safetensors"):
+        for checkpoint in run.here.rglob(CHECKPOINT):
             checkpoint.unlink()
     write_json({"key": run.key, "inputs": inputs}, marker)
 

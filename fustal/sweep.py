@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from fustal import ROOT, InputError
 from fustal.annotations import load_dataset
 from fustal.fetch import ensure
+from fustal.files import validated
 from fustal.params import Params
 from fustal.runs import CHAIN, data_key, is_done, stage_key
 
@@ -65,16 +65,10 @@ def read_sweep(path: Path) -> Sweep:
     Raises:
         InputError: missing, not YAML, or with unknown or mistyped entries.
     """
-    try:
-        return Sweep(**yaml.safe_load(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    if not path.exists():
         known = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "params" / "sweeps").glob("*.yaml"))
-        raise InputError(f"{path}: no such sweep file (there are {', '.join(known)})") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{path}: {'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
-        raise InputError(f"{path}: is no sweep: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: no such sweep file (there are {', '.join(known)})")
+    return validated(Sweep, path)
 
 
 def jobs_of(sweep: Sweep, path: Path) -> list[Params]:

@@ -3,6 +3,7 @@
 Taught in notebook 01, section "Training".
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +28,8 @@ from fustal.params import Params
 CHECKPOINT = "checkpoint.safetensors"
 """The file, in a training's folder, from which an interrupted training goes on."""
 
-CHECKPOINT_EVERY = 200
-"""Steps between two checkpoints."""
+CHECKPOINT_EVERY = int(os.environ.get("FUSTAL_CHECKPOINT_EVERY", "200"))
+"""Steps between two checkpoints: 200, or what $FUSTAL_CHECKPOINT_EVERY says."""
 
 Batch = TypeVar("Batch")
 
@@ -103,10 +104,12 @@ def fit(
     clip: float | None = None,
     after_step: Callable[[int], None] | None = None,
     description: str = "training",
+    about: str = "",
 ) -> pd.DataFrame:
     """Trains from `first_step` up to, and without, `last_step`; continues from a checkpoint in `folder`.
 
-    In one of several processes (`fustal.parallel`) the first writes, and leaves the checkpoint of the last step.
+    The checkpoint of the last step stays, so that a stage of several trainings repeats none of them, until the stage is
+    done (`runs.Run.finish`). In one of several processes (`fustal.parallel`) the first writes.
 
     Args:
         load: the batch of a step, or the process's share of it, from its number alone. Runs in a thread, one step
@@ -123,6 +126,7 @@ def fit(
         clip: largest norm of the gradient.
         after_step: called after the weights changed, e.g. to update a moving average.
         description: what the progress bar says.
+        about: what is trained on what (`fingerprint`); a checkpoint of something else is not continued from.
 
     Returns:
         The log: one row a step with the losses. `log.attrs["waiting"]` is the share of the time, 0 to 1, in which the
@@ -136,8 +140,8 @@ def fit(
     rows: list[dict[str, float]] = []
     trained = next(iter(modules.values()))
     base = [group["lr"] for group in optimizer.param_groups]
-    if checkpoint.exists():
-        first_step = load_state(checkpoint, modules, optimizer)
+    if checkpoint.exists() and (step_reached := load_state(checkpoint, modules, optimizer, about)) is not None:
+        first_step = step_reached
         log = pd.read_csv(log_file, float_precision="round_trip") if log_file.exists() else pd.DataFrame({"step": []})
         rows = log[log.step < first_step].to_dict("records")
     began, waited, steps = perf_counter(), 0.0, range(first_step, last_step)
@@ -160,14 +164,11 @@ def fit(
             optimizer.step()
             if after_step:
                 after_step(i)
-            last = i + 1 == last_step
-            if not rank() and (processes() > 1 if last else (i + 1) % CHECKPOINT_EVERY == 0):
-                _write_log(rows, log_file)
-                save_state(checkpoint, modules, optimizer, step=i + 1)
-    if processes() > 1:
-        return pd.DataFrame(rows)
-    checkpoint.unlink(missing_ok=True)
-    log = _write_log(rows, log_file)
+            if not rank() and (i + 1 == last_step or (i + 1) % CHECKPOINT_EVERY == 0):
+                with atomic(log_file) as temporary:
+                    pd.DataFrame(rows).to_csv(temporary, index=False)
+                save_state(checkpoint, modules, optimizer, step=i + 1, about=about)
+    log = pd.DataFrame(rows)
     log.attrs["waiting"] = waited / (perf_counter() - began) if steps else float("nan")
     return log
 
@@ -221,24 +222,38 @@ def load_module(module: nn.Module, path: Path) -> None:
         raise InputError(f"{path}: does not fit the model: {' '.join(str(error).split())[:200]}") from None
 
 
-def save_state(path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, *, step: int) -> None:
-    """Writes modules, optimiser and step number into one safetensors file, atomically."""
+def fingerprint(params: Params, labels: pd.DataFrame | None = None) -> str:
+    """What a training is about: its parameters and labels, as a hash."""
+    text = params.model_dump_json() + ("" if labels is None else labels.to_csv())
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def save_state(
+    path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, *, step: int, about: str = ""
+) -> None:
+    """Writes modules, optimiser, step number and what the training is about into one safetensors file, atomically."""
     tensors = {f"{name}/{key}": v for name, module in modules.items() for key, v in module.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
     with atomic(path) as temporary:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"step": str(step)})
+        metadata = {"step": str(step), "about": about}
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
 
 
-def load_state(path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> int:
-    """Restores what `save_state` wrote and returns the step to go on with.
+def load_state(
+    path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, about: str = ""
+) -> int | None:
+    """Restores what `save_state` wrote and returns the step to go on with; None where it is about something else.
 
     Raises:
         InputError: the file is missing or broken, or does not fit.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            step, tensors = int(file.metadata()["step"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata = file.metadata()
+            if metadata["about"] != about:
+                return None
+            step, tensors = int(metadata["step"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         for name, module in modules.items():
             module.load_state_dict(
                 {key.removeprefix(f"{name}/"): v for key, v in tensors.items() if key.startswith(f"{name}/")}
@@ -250,17 +265,11 @@ def load_state(path: Path, modules: Mapping[str, nn.Module], optimizer: torch.op
                 states.setdefault(int(index), {})[field] = value
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     except Exception as error:
-        raise InputError(f"{path}: cannot be continued from: {' '.join(str(error).split())[:200]}") from None
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: cannot be continued from (delete it to start anew): {reason}") from None
     return step
 
 
 def _numbers(losses: Mapping[str, Tensor]) -> dict[str, float]:
     """Losses as numbers; a GPU is asked once for all of them."""
     return dict(zip(losses, torch.stack([value.detach() for value in losses.values()]).tolist(), strict=True))
-
-
-def _write_log(rows: list[dict[str, float]], path: Path) -> pd.DataFrame:
-    log = pd.DataFrame(rows)
-    with atomic(path) as temporary:
-        log.to_csv(temporary, index=False)
-    return log

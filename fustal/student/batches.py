@@ -56,6 +56,7 @@ class TrainingVideos:
         self.params, self.store, self.device = params, store, device
         self.videos = dataset.split("train")
         self.video_labels = torch.from_numpy(dataset.labels(self.videos))
+        self.labels = pseudo_labels
         self.targets = snippet_targets(pseudo_labels, self.videos, dataset.classes, store)
 
     @property

@@ -22,7 +22,7 @@ from fustal.student.batches import Batch, TrainingVideos, whole_videos
 from fustal.student.decoding import Detections, detect
 from fustal.student.losses import student_loss
 from fustal.student.network import Student
-from fustal.training import fit, load_module, load_state, pick_device, precision, save_module, save_state
+from fustal.training import fingerprint, fit, load_module, load_state, pick_device, precision, save_module, save_state
 
 if TYPE_CHECKING:
     from fustal.distillation import Relabel
@@ -121,6 +121,7 @@ def train_epochs(
         clip=1.0,
         after_step=after_step,
         description=description,
+        about=fingerprint(params, data.labels),
     )
     if processes() == 1:
         save_module(student, folder / "model.safetensors")

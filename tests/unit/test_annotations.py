@@ -14,7 +14,6 @@ from fustal.annotations import (
     hold_out,
     inspect_dataset,
     load_dataset,
-    read_annotations,
     read_results,
     write_results,
 )
@@ -67,59 +66,6 @@ def test_split_files_restrict(make):
     assert problems == [f"{make().parent}/data/train.txt: video 'b' is not in subset 'training'"]
 
 
-@pytest.mark.parametrize(
-    ("entry", "says"),
-    [
-        ({"annotations": []}, "'subset' is missing"),
-        ({"subset": "test", "duration": -1}, "duration -1 is not positive"),
-        ({"subset": "test", "annotations": [{"segment": [0, 1]}]}, "annotation 0: 'label' is missing"),
-        ({"subset": "test", "annotations": [{"label": "Run", "segment": [2, 1]}]}, "must have 0 <= start <= end"),
-        ({"subset": "test", "annotations": [{"label": "Run", "segment": [-1, 1]}]}, "must have 0 <= start <= end"),
-        ({"subset": "test", "annotations": [{"label": "Run", "segment": ["x", 1]}]}, "could not convert"),
-        ({"subset": "test", "annotations": [{"label": "Run", "segment": [1]}]}, "is not [start, end]"),
-        ({"subset": "test", "annotations": [{"label": "Run", "segment": ["nan", 1]}]}, "not a finite number"),
-        ({"subset": "test", "annotations": [{"label": "New", "segment": [0, 1]}]}, "class 'New' has no training video"),
-    ],
-)
-def test_wrong_annotations_name_file_video_and_value(make, entry, says):
-    card = make(DATABASE | {"bad": entry})
-    with pytest.raises(InputError) as error:
-        load_dataset(card)
-    assert says in str(error.value)
-    assert "gt.json" in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_names_that_leave_the_folder_are_refused(make):
-    with pytest.raises(InputError, match="usable as the name of a file"):
-        load_dataset(make({"../x": DATABASE["a"], "b": DATABASE["b"]}))
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("", "cannot be read as JSON"),
-        ("{", "cannot be read as JSON"),
-        ("[]", "must hold a JSON object"),
-        ('{"database": {"v": NaN}}', "NaN is not a number"),
-        ("{}", "has no 'database'"),
-        ("[" * 100_000, "cannot be read as JSON"),
-    ],
-)
-def test_broken_files(tmp_path, text, says):
-    (tmp_path / "gt.json").write_text(text)
-    with pytest.raises(InputError, match=says):
-        read_annotations(tmp_path / "gt.json")
-
-
-def test_missing_file_and_wrong_encoding(tmp_path):
-    with pytest.raises(InputError, match="no such file"):
-        read_annotations(tmp_path / "gt.json")
-    (tmp_path / "gt.json").write_bytes(b'{"database": "\xff"}')
-    with pytest.raises(InputError, match="cannot be read as JSON"):
-        read_annotations(tmp_path / "gt.json")
-
-
 def test_wrong_cards(make, tmp_path):
     with pytest.raises(InputError, match="no such data-set card"):
         load_dataset("nothing")
@@ -137,20 +83,6 @@ def test_results_survive_a_round_trip(tmp_path):
     pd.testing.assert_frame_equal(read_results(tmp_path / "r.json"), results)
     write_results(results[:0], tmp_path / "r.json")
     assert read_results(tmp_path / "r.json").empty
-
-
-@pytest.mark.parametrize(
-    ("item", "says"),
-    [
-        ({"label": "Run", "segment": [0, 1]}, "'score' is missing"),
-        ({"label": "Run", "score": "high", "segment": [0, 1]}, "could not convert"),
-        ({"label": "Run", "score": 1, "segment": [1, 0]}, "must have 0 <= start <= end"),
-    ],
-)
-def test_wrong_results(tmp_path, item, says):
-    (tmp_path / "r.json").write_text(json.dumps({"results": {"v": [item]}}))
-    with pytest.raises(InputError, match=says):
-        read_results(tmp_path / "r.json")
 
 
 def test_true_segments_as_labels(make):

@@ -95,18 +95,6 @@ def test_wrong_thresholds(fustal, files, tiou):
     assert tiou in err
 
 
-@pytest.mark.parametrize("content", [None, "", "{", '{"results": 3}', '{"results": {"a": [{"label": "Run"}]}}'])
-def test_wrong_files(fustal, files, content):
-    detections, annotations = files
-    detections.unlink()
-    if content is not None:
-        detections.write_text(content)
-    status, out, err = fustal("evaluate", detections, annotations)
-    assert (status, out) == (2, "")
-    assert is_one_line(err)
-    assert str(detections) in err
-
-
 def test_debug_shows_the_traceback(files):
     detections, annotations = files
     command = [sys.executable, "-m", "fustal", "evaluate", str(detections), str(annotations), "--subset", "nothing"]

@@ -211,6 +211,7 @@ def test_distillation_goes_on_from_files(planted, tmp_path):
         assert not torch.equal(student.class_head.out.bias, ema.class_head.out.bias)
     assert_close(results[0][1].state_dict(), results[1][1].state_dict(), rtol=0, atol=0)
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "checkpoint.safetensors",
         "ema.safetensors",
         "log.csv",
         "model.safetensors",

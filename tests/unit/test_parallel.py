@@ -163,7 +163,7 @@ def test_a_generator_of_two_processes_is_that_of_one(planted, tmp_path):
     assert_close(model_of_two.state_dict(), model.state_dict(), rtol=1e-3, atol=1e-4)
     assert [list(log_of_two.columns), log_of_two.step.tolist()] == [list(log.columns), log.step.tolist()]
     np.testing.assert_allclose(log_of_two, log, rtol=1e-3)
-    assert [path.name for path in (tmp_path / "2").iterdir()] == ["log.csv"]
+    assert sorted(path.name for path in (tmp_path / "2").iterdir()) == ["checkpoint.safetensors", "log.csv"]
 
 
 def test_distillation_of_two_processes_is_that_of_one(planted, tmp_path):

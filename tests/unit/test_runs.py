@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -143,7 +145,7 @@ def test_an_unfinished_stage_cannot_be_recorded(outputs):
 
 
 def test_the_record_tells_where_a_result_comes_from(outputs, dataset):
-    finish("generator")
+    finish("generator", seed=4)
     run = finish("selection", seed=4)
     record = json.loads((run.here / "stage.json").read_text())
     assert record["stage"] == "selection"
@@ -194,10 +196,10 @@ def test_parameters_are_inherited_from_the_stage_before(outputs):
     finish("generator", seed=7, generator_dim=32, confidence_min=0.3)
     run = finish("selection", seed=7, iou_score_min=0.1)
     assert (run.params.generator_dim, run.params.confidence_min, run.params.iou_score_min) == (32, 0.3, 0.1)
-    run = open_stage("student", {"run": "tiny", "confidence_min": 0.35})
+    run = open_stage("student", {"run": "tiny", "student_lr": 0.5})
     assert run.params.seed == 7
     assert run.params.iou_score_min == 0.1
-    assert run.params.confidence_min == 0.35, "what the notebook says wins"
+    assert run.params.student_lr == 0.5, "what the notebook says wins"
     assert run.here.is_dir()
     assert open_stage("selection", {"run": "tiny"}).params.iou_score_min == Params().iou_score_min
 
@@ -234,5 +236,95 @@ def test_checkpoints_are_kept_for_the_same_stage_and_dropped_for_another(outputs
     assert checkpoints(student_lr=0.5) == [], "other parameters"
     interrupt()
     assert checkpoints(student_lr=0.5) == both
-    (outputs / "tiny" / "selection" / "pseudo_labels.json").write_text("others")
+    finish("selection", confidence_min=0.5)
     assert checkpoints(student_lr=0.5) == [], "other inputs"
+
+
+def rerun_generator(outputs, monkeypatch):
+    finish("generator", generator_dim=16)
+
+
+def edit_labels(outputs, monkeypatch):
+    (outputs / "tiny" / "selection" / "pseudo_labels.json").write_text("others")
+
+
+def begin_selection(outputs, monkeypatch):
+    open_stage("selection", {"run": "tiny"})
+
+
+def touch_data(outputs, monkeypatch):
+    monkeypatch.setattr(runs, "data_key", lambda dataset: "other")
+
+
+def edit_code(outputs, monkeypatch):
+    monkeypatch.setattr(runs, "code_digest", lambda notebook: "other")
+
+
+@pytest.mark.parametrize(
+    ("change", "namespace", "says"),
+    [
+        (rerun_generator, {}, "selection: generator/proposals_train.json has changed since: run notebook 02"),
+        (edit_labels, {}, "selection: selection/pseudo_labels.json has changed since: run notebook 02"),
+        (begin_selection, {}, "selection: it has begun, but not finished: run notebook 02"),
+        (
+            None,
+            {"confidence_min": 0.3},
+            "selection: it ran with confidence_min = 0.4, and this is with 0.3: run notebook",
+        ),
+        (None, {"seed": 1}, "selection: it ran with seed = 0, and this is with 1: run notebook 02"),
+        (touch_data, {}, "selection: the data have changed since: run notebook 02"),
+        (edit_code, {}, "selection: its code, or fustal's, has changed since: run notebook 02"),
+    ],
+)
+def test_what_is_not_as_it_was_is_not_read(outputs, monkeypatch, change, namespace, says):
+    finish("generator")
+    finish("selection")
+    open_stage("student", {"run": "tiny"})
+    if change:
+        change(outputs, monkeypatch)
+    with pytest.raises(InputError, match=re.escape(says)):
+        open_stage("student", {"run": "tiny"} | namespace)
+
+
+def test_a_file_of_other_people_is_read_where_no_notebook_began(outputs):
+    (outputs / "tiny" / "generator").mkdir(parents=True)
+    (outputs / "tiny" / "generator" / "proposals_train.json").write_text("{}")
+    assert open_stage("selection", {"run": "tiny"})
+
+
+def test_a_finished_stage_has_no_checkpoints(outputs):
+    run = open_stage("generator", {"run": "tiny"})
+    (run.here / "checkpoint.safetensors").write_text("the last step")
+    finish("generator")
+    assert not list(run.here.rglob("checkpoint.safetensors"))
+
+
+def test_what_a_killed_process_left_half_written_is_cleared_away(outputs):
+    run = open_stage("generator", {"run": "tiny"})
+    half = run.here / ".proposals_train.json.x1y2"
+    half.mkdir()
+    (half / "proposals_train.json").write_text("{")
+    open_stage("generator", {"run": "tiny"})
+    assert not half.exists()
+
+
+def test_two_processes_do_not_work_on_the_same_stage(outputs, monkeypatch):
+    code = f"""
+from fustal import runs
+from pathlib import Path
+runs.OUTPUTS = Path({str(outputs)!r})
+run = runs.open_stage("generator", {{"run": "tiny"}})
+print("open", flush=True)
+input()
+"""
+    monkeypatch.setattr(runs, "PATIENCE", 0)
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "open\n"
+        with pytest.raises(InputError, match=r"tiny/generator: another process works on it: wait for it, or end it$"):
+            open_stage("generator", {"run": "tiny"})
+        assert open_stage("generator", {"run": "another"})
+    finally:
+        other.kill()
+        other.communicate()
+    assert open_stage("generator", {"run": "tiny"}), "a killed process holds nothing"

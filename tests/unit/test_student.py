@@ -2,11 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from fustal import InputError
 from fustal.params import Params
 from fustal.student import (
+    Borders,
     Student,
     TrainingVideos,
     assign,
@@ -170,16 +173,18 @@ def assign_naively(lengths, segments, labels, num_classes, radius):
     return classes, offsets
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_assign_agrees_with_the_definition(seed):
-    torch.manual_seed(seed)
-    start = torch.rand(12) * 60
-    segments = torch.stack([start, start + 0.5 + 30 * torch.rand(12) ** 2], dim=1)
-    labels = torch.randint(3, (12,))
-    classes, offsets, winner = assign(points([64, 32, 16, 8]), segments, labels, 3, 1.5)
-    expected, expected_offsets = assign_naively([64, 32, 16, 8], segments, labels, 3, 1.5)
+QUARTERS = st.tuples(st.integers(0, 255), st.integers(1, 255), st.integers(0, 2))
+"""Start and length of a segment in quarters of a snippet, which are exact numbers, and its label."""
+
+
+@given(st.lists(QUARTERS, max_size=12), st.integers(1, 4), st.sampled_from([0.5, 1.0, 1.5, 4.0]))
+def test_assign_agrees_with_the_definition(drawn, levels, radius):
+    lengths = [64, 32, 16, 8][:levels]
+    segments = torch.tensor([[start, start + length] for start, length, _ in drawn]).reshape(-1, 2) / 4
+    labels = torch.tensor([label for *_, label in drawn], dtype=torch.long)
+    classes, offsets, winner = assign(points(lengths), segments, labels, 3, radius)
+    expected, expected_offsets = assign_naively(lengths, segments, labels, 3, radius)
     positive = expected.any(dim=1)
-    assert positive.sum() > 10
     assert_close(classes, expected)
     assert_close(offsets[positive], expected_offsets[positive], rtol=1e-4, atol=1e-4)
     assert classes[positive, labels[winner[positive]]].all()
@@ -321,8 +326,8 @@ def test_zero_depthwise_weights_never_learn():
 LENGTHS = [8, 4, 2]
 
 
-def decode_naively(said, level, video, t, label):
-    start, end, offsets = (part.split(LENGTHS, dim=1)[level][video] for part in said)
+def decode_naively(said, lengths, level, video, t, label):
+    start, end, offsets = (part.split(lengths, dim=1)[level][video] for part in said)
     bins, sides = offsets.shape[1] // 2 - 1, []
     for side, logits in enumerate([start, end]):
         values = []
@@ -335,15 +340,19 @@ def decode_naively(said, level, video, t, label):
     return torch.stack(sides)
 
 
-def test_decode_agrees_with_the_definition(answers):
-    said = answers(LENGTHS).said
-    video, point, label = (index.flatten() for index in torch.meshgrid(*map(torch.arange, (2, 14, 2)), indexing="ij"))
-    grid = points(LENGTHS)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 12), st.integers(0, 2**31), st.data())
+def test_decode_agrees_with_the_definition(lengths, bins, seed, data):
+    random, count = torch.Generator().manual_seed(seed), sum(lengths)
+    said = Borders(*(3 * torch.randn(2, count, size, generator=random) for size in (2, 2, 2 * bins + 2)))
+    asked = data.draw(st.lists(st.tuples(*(st.integers(0, n - 1) for n in (2, count, 2))), min_size=1, max_size=6))
+    video, point, label = torch.tensor(asked).T.contiguous()
+    grid = points(lengths)
     place = (grid.position / grid.stride).long()
-    expected = [
-        decode_naively(said, grid.level[p], v, int(place[p]), c) for v, p, c in zip(video, point, label, strict=True)
-    ]
-    assert_close(decode(said, LENGTHS, video, point, label), torch.stack(expected))
+    expected = [decode_naively(said, lengths, grid.level[p], v, int(place[p]), c) for v, p, c in asked]
+    found = decode(said, lengths, video, point, label)
+    assert_close(found, torch.stack(expected))
+    assert (found >= 0).all()
+    assert (found <= bins).all()
 
 
 def test_candidates_scale_offsets_by_the_stride_and_honour_limits(answers):

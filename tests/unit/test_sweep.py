@@ -90,16 +90,6 @@ def test_wrong_sweeps_are_refused(write, tmp_path, content, says):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["- a\n", "base: [", "just text", ""])
-def test_files_that_are_no_sweeps(tmp_path, text):
-    path = tmp_path / "sweep.yaml"
-    path.write_text(text)
-    with pytest.raises(InputError, match=r"is no sweep"):
-        read_sweep(path)
-    with pytest.raises(InputError, match=r"no such sweep file"):
-        read_sweep(tmp_path / "other.yaml")
-
-
 def shared(tasks):
     return {(task.params.run, task.stage): task.donor for task in tasks if task.donor}
 

@@ -15,6 +15,7 @@ from fustal import InputError, training
 from fustal.params import Params
 from fustal.training import (
     epoch_order,
+    fingerprint,
     fit,
     generator_of,
     load_ahead,
@@ -85,7 +86,7 @@ def test_the_log_has_a_row_for_each_step(tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new" / "log.csv"), log)
     assert 0 <= log.attrs["waiting"] <= 1
     assert log.loss.tail(20).mean() < 0.5 * log.loss.head(20).mean(), "it learns"
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["log.csv"], "no checkpoint is left"
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["checkpoint.safetensors", "log.csv"]
 
 
 def test_a_later_training_counts_on(tmp_path):
@@ -121,7 +122,31 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path, every_five, fail_
     pd.testing.assert_frame_equal(again, log, check_exact=True)
     assert (tmp_path / "broken" / "log.csv").read_bytes() == (tmp_path / "whole" / "log.csv").read_bytes()
     assert_same_weights(whole, resumed)
-    assert [path.name for path in (tmp_path / "broken").iterdir()] == ["log.csv"]
+    once_more = Toy(fused=fused)
+    pd.testing.assert_frame_equal(once_more.fit(tmp_path / "broken"), log, check_exact=True)
+    assert once_more.seen == [], "it is done, and is not repeated"
+    assert_same_weights(whole, once_more)
+
+
+def test_a_checkpoint_of_another_training_is_not_continued_from(tmp_path):
+    Toy().fit(tmp_path, about="one")
+    other, plain = Toy(), Toy()
+    other.fit(tmp_path, about="another")
+    assert other.seen == list(range(23))
+    plain.fit(tmp_path / "plain", about="another")
+    assert_same_weights(other, plain)
+
+
+def test_the_fingerprint_is_of_parameters_and_labels():
+    labels = pd.DataFrame({"video": ["a"], "start": [0.5]})
+    prints = [
+        fingerprint(Params()),
+        fingerprint(Params(seed=1)),
+        fingerprint(Params(), labels),
+        fingerprint(Params(), labels.assign(start=0.25)),
+    ]
+    assert len(set(prints)) == 4
+    assert fingerprint(Params(), labels.copy()) == prints[2]
 
 
 def test_rows_after_the_checkpoint_are_not_kept_twice(tmp_path, every_five):
@@ -166,7 +191,7 @@ def test_clip_limits_the_change_of_a_step(tmp_path):
             optimizer,
             last_step=1,
             seed=0,
-            folder=tmp_path,
+            folder=tmp_path / str(options),
             **options,
         )
         return (model.weight - before).norm().item()
@@ -326,7 +351,9 @@ def test_a_broken_checkpoint_is_an_error_of_one_line(tmp_path, every_five):
     content = checkpoint.read_bytes()
     for broken in (content[: len(content) // 2], b"", b"not a checkpoint"):
         checkpoint.write_bytes(broken)
-        with pytest.raises(InputError, match=r"checkpoint\.safetensors: cannot be continued from: ") as error:
+        with pytest.raises(
+            InputError, match=r"checkpoint\.safetensors: cannot be continued from \(delete it to start anew\): "
+        ) as error:
             Toy().fit(tmp_path)
         assert "\n" not in str(error.value)
 

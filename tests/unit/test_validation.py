@@ -89,8 +89,8 @@ def test_problems_of_annotations_and_segments(make):
     problems, summary = problems_of(card)
     where = make.data.resolve() / "gt.json"
     assert problems == [
-        f"{where}: video 'd': annotation 0: segment [3, 1] must have 0 <= start <= end",
-        f"{where}: video 'e': could not convert string to float: 'long'",
+        f"{where}: video 'd': annotation 0: segment [3, 1] must have 0 <= start < end",
+        f"{where}: video 'e': 'long' is not a finite number",
         f"{where}: class 'Fly' has no training video",
         f"{where}: video 'c': segment [3.0, 99.0] ends after the video (12.0 s)",
         f"{where}: video 'b': a training video without a label",

@@ -1,0 +1,134 @@
+"""Data at the edge of what there can be: the whole chain of functions trains, localises and evaluates on them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fustal import generator
+from fustal.annotations import RESULT_COLUMNS, Dataset, Grid
+from fustal.distillation import distill
+from fustal.evaluation import mean_average_precision, pseudo_label_quality
+from fustal.features import FeatureStore
+from fustal.params import Params
+from fustal.proposals import add_iou_score, select
+from fustal.student import load_student, localize, train_student
+
+PARAMS = Params(
+    generator_steps=3,
+    generator_dim=8,
+    generator_snippets=8,
+    generator_batch=4,
+    hard_ratio=8,
+    student_dim=16,
+    student_mlp=16,
+    student_levels=3,
+    student_epochs=1,
+    distill_epochs=1,
+    max_snippets=16,
+    pre_nms_topk=20,
+    device="cpu",
+)
+
+
+def chain(folder, lengths, labels, params=PARAMS, features=None):
+    """Runs all stages on videos of so many snippets with a label each, of which the last one is for the test."""
+    random = np.random.default_rng(0)
+    names = [*(f"train{i}" for i in range(len(lengths) - 1)), "test0"]
+    for name, length in zip(names, lengths, strict=True):
+        values = random.standard_normal((length, 5)).astype(np.float32) if features is None else features(length)
+        np.save(folder / f"{name}.npy", values)
+    videos = pd.DataFrame({"video": names, "subset": [name[:-1] for name in names], "duration": np.nan, "fps": np.nan})
+    segments = pd.DataFrame({"video": names, "label": labels, "start": 0.0, "end": np.array(lengths) / 2})
+    dataset = Dataset(
+        name="edge",
+        about="",
+        root=folder,
+        annotations=folder / "gt.json",
+        classes=["a", "b", "never"],
+        videos=videos.set_index("video"),
+        segments=segments,
+        grids={"student": Grid(pattern="{video}.npy", fps=1.0, stride=1, window=1)},
+    )
+    store, train = FeatureStore(dataset, "student"), names[:-1]
+    model, log = generator.train_generator(params, dataset, store, folder / "generator")
+    assert np.isfinite(log.loss).all()
+    proposals = generator.localize(model, dataset, store, train, params, known=True)
+    pseudo_labels = select(add_iou_score(proposals), params.iou_score_min, params.confidence_min)
+    train_student(params, dataset, store, pseudo_labels, folder / "student")
+    trained = load_student(folder / "student", params, store.dim, 3)
+    _, ema = distill(params, dataset, store, pseudo_labels, *trained, folder / "distilled")
+    assert np.isfinite(pd.read_csv(folder / "distilled" / "log.csv").loss).all()
+    detections, truth = localize(ema, dataset, store, ["test0"], params), dataset.segments_of("test")
+    ap = mean_average_precision(detections, truth, [0.1, 0.5])
+    assert ap.map(lambda value: 0 <= value <= 1).all().all()
+    assert len(pseudo_label_quality(pseudo_labels, dataset.segments_of("train"))) == 3
+    return proposals, pseudo_labels, detections
+
+
+@pytest.mark.parametrize("lengths", [[1, 1, 1, 1, 1], [2, 1, 3, 1, 2], [1, 40, 2, 30, 1], [600, 1, 5, 9, 700]])
+def test_videos_of_one_snippet_and_of_many(tmp_path, lengths):
+    *_, detections = chain(tmp_path, lengths, list("abaab"))
+    assert set(detections.video) <= {"test0"}
+    assert (detections.end <= lengths[-1]).all()
+
+
+def test_one_training_video(tmp_path):
+    chain(tmp_path, [20, 12], ["a", "a"])
+
+
+def test_no_two_videos_have_equal_labels(tmp_path):
+    chain(tmp_path, [20, 12, 9, 15], ["a", "b", "never", "a"])
+
+
+def test_a_class_that_no_training_video_has(tmp_path):
+    chain(tmp_path, [20, 12, 9], ["a", "b", "never"])
+
+
+def test_no_proposal_becomes_a_pseudo_label(tmp_path):
+    params = PARAMS.model_copy(update={"confidence_min": 1e9})
+    _, pseudo_labels, _ = chain(tmp_path, [20, 12, 9, 15], list("abab"), params)
+    assert pseudo_labels.empty
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_features_that_say_nothing(tmp_path, value):
+    """Nothing tells an action from the background: at worst there are no proposals."""
+    chain(tmp_path, [20, 12, 9, 15], list("abab"), features=lambda n: np.full((n, 5), value, np.float32))
+
+
+def test_features_of_any_size(tmp_path):
+    chain(tmp_path, [20, 12, 9, 15], list("abab"), features=lambda n: np.full((n, 5), 3e4, np.float16))
+
+
+def test_nothing_is_detected(tmp_path):
+    params = PARAMS.model_copy(update={"pre_nms_score": 1.0})
+    *_, detections = chain(tmp_path, [20, 12, 9, 15], list("abab"), params)
+    assert detections.empty
+    assert list(detections.columns) == RESULT_COLUMNS
+
+
+def test_training_videos_without_any_label(tmp_path):
+    """All of a batch is background; `fustal validate` warns of it."""
+    random = np.random.default_rng(0)
+    names = ["train0", "train1"]
+    for name in names:
+        np.save(tmp_path / f"{name}.npy", random.standard_normal((20, 5)).astype(np.float32))
+    dataset = Dataset(
+        name="unlabelled",
+        about="",
+        root=tmp_path,
+        annotations=tmp_path / "gt.json",
+        classes=["a"],
+        videos=pd.DataFrame({"video": names, "subset": "train", "duration": 20.0, "fps": 1.0}).set_index("video"),
+        segments=pd.DataFrame({"video": names, "label": "a", "start": 1.0, "end": 2.0}),
+        grids={"student": Grid(pattern="{video}.npy", fps=1.0, stride=1, window=1)},
+    )
+    dataset = replace(dataset, segments=dataset.segments[:0])
+    store = FeatureStore(dataset, "student")
+    nothing = pd.DataFrame(columns=RESULT_COLUMNS).astype({"score": float, "start": float, "end": float})
+    _, log = generator.train_generator(PARAMS, dataset, store, tmp_path / "generator")
+    assert np.isfinite(log.loss).all()
+    train_student(PARAMS, dataset, store, nothing, tmp_path / "student")
+    assert np.isfinite(pd.read_csv(tmp_path / "student" / "log.csv").loss).all()

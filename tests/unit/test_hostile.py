@@ -1,0 +1,123 @@
+"""Files made to do harm when they are opened: nothing of theirs runs, and nothing of theirs becomes a path."""
+
+import ast
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from fustal import ROOT, InputError
+from fustal.annotations import read_results
+from fustal.features import open_features
+from fustal.files import read_json, read_yaml
+from fustal.params import Params
+from fustal.sweep import read_sweep
+from fustal.training import load_module, load_state
+
+
+class Harm:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return open, (str(self.target), "w")
+
+
+def features(path, harm):
+    np.save(path, np.array([harm, harm], dtype=object))
+    open_features(path)
+
+
+def pickled_features(path, harm):
+    path.write_bytes(pickle.dumps(harm))
+    open_features(path)
+
+
+def archived_features(path, harm):
+    with path.open("wb") as file:
+        np.savez(file, a=np.array([harm], dtype=object))
+    open_features(path)
+
+
+def weights(path, harm):
+    torch.save({"weight": harm}, path)
+    load_module(nn.Linear(1, 1), path)
+
+
+def checkpoint(path, harm):
+    torch.save({"weight": harm}, path)
+    model = nn.Linear(1, 1)
+    load_state(path, {"model": model}, torch.optim.SGD(model.parameters()))
+
+
+def annotations(path, harm):
+    path.write_bytes(pickle.dumps(harm))
+    read_json(path)
+
+
+def tagged(harm):
+    return f"run: !!python/object/apply:builtins.open ['{harm.target}', 'w']"
+
+
+def a_card(path, harm):
+    path.write_text(tagged(harm))
+    read_yaml(path)
+
+
+def parameters(path, harm):
+    path.write_text(tagged(harm))
+    Params.read(path)
+
+
+def a_sweep(path, harm):
+    path.write_text(tagged(harm))
+    read_sweep(path)
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [features, pickled_features, archived_features, weights, checkpoint, annotations, a_card, parameters, a_sweep],
+)
+def test_nothing_runs(opened, tmp_path):
+    harm = Harm(tmp_path / "harmed")
+    with pytest.raises(InputError) as error:
+        opened(tmp_path / "file", harm)
+    assert "\n" not in str(error.value)
+    assert not harm.target.exists()
+
+
+def test_the_harm_is_real(tmp_path):
+    harm = Harm(tmp_path / "harmed")
+    pickle.loads(pickle.dumps(harm)).close()
+    assert harm.target.exists()
+    harm.target.unlink()
+    yaml.unsafe_load(tagged(harm))["run"].close()
+    assert harm.target.exists()
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/etc/evil", "..", "a/../../evil"])
+def test_results_cannot_name_other_videos(name, tmp_path):
+    item = {"label": "Run", "score": 1, "segment": [0, 1]}
+    (tmp_path / "r.json").write_text(json.dumps({"results": {name: [item]}}))
+    with pytest.raises(InputError, match="is not in the data set"):
+        read_results(tmp_path / "r.json", ["video"], ["Run"])
+
+
+def test_the_package_has_no_way_to_unpickle_or_evaluate():
+    """No import of pickle, no `torch.load`, no `eval` or `exec`, and numpy never with `allow_pickle=True`."""
+    for path in sorted((ROOT / "fustal").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [getattr(node, "module", None), *(alias.name for alias in node.names)]
+                assert not {"pickle", "marshal", "shelve", "joblib"} & set(names), path
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in {"torch.load", "eval", "exec", "yaml.unsafe_load", "yaml.full_load"}, path
+                options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+                assert options.get("allow_pickle", "False") == "False", path
