@@ -167,13 +167,14 @@ def in_words(comparison: pd.DataFrame) -> list[str]:
         told = []
         for row in part.itertuples():
             word = "better" if row.low > 0 else "worse" if row.high < 0 else "no clear difference"
+            word = "one seed only" if row.seeds == 1 else word
             told.append(f"{word} on {row.dataset} ({row.difference:+.1f})")
         sentences.append(f"{title}: {', '.join(told)}")
     return sentences
 
 
 def markdown(table: pd.DataFrame, measure: str = "0.1:0.7") -> str:
-    """Tables for a page: each row on each data set, mean ± std, and its difference with interval."""
+    """Tables for a page: each row on each data set, mean ± std (number of seeds), and its difference with interval."""
     blocks = []
     for corner, rows, against in (
         ("the full system", STAGES, GENERATOR),
@@ -196,4 +197,4 @@ def markdown(table: pd.DataFrame, measure: str = "0.1:0.7") -> str:
 def _cells(row: Any) -> str:
     spread = "" if pd.isna(row.std) else f" ± {row.std:.1f}"
     between = "" if pd.isna(row.low) else f" [{row.low:+.1f}, {row.high:+.1f}]"
-    return f"{row.mean:.1f}{spread} | {row.difference:+.1f}{between}"
+    return f"{row.mean:.1f}{spread} ({row.seeds}) | {row.difference:+.1f}{between}"

@@ -144,11 +144,16 @@ def train_generator(
         model.parameters(), params.generator_lr, (0.9, 0.999), weight_decay=params.generator_weight_decay, fused=True
     )
 
+    def chosen(i: int) -> list[int]:
+        return batch_of_step(len(videos), params.generator_batch, i, params.seed)
+
+    def videos_of(i: int) -> list[str]:
+        return [videos[n] for n in chosen(i)]
+
     def load(i: int) -> tuple[Tensor, Tensor]:
-        chosen = batch_of_step(len(videos), params.generator_batch, i, params.seed)
-        names, random = [videos[n] for n in chosen], generator_of(params.seed, i)
-        features = sample_batch(store, names, params.generator_snippets, random, device)
-        return features, send(labels[chosen], device)
+        random = generator_of(params.seed, i)
+        features = sample_batch(store, videos_of(i), params.generator_snippets, random, device)
+        return features, send(labels[chosen(i)], device)
 
     def step(batch: tuple[Tensor, Tensor], _: int) -> dict[str, Tensor]:
         features, labels = batch
@@ -166,6 +171,7 @@ def train_generator(
         folder=folder,
         description="generator",
         about=fingerprint(params),
+        videos_of=videos_of,
     )
     return model.eval(), log
 

@@ -4,8 +4,9 @@ Taught in notebook 01, section "Training".
 """
 
 import hashlib
+import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
@@ -105,6 +106,7 @@ def fit(
     after_step: Callable[[int], None] | None = None,
     description: str = "training",
     about: str = "",
+    videos_of: Callable[[int], Sequence[str]] | None = None,
 ) -> pd.DataFrame:
     """Trains from `first_step` up to, and without, `last_step`; continues from a checkpoint in `folder`.
 
@@ -127,13 +129,14 @@ def fit(
         after_step: called after the weights changed, e.g. to update a moving average.
         description: what the progress bar says.
         about: what is trained on what (`fingerprint`); a checkpoint of something else is not continued from.
+        videos_of: names of a step's videos, for the message of an error.
 
     Returns:
         The log: one row a step with the losses. `log.attrs["waiting"]` is the share of the time, 0 to 1, in which the
         training waited for batches; NaN when there was nothing left to train here.
 
     Raises:
-        FloatingPointError: the loss is not finite; names the step. The last checkpoint stays.
+        FloatingPointError: the loss is not finite; names the step and its videos. The last checkpoint stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, log_file = folder / CHECKPOINT, folder / "log.csv"
@@ -156,7 +159,8 @@ def fit(
             backward(losses["loss"], trained.parameters())
             rows.append({"step": i, **_numbers(losses)})
             if not np.isfinite(rows[-1]["loss"]):
-                raise FloatingPointError(f"{description}: the loss is {rows[-1]['loss']} at step {i}")
+                batch_of = f", in a batch of {', '.join(videos_of(i))}" if videos_of else ""
+                raise FloatingPointError(f"{description}: the loss is {rows[-1]['loss']} at step {i}{batch_of}")
             if clip is not None:
                 nn.utils.clip_grad_norm_(trained.parameters(), clip)
             for group, rate in zip(optimizer.param_groups, base, strict=True):
@@ -236,7 +240,7 @@ def save_state(
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
     with atomic(path) as temporary:
-        metadata = {"step": str(step), "about": about}
+        metadata = {"state": json.dumps({"step": step, "about": about})}  # one entry: several have no fixed order
         save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
 
 
@@ -250,10 +254,10 @@ def load_state(
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            if metadata["about"] != about:
+            state = json.loads(file.metadata()["state"])
+            if state["about"] != about:
                 return None
-            step, tensors = int(metadata["step"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         for name, module in modules.items():
             module.load_state_dict(
                 {key.removeprefix(f"{name}/"): v for key, v in tensors.items() if key.startswith(f"{name}/")}
@@ -267,7 +271,7 @@ def load_state(
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: cannot be continued from (delete it to start anew): {reason}") from None
-    return step
+    return state["step"]
 
 
 def _numbers(losses: Mapping[str, Tensor]) -> dict[str, float]:

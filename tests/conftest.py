@@ -15,6 +15,15 @@ matplotlib.use("agg")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Says how many kinds of rubbish were refused and how many properties held."""
+    passed = terminalreporter.stats.get("passed", [])
+    rubbish = sum("test_rubbish.py" in report.nodeid for report in passed)
+    properties = sum("hypothesis" in report.keywords for report in passed)
+    if rubbish or properties:
+        terminalreporter.write_line(f"{rubbish} kinds of rubbish tried, {properties} properties checked")
+
+
 @pytest.fixture(scope="session")
 def golden():
     """Reads one file of golden vectors by name."""

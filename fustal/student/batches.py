@@ -69,9 +69,7 @@ class TrainingVideos:
 
         Several processes draw and pad it alike, and read their shares of it.
         """
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order, random = epoch_order(len(self.videos), epoch, self.params.seed), generator_of(self.params.seed, step)
-        chosen = order[place * self.params.student_batch :][: self.params.student_batch].tolist()
+        chosen, random = self._chosen(step), generator_of(self.params.seed, step)
         crops = [self._crop(self.videos[index], random) for index in chosen]
         longest = max(last - first for first, last, _ in crops)
         mine = share(len(chosen))
@@ -87,6 +85,15 @@ class TrainingVideos:
             send(self.video_labels[chosen], self.device),
             [send(part, self.device) for part in weights],
         )
+
+    def videos_of(self, step: int) -> list[str]:
+        """Names of the videos of a step's batch."""
+        return [self.videos[index] for index in self._chosen(step)]
+
+    def _chosen(self, step: int) -> list[int]:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = epoch_order(len(self.videos), epoch, self.params.seed)
+        return order[place * self.params.student_batch :][: self.params.student_batch].tolist()
 
     def _crop(self, video: str, random: torch.Generator) -> tuple[int, int, Tensor]:
         return random_crop(self.store.length(video), self.targets[video][0], self.params, random)

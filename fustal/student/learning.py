@@ -122,6 +122,7 @@ def train_epochs(
         after_step=after_step,
         description=description,
         about=fingerprint(params, data.labels),
+        videos_of=data.videos_of,
     )
     if processes() == 1:
         save_module(student, folder / "model.safetensors")

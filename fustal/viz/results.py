@@ -231,7 +231,8 @@ def differences(table: pd.DataFrame, unit: str = "points of average mAP") -> Fig
     """
     datasets, titles = list(dict.fromkeys(table.dataset)), list(dict.fromkeys(table.title))
     facts = "; ".join(
-        f"{row.dataset}, {row.title}: {row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
+        f"{row.dataset}, {row.title}: {row.difference:+.1f}"
+        + ("" if np.isnan(row.low) else f" [{row.low:+.1f}, {row.high:+.1f}]")
         for row in table.itertuples()
     )
     alt = f"Differences to the full system in {unit}, with intervals. {facts or 'None'}."

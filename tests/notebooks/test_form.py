@@ -11,7 +11,7 @@ from fustal.params import STAGES, Params, SharedParams
 from fustal.runs import CHAIN
 
 NOTEBOOKS = {stage.name: ROOT / "notebooks" / stage.notebook for stage in CHAIN.values()}
-NOTEBOOKS |= {name: ROOT / "notebooks" / f"{name}.ipynb" for name in ("00_the_task",)}
+NOTEBOOKS |= {name: ROOT / "notebooks" / f"{name}.ipynb" for name in ("00_the_task", "06_ablations")}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=[path.name for path in NOTEBOOKS.values()])

@@ -63,15 +63,15 @@ def test_in_words(table):
         "fused: no clear difference on sbhar (+0.0)",
     ]
     one = table[table.seed == 0]
-    assert in_words(compare(one, ROWS[:1])) == ["no MIL loss: no clear difference on sbhar (-5.0)"]
+    assert in_words(compare(one, ROWS[:1])) == ["no MIL loss: one seed only on sbhar (-5.0)"]
     assert in_words(compare(table, [Row("x", "y")])) == []
 
 
 def test_page(table):
     text = markdown(table)
     assert "| the full system | sbhar | - generator |" in text, "a data set without anything to compare is left out"
-    assert "| distilled student | 50.0 ± 10.0 | +29.0 [" in text
-    assert text.count("| no MIL loss | 45.0 ± 9.5 | -5.0 [") == 1
+    assert "| distilled student | 50.0 ± 10.0 (3) | +29.0 [" in text
+    assert text.count("| no MIL loss | 45.0 ± 9.5 (3) | -5.0 [") == 1
     assert len({line.count("|") for line in text.split("\n\n")[1].splitlines()}) == 1
 
 

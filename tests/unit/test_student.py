@@ -166,7 +166,7 @@ def assign_naively(lengths, segments, labels, num_classes, radius):
                 and low <= max(t - start, end - t) <= high
             ]
             if fits:
-                shortest = min(fits)
+                shortest = min(fits, key=lambda fit: fit[0])  # of equally short ones the first
                 offsets[p] = torch.tensor(shortest[1:3]) / stride
                 classes[p, [label for size, _, _, label in fits if size <= shortest[0] + 1e-3]] = 1
             p += 1

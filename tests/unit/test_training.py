@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fustal import InputError, training
+from fustal.files import digest
 from fustal.params import Params
 from fustal.training import (
     epoch_order,
@@ -147,6 +148,11 @@ def test_the_fingerprint_is_of_parameters_and_labels():
     ]
     assert len(set(prints)) == 4
     assert fingerprint(Params(), labels.copy()) == prints[2]
+
+
+def test_the_error_of_a_loss_names_the_videos_of_its_batch(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 3, in a batch of video3, video4$"):
+        Toy(bad_at=3).fit(tmp_path, videos_of=lambda i: [f"video{i}", f"video{i + 1}"])
 
 
 def test_rows_after_the_checkpoint_are_not_kept_twice(tmp_path, every_five):
@@ -335,6 +341,14 @@ def test_state_survives_a_round_trip(tmp_path):
     for index, state in toy.optimizer.state_dict()["state"].items():
         for key, value in state.items():
             assert value.equal(other.optimizer.state_dict()["state"][index][key]), (index, key)
+
+
+def test_the_same_state_is_the_same_file(tmp_path):
+    toy = Toy()
+    toy.fit(tmp_path, last_step=6)
+    for i in range(8):
+        save_state(tmp_path / str(i), {"model": toy.model}, toy.optimizer, step=6, about="a toy")
+    assert len({digest(tmp_path / str(i)) for i in range(8)}) == 1
 
 
 def test_state_before_the_first_step_has_no_moments(tmp_path):
