@@ -22,7 +22,7 @@ from tests.notebooks.miniature import SMALL, environment
 KILLS = 20
 """Per stage."""
 
-SIZES = SMALL | {"generator_steps": 200, "student_epochs": 4, "distill_epochs": 2}
+SIZES = SMALL | {"generator_steps": 100}
 
 
 def soak_kills() -> list[str]:
@@ -58,7 +58,7 @@ def kill_stage(name: str, whole: Path, outputs: Path) -> tuple[Counter, list[str
         prepare(whole, outputs, following)
         while not finished(outputs, name) and survived.total() < KILLS:
             way = WAYS[survived.total() % len(WAYS)]
-            survived[way.__name__] += way(start(outputs, name), randomly.uniform(0.2, 1) * seconds)
+            survived[way.__name__] += way(start(outputs, name), randomly.uniform(0.3, 1) * seconds)
         if status := start(outputs, name).wait():
             return survived, [*failures, f"{name} ended with {status} after {survived.total()} kills"]
         failures += [f"{item} differs after kills" for item in differing(hashes(whole, name), hashes(outputs, name))]
