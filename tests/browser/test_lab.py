@@ -132,7 +132,8 @@ def check_control(cell):
     slider = cell.locator(".noUi-handle")
     if slider.count():
         slider.first.focus()
-        slider.first.press("ArrowRight")
+        now, most = (slider.first.get_attribute(f"aria-{name}") for name in ("valuenow", "valuemax"))
+        slider.first.press("ArrowLeft" if float(now) == float(most) else "ArrowRight")
     else:
         picker = cell.locator("select").first
         picker.select_option(index=1)
