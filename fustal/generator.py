@@ -147,13 +147,10 @@ def train_generator(
     def chosen(i: int) -> list[int]:
         return batch_of_step(len(videos), params.generator_batch, i, params.seed)
 
-    def videos_of(i: int) -> list[str]:
-        return [videos[n] for n in chosen(i)]
-
     def load(i: int) -> tuple[Tensor, Tensor]:
-        random = generator_of(params.seed, i)
-        features = sample_batch(store, videos_of(i), params.generator_snippets, random, device)
-        return features, send(labels[chosen(i)], device)
+        rows, random = chosen(i), generator_of(params.seed, i)
+        features = sample_batch(store, [videos[n] for n in rows], params.generator_snippets, random, device)
+        return features, send(labels[rows], device)
 
     def step(batch: tuple[Tensor, Tensor], _: int) -> dict[str, Tensor]:
         features, labels = batch
@@ -171,7 +168,7 @@ def train_generator(
         folder=folder,
         description="generator",
         about=fingerprint(params),
-        videos_of=videos_of,
+        videos_of=lambda i: [videos[n] for n in chosen(i)],
     )
     return model.eval(), log
 

@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fustal.annotations import Dataset, Grid
 from fustal.evaluation import mean_average_precision
 from fustal.features import FeatureStore
 from fustal.params import Params
 from fustal.proposals import add_iou_score, propose, select
 from tests.benchmarks.bench_post import TIOUS, activations, evaluation_case
 from tests.benchmarks.conftest import fastest
+from tests.datasets import dataset_of
 
 SIZES = [4, 40, 400]
 PARAMS, CLASSES = Params(), np.array([0, 1])
@@ -23,16 +23,9 @@ def reading(tmp_path):
     features = np.random.default_rng(0).standard_normal((400, 128), np.float32).astype(np.float16)
     for name in names:
         np.save(tmp_path / f"{name}.npy", features)
-    dataset = Dataset(
-        name="growth",
-        about="",
-        root=tmp_path,
-        annotations=tmp_path / "gt.json",
-        classes=["a"],
-        videos=pd.DataFrame({"video": names, "subset": "test", "duration": 100.0, "fps": 4.0}).set_index("video"),
-        segments=pd.DataFrame({"video": names, "label": "a", "start": 1.0, "end": 2.0}),
-        grids={"student": Grid(pattern="{video}.npy", fps=4.0, stride=1, window=1)},
-    )
+    videos = pd.DataFrame({"video": names, "subset": "test", "duration": 100.0, "fps": 4.0})
+    segments = pd.DataFrame({"video": names, "label": "a", "start": 1.0, "end": 2.0})
+    dataset = dataset_of(tmp_path, videos, segments, ["a"], fps=4.0)
 
     def prepare(size):
         def read():

@@ -39,7 +39,7 @@ def states(done):
 
 
 def modified(folder):
-    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock" and path.name != ".lock"]
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
 
 

@@ -59,12 +59,11 @@ def kill_stage(name: str, whole: Path, outputs: Path) -> tuple[Counter, list[str
         prepare(whole, outputs, following)
         while not finished(outputs, name) and survived.total() < KILLS:
             way = WAYS[survived.total() % len(WAYS)]
-            survived[way.__name__] += way(start(outputs, name), randomly.uniform(0, 1) * seconds)
+            survived[way.__name__] += way(start(outputs, name), randomly.uniform(0, seconds))
         if status := start(outputs, name).wait():
             return survived, [*failures, f"{name} ended with {status} after {survived.total()} kills"]
         failures += [f"{item} differs after kills" for item in differing(hashes(whole, name), hashes(outputs, name))]
-        left = [path for path in (outputs / "demo" / name).rglob(".*")]
-        failures += [f"{path} was left half-written" for path in left]
+        failures += [f"{path} was left half-written" for path in (outputs / "demo" / name).rglob(".*")]
     print(f"{name}: {survived.total()} kills survived", flush=True)
     return survived, failures
 

@@ -10,10 +10,11 @@ import pandas as pd
 import torch
 
 from fustal import generator
-from fustal.annotations import Dataset, Grid, as_labels
+from fustal.annotations import Dataset, as_labels
 from fustal.features import FeatureStore
 from fustal.params import Params
 from fustal.student import localize, train_student
+from tests.datasets import dataset_of
 
 COUNTS = (200, 2_000, 20_000)
 SNIPPETS, WIDTH, CLASSES = 24, 1024, ["a", "b"]
@@ -77,13 +78,6 @@ def make_dataset(folder: Path, count: int) -> Dataset:
     for name in names:
         np.save(folder / f"{name}.npy", random.standard_normal((SNIPPETS, WIDTH), np.float32).astype(np.float16))
     labels = [CLASSES[i % 2] for i in range(count)]
-    return Dataset(
-        name="many",
-        about="",
-        root=folder,
-        annotations=folder / "gt.json",
-        classes=CLASSES,
-        videos=pd.DataFrame({"video": names, "subset": "train", "duration": 24.0, "fps": 1.0}).set_index("video"),
-        segments=pd.DataFrame({"video": names, "label": labels, "start": 5.0, "end": 9.0}),
-        grids={"student": Grid(pattern="{video}.npy", fps=1.0, stride=1, window=1)},
-    )
+    videos = pd.DataFrame({"video": names, "subset": "train", "duration": 24.0, "fps": 1.0})
+    segments = pd.DataFrame({"video": names, "label": labels, "start": 5.0, "end": 9.0})
+    return dataset_of(folder, videos, segments, CLASSES, fps=1.0)

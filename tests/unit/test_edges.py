@@ -1,19 +1,18 @@
 """Data at the edge of what there can be: the whole chain of functions trains, localises and evaluates on them."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from fustal import generator
-from fustal.annotations import RESULT_COLUMNS, Dataset, Grid
+from fustal.annotations import RESULT_COLUMNS
 from fustal.distillation import distill
 from fustal.evaluation import mean_average_precision, pseudo_label_quality
 from fustal.features import FeatureStore
 from fustal.params import Params
 from fustal.proposals import add_iou_score, select
 from fustal.student import load_student, localize, train_student
+from tests.datasets import dataset_of
 
 PARAMS = Params(
     generator_steps=3,
@@ -41,16 +40,7 @@ def chain(folder, lengths, labels, params=PARAMS, features=None):
         np.save(folder / f"{name}.npy", values)
     videos = pd.DataFrame({"video": names, "subset": [name[:-1] for name in names], "duration": np.nan, "fps": np.nan})
     segments = pd.DataFrame({"video": names, "label": labels, "start": 0.0, "end": np.array(lengths) / 2})
-    dataset = Dataset(
-        name="edge",
-        about="",
-        root=folder,
-        annotations=folder / "gt.json",
-        classes=["a", "b", "never"],
-        videos=videos.set_index("video"),
-        segments=segments,
-        grids={"student": Grid(pattern="{video}.npy", fps=1.0, stride=1, window=1)},
-    )
+    dataset = dataset_of(folder, videos, segments, ["a", "b", "never"], fps=1.0)
     store, train = FeatureStore(dataset, "student"), names[:-1]
     model, log = generator.train_generator(params, dataset, store, folder / "generator")
     assert np.isfinite(log.loss).all()
@@ -115,19 +105,10 @@ def test_training_videos_without_any_label(tmp_path):
     names = ["train0", "train1"]
     for name in names:
         np.save(tmp_path / f"{name}.npy", random.standard_normal((20, 5)).astype(np.float32))
-    dataset = Dataset(
-        name="unlabelled",
-        about="",
-        root=tmp_path,
-        annotations=tmp_path / "gt.json",
-        classes=["a"],
-        videos=pd.DataFrame({"video": names, "subset": "train", "duration": 20.0, "fps": 1.0}).set_index("video"),
-        segments=pd.DataFrame({"video": names, "label": "a", "start": 1.0, "end": 2.0}),
-        grids={"student": Grid(pattern="{video}.npy", fps=1.0, stride=1, window=1)},
-    )
-    dataset = replace(dataset, segments=dataset.segments[:0])
-    store = FeatureStore(dataset, "student")
+    videos = pd.DataFrame({"video": names, "subset": "train", "duration": 20.0, "fps": 1.0})
     nothing = pd.DataFrame(columns=RESULT_COLUMNS).astype({"score": float, "start": float, "end": float})
+    dataset = dataset_of(tmp_path, videos, nothing, ["a"], fps=1.0)
+    store = FeatureStore(dataset, "student")
     _, log = generator.train_generator(PARAMS, dataset, store, tmp_path / "generator")
     assert np.isfinite(log.loss).all()
     train_student(PARAMS, dataset, store, nothing, tmp_path / "student")
