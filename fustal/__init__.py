@@ -1,11 +1,12 @@
 """FuSTAL: full-stage pseudo label quality enhancement for weakly-supervised temporal action localization.
 
-The package under the numbered notebooks. Read it in the order in which they use it: `params`, `annotations`,
+The package under the numbered notebooks. Read it in the order in which they use it: `params`, `annotations`, `dataset`,
 `features`, `generator`, `proposals`, `student`, `distillation`, `evaluation`; `runs`, `training`, `parallel`, `batch`
 carry them.
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 # PyTorch's memory in large pages, where Linux has them: getting small ones costs more than the arithmetic on them.
@@ -15,5 +16,27 @@ ROOT = Path(__file__).resolve().parents[1]
 """The repository: `notebooks/`, `params/` and `outputs/` lie here, whatever the working directory is."""
 
 
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, or only odd, with a file; as text, one line that names file, video and value.
+
+    Attributes:
+        file: which.
+        what: is wrong with it.
+        video: whose entry or features.
+        mend: what to do about it.
+        warning: it may stay.
+    """
+
+    file: Path
+    what: str
+    video: str | None = None
+    mend: str = ""
+    warning: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.file}: {'' if self.video is None else f'video {self.video!r}: '}{self.what}"
+
+
 class InputError(ValueError):
-    """Something the user gave is wrong: a file, a parameter, a label. The message is one line that names it."""
+    """Something the user gave is wrong: a file, a parameter, a label. One line names it, or a `Problem`."""

@@ -1,194 +1,23 @@
-"""Data-set cards, annotations and result files: ActivityNet-style JSON in, tidy frames out.
+"""Annotations and result files: ActivityNet-style JSON, or a table of labels as CSV, in; tidy frames out."""
 
-Taught in notebook 01, section "The data set".
-"""
-
+import csv
 import math
 import unicodedata
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection
 from pathlib import Path
-from string import Formatter
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from fustal import ROOT, InputError
-from fustal.files import read_json, shown, validated, write_json
+from fustal import InputError, Problem
+from fustal.files import read_json, shown, write_json
 
 SEGMENT_COLUMNS = ["video", "label", "start", "end"]
 RESULT_COLUMNS = ["video", "label", "score", "start", "end"]
 
 
-class Grid(BaseModel):
-    """Where the features of a stage lie and when their snippets happen.
-
-    Snippet i is centred at (i * stride + window / 2) / fps seconds (METHOD.md section 1).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    pattern: str = Field(description="path below the root, with {video} and possibly {subset} and {modality}")
-    modalities: list[str] = Field(default=[], description="values of {modality}, concatenated in this order")
-    fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["annotation"] = Field(
-        description="frames per second, or that of each video's annotation"
-    )
-    stride: int = Field(ge=1, description="frames from one snippet to the next")
-    window: int = Field(ge=1, description="frames that a snippet sees")
-
-    @field_validator("pattern")
-    @classmethod
-    def _names_each_video(cls, value: str) -> str:
-        names = {name for _, name, _, _ in Formatter().parse(value) if name is not None}
-        if "video" not in names or names - {"video", "subset", "modality"}:
-            raise ValueError("must hold {video}, and besides it only {subset} and {modality}")
-        return value
-
-
-class Card(BaseModel):
-    """A data-set card, `params/datasets/*.yaml`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(pattern=r"^[\w][\w.-]*$")
-    about: str = Field(default="", description="a sentence that notebook 01 prints: what the features are")
-    root: str = Field(description="folder of the data, relative to the card")
-    annotations: str = Field(description="ActivityNet-style JSON, relative to the root")
-    train_subset: str = "train"
-    test_subset: str = "test"
-    train_split: str | None = Field(default=None, description="file of video names that restricts the subset")
-    test_split: str | None = None
-    grids: dict[Literal["generator", "student"], Grid] = Field(min_length=1)
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Everything known about a data set but its features.
-
-    Attributes:
-        name: of the card.
-        about: what the card says of it.
-        root: folder of the data.
-        annotations: path of the annotation file.
-        classes: class names, sorted; their positions are the class indices everywhere.
-        videos: frame indexed by video name: subset ("train" or "test"), duration (s) and fps, NaN where unknown; and
-            stored_as, the subset in the paths of features where that differs (`hold_out`).
-        segments: frame with video, label, start (s), end (s).
-        grids: feature grids of the two stages.
-    """
-
-    name: str
-    about: str
-    root: Path
-    annotations: Path
-    classes: list[str]
-    videos: pd.DataFrame
-    segments: pd.DataFrame
-    grids: dict[str, Grid]
-
-    def split(self, subset: str) -> list[str]:
-        """The videos of "train" or "test"."""
-        return self.videos.index[self.videos.subset == subset].tolist()
-
-    def segments_of(self, subset: str) -> pd.DataFrame:
-        """The true segments of "train" (to measure pseudo labels only) or "test"."""
-        return self.segments[self.segments.video.isin(self.split(subset))].reset_index(drop=True)
-
-    def labels(self, videos: Sequence[str]) -> np.ndarray:
-        """Video-level labels.
-
-        Args:
-            videos: N video names.
-
-        Returns:
-            Multi-hot float32 array (N, C): which classes occur, and nothing of when.
-        """
-        present = pd.crosstab(self.segments.video, self.segments.label) > 0
-        return present.reindex(index=videos, columns=self.classes, fill_value=False).to_numpy(np.float32)
-
-
-def hold_out(dataset: Dataset, share: float) -> Dataset:
-    """The data set with some training videos in the place of its test videos, which are not there any more.
-
-    To choose parameters by the video-level labels of videos that no training saw.
-
-    Args:
-        dataset: whole.
-        share: of the training videos that are held out; 0: the data set as it is.
-
-    Raises:
-        InputError: nothing would be left to train on, or to hold out.
-    """
-    if not share:
-        return dataset
-    train = sorted(dataset.split("train"))
-    order = np.random.default_rng(0).permutation(len(train))
-    chosen = {train[i] for i in order[: round(share * len(train))]}
-    if not 0 < len(chosen) < len(train):
-        raise InputError(f"held_out: {share} of {len(train)} training videos leaves none on one side")
-    videos = dataset.videos.loc[train]
-    subset = ["test" if video in chosen else "train" for video in train]
-    segments = dataset.segments[dataset.segments.video.isin(train)].reset_index(drop=True)
-    return replace(dataset, videos=videos.assign(stored_as=videos.subset, subset=subset), segments=segments)
-
-
-def load_dataset(card: str | Path) -> Dataset:
-    """Reads a data-set card and the annotations it names.
-
-    Args:
-        card: a name in `params/datasets`, or the path of a YAML file.
-
-    Raises:
-        InputError: card, annotations or split files are missing or wrong; the message names the first problem.
-    """
-    dataset, problems = inspect_dataset(card)
-    if problems:
-        more = f" (and {len(problems) - 1} more: fustal validate {card})" if len(problems) > 1 else ""
-        raise InputError(problems[0] + more)
-    return dataset
-
-
-def inspect_dataset(card_path: str | Path) -> tuple[Dataset, list[str]]:
-    """Like `load_dataset`, but returns every problem of annotations and splits instead of raising the first."""
-    path = find_card(card_path)
-    card = validated(Card, path)
-    root = (path.parent / card.root).resolve()
-    annotations = root / card.annotations
-    if not annotations.exists():
-        raise InputError(f"{annotations}: no such file: data set {card.name!r} is not here (fustal fetch {card.name})")
-    videos, segments, problems = _parse_annotations(annotations)
-    parts = []
-    for subset, name, split in (
-        ("train", card.train_subset, card.train_split),
-        ("test", card.test_subset, card.test_split),
-    ):
-        chosen = videos[videos.subset.str.lower() == name.lower()]
-        if chosen.empty:
-            problems.append(f"{annotations}: no video of subset {name!r} (there are {sorted(set(videos.subset))})")
-        if split:
-            chosen, unknown = _restrict(chosen, root / split)
-            problems += [f"{root / split}: video {video!r} is not in subset {name!r}" for video in unknown]
-        parts.append(chosen.assign(subset=subset))
-    videos = pd.concat(parts)
-    segments = segments[segments.video.isin(videos.index)].reset_index(drop=True)
-    train = set(segments.label[segments.video.isin(parts[0].index)])
-    problems += [
-        f"{annotations}: class {label!r} has no training video" for label in sorted(set(segments.label) - train)
-    ]
-    grids = {stage: card.grids.get(stage) or next(iter(card.grids.values())) for stage in ("generator", "student")}
-    return Dataset(
-        card.name, card.about, root, annotations, sorted(set(segments.label)), videos, segments, grids
-    ), problems
-
-
 def read_annotations(path: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Reads an ActivityNet-style annotation file.
-
-    Args:
-        path: JSON, `database` -> video -> `subset`, `annotations` (`label`, `segment` in seconds as numbers or
-            strings), optionally `duration` and `fps`.
+    """Reads an annotation file, see `parse_annotations`.
 
     Returns:
         Frame of videos (index video; subset, duration, fps) and frame of segments (video, label, start, end).
@@ -196,10 +25,10 @@ def read_annotations(path: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     Raises:
         InputError: names file, video and value of the first problem.
     """
-    videos, segments, problems = _parse_annotations(Path(path))
+    videos, labels, problems = parse_annotations(Path(path))
     if problems:
         raise InputError(problems[0])
-    return videos, segments
+    return videos, labels.dropna().reset_index(drop=True)
 
 
 def read_results(
@@ -252,13 +81,26 @@ def as_labels(segments: pd.DataFrame) -> pd.DataFrame:
     return segments.assign(score=1.0)[RESULT_COLUMNS]
 
 
-def _parse_annotations(path: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    database = read_json(path).get("database")
+def parse_annotations(path: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[Problem]]:
+    """Reads an annotation file as far as it can be read.
+
+    Args:
+        path: JSON, `database` -> video -> `subset`, `annotations` (`label`, `segment` in seconds as numbers or
+            strings), optionally `duration` and `fps`. Or CSV, a line for each action: `video`, `label`, optionally
+            `subset`, `start`, `end`, `duration`, `fps`. Without segment or start and end, a label is of the video.
+
+    Returns:
+        Frame of videos (index video; subset, duration, fps), frame of labels (video, label, start, end; NaN without
+        segment), and every problem.
+
+    Raises:
+        InputError: it cannot be read at all.
+    """
+    database = _database(path) if path.suffix.lower() == ".csv" else read_json(path).get("database")
     if not isinstance(database, dict) or not database:
         raise InputError(f"{path}: has no 'database' object with videos")
-    videos, segments, problems = [], [], []
+    videos, labels, problems = [], [], []
     for video, entry in database.items():
-        where = f"{path}: video {video!r}"
         try:
             _check_name(video)
             (entry,) = _listed([entry])
@@ -266,39 +108,50 @@ def _parse_annotations(path: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str
             duration, fps = (_positive(entry[key], key) if key in entry else math.nan for key in ("duration", "fps"))
             items = _listed(entry.get("annotations", []))
         except (KeyError, TypeError, ValueError) as error:
-            problems.append(f"{where}: {_say(error)}")
+            problems.append(Problem(path, _say(error), video, "correct this entry, or take the video out"))
             continue
         videos.append((video, subset, duration, fps))
         for position, item in enumerate(items):
             try:
-                segments.append((video, _text(item["label"]), *_segment(item["segment"], lasting=True)))
+                segment = _segment(item["segment"], lasting=True) if "segment" in item else (math.nan, math.nan)
+                labels.append((video, _text(item["label"]), *segment))
             except (KeyError, TypeError, ValueError) as error:
-                problems.append(f"{where}: annotation {position}: {_say(error)}")
+                mend = "write times in seconds, or leave the segment out: a label alone is enough to train on"
+                problems.append(Problem(path, f"annotation {position}: {_say(error)}", video, mend))
     frame = pd.DataFrame(videos, columns=["video", "subset", "duration", "fps"]).set_index("video")
-    table = pd.DataFrame(segments, columns=SEGMENT_COLUMNS).astype({"start": float, "end": float})
+    table = pd.DataFrame(labels, columns=SEGMENT_COLUMNS).astype({"start": float, "end": float})
     return frame, table, problems
 
 
-def find_card(card: str | Path) -> Path:
-    """The path of a data-set card, given its name in `params/datasets` or a path."""
-    named = ROOT / "params" / "datasets" / f"{card}.yaml"
-    if named.exists():
-        return named
-    if Path(card).is_file():
-        return Path(card).resolve()
-    known = sorted(path.stem for path in named.parent.glob("*.yaml"))
-    raise InputError(f"{card}: no such data-set card (there are {', '.join(known)}, or give the path of a YAML file)")
+WHOLE = "all"
+"""The subset of videos in a CSV that names none."""
 
 
-def _restrict(videos: pd.DataFrame, split: Path) -> tuple[pd.DataFrame, list[str]]:
-    if not split.is_file():
-        raise InputError(f"{split}: no such split file")
+def _database(path: Path) -> dict[str, Any]:
+    """A CSV as the `database` of the JSON form."""
     try:
-        lines = split.read_text(encoding="utf-8").splitlines()
-    except ValueError as error:
-        raise InputError(f"{split}: cannot be read: {error}") from None
-    names = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    return videos[videos.index.isin(names)], [name for name in names if name not in videos.index]
+        table = pd.read_csv(path, sep=None, engine="python", dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as CSV: {' '.join(str(error).split())}") from None
+    table.columns = table.columns.str.strip().str.lower()
+    if not {"video", "label"} <= set(table):
+        raise InputError(f"{path}: its first line must name the columns video and label, not {', '.join(table)}")
+    database = {}
+    for video, rows in table.groupby("video", sort=False):
+        given = rows.drop(columns=["video", "label", "start", "end"], errors="ignore")
+        if odd := [name for name in given if name in ("subset", "duration", "fps") and given[name].nunique() > 1]:
+            raise InputError(Problem(path, f"has more than one {odd[0]}: {', '.join(given[odd[0]].unique())}", video))
+        entry = {name: value for name, value in given.iloc[0].items() if value}
+        database[video] = {"subset": WHOLE} | entry | {"annotations": [_item(row) for row in rows.to_dict("records")]}
+    for entry in database.values():
+        entry["annotations"] = [item for item in entry["annotations"] if item]
+    return database
+
+
+def _item(row: dict[str, str]) -> dict[str, Any]:
+    """A line of a CSV as an annotation; empty where the video has none."""
+    segment = [row.get("start", ""), row.get("end", "")]
+    return {name: value for name, value in (("label", row["label"]), ("segment", segment)) if any(value)}
 
 
 def _check_name(video: str) -> None:

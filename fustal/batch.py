@@ -16,7 +16,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from fustal import ROOT, InputError
-from fustal.annotations import load_dataset
+from fustal.dataset import load_dataset
 from fustal.fetch import ensure
 from fustal.params import Params
 from fustal.runs import CHAIN, OUTPUTS, Stage, data_key, is_done

@@ -112,14 +112,16 @@ def fetch(
 
 @app.command()
 def validate(card: Annotated[str, typer.Argument(help="data-set card: a path, or a name in params/datasets")]) -> None:
-    """List every problem of a data set; exit status 2 when there is one."""
-    from fustal.validation import problems_of
+    """List every problem of a data set with its mend, and what is only odd; exit status 2 when there is a problem."""
+    from fustal.validation import problems_of, show, summary
 
-    problems, summary = problems_of(card)
-    for problem in problems:
-        typer.echo(problem)
-    typer.echo(f"{card}: {summary}; {len(problems) or 'no'} problem{'s' * (len(problems) != 1)}")
-    raise typer.Exit(2 if problems else 0)
+    dataset, problems = problems_of(card)
+    wrong = sum(not problem.warning for problem in problems)
+    if problems:
+        show(problems, dataset.root)
+    counts = f"{wrong or 'no'} problem{'s' * (wrong != 1)}, {len(problems) - wrong} warnings"
+    typer.echo(f"{card}: {summary(dataset)}; {counts}")
+    raise typer.Exit(2 if wrong else 0)
 
 
 @app.command()

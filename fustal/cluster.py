@@ -24,8 +24,8 @@ import yaml
 from distributed import Client, Future, Nanny, Scheduler, SpecCluster
 
 from fustal import InputError
-from fustal.annotations import load_dataset
 from fustal.batch import run_chain
+from fustal.dataset import load_dataset
 from fustal.fetch import ensure
 from fustal.params import Params
 from fustal.progress import dashboard, follow

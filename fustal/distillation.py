@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from fustal.annotations import Dataset
+from fustal.dataset import Dataset
 from fustal.features import FeatureStore
 from fustal.parallel import launch, processes, share, total
 from fustal.params import Params

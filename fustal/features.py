@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fustal import InputError
-from fustal.annotations import Dataset
+from fustal import InputError, Problem
+from fustal.dataset import Dataset
 
 ALL = slice(None)
 
@@ -114,8 +114,9 @@ class FeatureStore:
         """The grid of a video; fps from its annotation where the card says so."""
         fps = self._fps[video] if self.grid.fps == "annotation" else float(self.grid.fps)
         if math.isnan(fps):
+            mend = "write it there, or a number as fps in the card"
             raise InputError(
-                f"{self.dataset.annotations}: video {video!r}: has no fps, and the card takes it from there"
+                Problem(self.dataset.annotations, "has no fps, and the card takes it from there", video, mend)
             )
         return VideoGrid(fps, self.grid.stride, self.grid.window)
 
@@ -134,7 +135,8 @@ class FeatureStore:
                 lengths = ", ".join(
                     f"{path.parent.name} {len(a)}" for path, a in zip(self.paths(video), arrays, strict=True)
                 )
-                raise InputError(f"{self.paths(video)[0]}: video {video!r}: modalities differ in length: {lengths}")
+                mend = "make them on the same frames, or cut them to the shortest"
+                raise InputError(Problem(self.paths(video)[0], f"modalities differ in length: {lengths}", video, mend))
             self._layouts[video] = [Layout(a.dtype, a.offset, a.shape, "F" if a.flags.fnc else "C") for a in arrays]
         return self._layouts[video]
 
@@ -142,7 +144,8 @@ class FeatureStore:
         finite = np.isfinite(self._rows(video).numpy())
         if not finite.all():
             snippet = int(np.flatnonzero(~finite.all(axis=1))[0])
-            raise InputError(f"{self.paths(video)[0]}: video {video!r}: NaN or infinity in snippet {snippet}")
+            mend = "make the features of this video again"
+            raise InputError(Problem(self.paths(video)[0], f"NaN or infinity in snippet {snippet}", video, mend))
         self._finite.add(video)
 
     def _rows(self, video: str, index: slice | np.ndarray = ALL, out: Tensor | None = None) -> Tensor:
@@ -171,18 +174,21 @@ def open_features(path: Path) -> np.ndarray:
             raise OSError("it is no regular file")  # a pipe would let the reader wait for ever
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such feature file") from None
+        mend = "put it there, correct the card's pattern, or take the video out of annotations or split"
+        raise InputError(Problem(path, "no such feature file", mend=mend)) from None
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: is not a readable .npy file: {' '.join(str(error).split())}") from None
+        what = f"is not a readable .npy file: {' '.join(str(error).split())}"
+        raise InputError(Problem(path, what, mend="copy it again, or write it by numpy.save")) from None
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype not in (np.float16, np.float32):
         if isinstance(array, np.ndarray):
             form = f"{array.dtype} of shape {array.shape}"
         else:
             array.close()
             form = "an archive"
-        raise InputError(f"{path}: features must be float16 or float32 of shape (T, D), not {form}")
+        mend = "write it anew: a row for each snippet, array.astype(numpy.float32)"
+        raise InputError(Problem(path, f"features must be float16 or float32 of shape (T, D), not {form}", mend=mend))
     if not array.size:
-        raise InputError(f"{path}: has no snippets: shape {array.shape}")
+        raise InputError(Problem(path, f"has no snippets: shape {array.shape}", mend="take the video out"))
     return array
 
 

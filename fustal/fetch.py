@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from fustal import InputError, sbhar, simulate
-from fustal.annotations import Card, Grid, find_card, read_annotations
+from fustal.annotations import read_annotations
+from fustal.dataset import Card, Grid, find_card
 from fustal.files import atomic, validated
 
 SBHAR_URL = (

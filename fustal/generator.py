@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fustal.annotations import Dataset
 from fustal.contrastive import Snippets, contrast, cross_video_contrast, in_video_contrast, mine_snippets
 from fustal.convolution import convolve
+from fustal.dataset import Dataset
 from fustal.features import FeatureStore, sample_test, sample_train
 from fustal.parallel import gather, launch, share
 from fustal.params import Params

@@ -18,7 +18,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from fustal import ROOT, InputError
-from fustal.annotations import Dataset, hold_out, load_dataset, read_results
+from fustal.annotations import read_results
+from fustal.dataset import Dataset, hold_out, load_dataset
 from fustal.features import FeatureStore
 from fustal.fetch import ensure
 from fustal.files import atomic, digest, read_json, write_json

@@ -16,7 +16,7 @@ import numpy as np
 import scipy
 
 from fustal import InputError
-from fustal.annotations import Grid
+from fustal.dataset import Grid
 from fustal.files import read_json, write_json
 
 FPS = 50

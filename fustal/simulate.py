@@ -31,7 +31,8 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter1d
 
-from fustal.annotations import SEGMENT_COLUMNS, Grid
+from fustal.annotations import SEGMENT_COLUMNS
+from fustal.dataset import Grid
 from fustal.files import write_json
 
 RATE = 12.5

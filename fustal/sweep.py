@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from fustal import ROOT, InputError
-from fustal.annotations import load_dataset
+from fustal.dataset import load_dataset
 from fustal.fetch import ensure
 from fustal.files import validated
 from fustal.params import Params

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fustal.annotations import Dataset, Grid
+from fustal.dataset import Dataset, Grid
 
 
 def dataset_of(folder: Path, videos: pd.DataFrame, segments: pd.DataFrame, classes: list[str], fps: float) -> Dataset:
@@ -24,6 +24,7 @@ def dataset_of(folder: Path, videos: pd.DataFrame, segments: pd.DataFrame, class
         annotations=folder / "gt.json",
         classes=classes,
         videos=videos.set_index("video"),
+        video_labels=segments[["video", "label"]].drop_duplicates(),
         segments=segments,
         grids={"student": Grid(pattern="{video}.npy", fps=fps, stride=1, window=1)},
     )

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fustal import InputError
-from fustal.annotations import Dataset
+from fustal.dataset import Dataset
 from fustal.features import FeatureStore
 from fustal.parallel import share
 from fustal.params import Params

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from fustal.annotations import RESULT_COLUMNS, Dataset
+from fustal.annotations import RESULT_COLUMNS
+from fustal.dataset import Dataset
 from fustal.features import FeatureStore
 from fustal.parallel import launch, processes
 from fustal.params import Params

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
-from fustal.annotations import Dataset
+from fustal.dataset import Dataset
 from fustal.features import VideoGrid
 from fustal.viz.common import BLACK, BLUE, COLOURS, GREEN, GREY, ORANGE, SKY, bar_row, finish, new_figure, row_names
 

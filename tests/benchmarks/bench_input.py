@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fustal.annotations import Dataset, Grid
+from fustal.dataset import Dataset, Grid
 from fustal.features import FeatureStore
 from fustal.generator import Generator, _losses, batch_of_step, train_generator
 from fustal.params import Params
@@ -37,6 +37,7 @@ def wide(tmp_path_factory):
         annotations=root / "gt.json",
         classes=sorted(set(segments["label"])),
         videos=pd.DataFrame(table).set_index("video"),
+        video_labels=pd.DataFrame(segments)[["video", "label"]],
         segments=pd.DataFrame(segments),
         grids={"generator": grid},
     )

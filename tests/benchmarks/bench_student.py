@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fustal import ROOT
-from fustal.annotations import Dataset
+from fustal.dataset import Dataset
 from fustal.distillation import Relabel
 from fustal.features import FeatureStore
 from fustal.params import Params
@@ -159,6 +159,7 @@ def split(tmp_path):
         annotations=tmp_path / "gt.json",
         classes=[f"class_{i:02d}" for i in range(shapes.CLASSES)],
         videos=videos,
+        video_labels=segments[["video", "label"]],
         segments=segments,
         grids={"student": shapes.STUDENT},
     )

@@ -32,7 +32,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fustal import ROOT, generator, student
-from fustal.annotations import Dataset, as_labels
+from fustal.annotations import as_labels
+from fustal.dataset import Dataset
 from fustal.distillation import Relabel
 from fustal.evaluation import averages, mean_average_precision
 from fustal.features import FeatureStore
@@ -112,7 +113,9 @@ def make_dataset(root: Path, counts: dict[str, int], dim: int) -> Dataset:
     videos, segments = shapes.annotate(counts)
     grids = {"generator": shapes.GENERATOR, "student": shapes.STUDENT}
     classes = sorted(set(segments.label))
-    dataset = Dataset("sizes", "", root, root / "gt.json", classes, videos, segments, grids)
+    dataset = Dataset(
+        "sizes", "", root, root / "gt.json", classes, videos, segments[["video", "label"]], segments, grids
+    )
     if not (root / "complete").exists():
         prototypes, look = make_prototypes(classes, 2 * dim, Look(), seed=0), Look()
 

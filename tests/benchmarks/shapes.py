@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from fustal.annotations import SEGMENT_COLUMNS, Grid
+from fustal.annotations import SEGMENT_COLUMNS
+from fustal.dataset import Grid
 
 CLASSES = 20
 VIDEOS = {"train": 200, "test": 210}

@@ -10,7 +10,8 @@ import nbformat
 import pytest
 
 from fustal import ROOT
-from fustal.annotations import load_dataset, read_results
+from fustal.annotations import read_results
+from fustal.dataset import load_dataset
 from fustal.evaluation import pseudo_label_quality
 from fustal.features import FeatureStore
 from fustal.params import Params

@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 
 from fustal import generator
-from fustal.annotations import Dataset, as_labels
+from fustal.annotations import as_labels
+from fustal.dataset import Dataset
 from fustal.features import FeatureStore
 from fustal.params import Params
 from fustal.student import localize, train_student

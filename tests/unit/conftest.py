@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from fustal.annotations import Dataset, Grid
 from fustal.features import FeatureStore
 from fustal.student import Borders, StudentOutput
+from tests.datasets import dataset_of
 
 settings.register_profile("fustal", deadline=None)
 settings.load_profile("fustal")
@@ -30,16 +30,9 @@ def planted(tmp_path):
         np.save(tmp_path / f"{video}.npy", features)
         videos.append((video, video[:-1], np.nan if i == 8 else length / 2, np.nan))
         segments.append((video, "ab"[label], first / 2, (first + 10) / 2))
-    dataset = Dataset(
-        name="planted",
-        about="",
-        root=tmp_path,
-        annotations=tmp_path / "gt.json",
-        classes=["a", "b"],
-        videos=pd.DataFrame(videos, columns=["video", "subset", "duration", "fps"]).set_index("video"),
-        segments=pd.DataFrame(segments, columns=["video", "label", "start", "end"]),
-        grids={"student": Grid(pattern="{video}.npy", fps=2.0, stride=1, window=1)},
-    )
+    videos = pd.DataFrame(videos, columns=["video", "subset", "duration", "fps"])
+    segments = pd.DataFrame(segments, columns=["video", "label", "start", "end"])
+    dataset = dataset_of(tmp_path, videos, segments, ["a", "b"], fps=2.0)
     return dataset, FeatureStore(dataset, "student")
 
 

@@ -2,21 +2,17 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from numpy.testing import assert_allclose as assert_close
 
 from fustal import InputError
-from fustal.annotations import (
-    as_labels,
-    hold_out,
-    inspect_dataset,
-    load_dataset,
-    read_results,
-    write_results,
-)
+from fustal.annotations import as_labels, parse_annotations, read_annotations, read_results, write_results
+from fustal.dataset import hold_out, inspect_dataset, load_dataset
 from fustal.features import FeatureStore
 
 CARD = {
@@ -63,7 +59,7 @@ def test_split_files_restrict(make):
     database = DATABASE | {"c": DATABASE["a"]}
     assert load_dataset(make(database, {"train.txt": "c\n\n"}, train_split="train.txt")).split("train") == ["c"]
     _, problems = inspect_dataset(make(database, {"train.txt": "c\nb"}, train_split="train.txt"))
-    assert problems == [f"{make().parent}/data/train.txt: video 'b' is not in subset 'training'"]
+    assert list(map(str, problems)) == [f"{make().parent}/data/train.txt: video 'b': is not in subset 'training'"]
 
 
 def test_wrong_cards(make, tmp_path):
@@ -105,3 +101,62 @@ def test_held_out_videos_take_the_place_of_the_test_videos(planted):
 def test_holding_out_nothing_or_all_is_refused(planted):
     with pytest.raises(InputError, match="held_out"):
         hold_out(planted[0], 0.001)
+
+
+CSV = """Video,Label,Start,End,subset,duration
+a,Run,1.5,2,train,10
+a,Sit,,,train,10
+b,Run,0,3.5,test,
+c,,,,test,9
+"""
+
+
+@pytest.mark.parametrize("text", [CSV, CSV.replace(",", ";"), "\ufeff" + CSV, CSV.replace("\n", "\r\n")])
+def test_a_table_of_labels(text, tmp_path):
+    (tmp_path / "labels.csv").write_text(text, encoding="utf-8", newline="")
+    videos, labels, problems = parse_annotations(tmp_path / "labels.csv")
+    assert problems == []
+    assert videos.subset.to_dict() == {"a": "train", "b": "test", "c": "test"}
+    assert_close(videos.duration.to_numpy(), [10, np.nan, 9])
+    assert labels.video.str.cat(labels.label).tolist() == ["aRun", "aSit", "bRun"]
+    assert_close(labels[["start", "end"]].to_numpy(), [[1.5, 2], [np.nan, np.nan], [0, 3.5]])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "cannot be read as CSV"),
+        ("name,label\na,Run\n", "its first line must name the columns video and label, not name, label"),
+        ("video,label,duration\na,Run,9\na,Sit,8\n", "video 'a': has more than one duration: 9, 8"),
+        ("video,label,start,end\na,Run,1,\n", "video 'a': annotation 0: '' is not a finite number"),
+        ("video,label,start,end\na,,1,2\n", "video 'a': annotation 0: 'label' is missing"),
+        ("video,label\n../a,Run\n", "video '../a': the name of a video must be usable"),
+        (b"video,label\n\xff\xfe,Run\n", "cannot be read as CSV"),
+        (b"video,label\na,\x00\x80", "cannot be read as CSV"),
+    ],
+)
+def test_a_broken_table_of_labels(text, says, tmp_path):
+    (tmp_path / "labels.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=re.escape(says)) as error:
+        read_annotations(tmp_path / "labels.csv")
+    assert "\n" not in str(error.value)
+
+
+def test_labels_of_videos_without_segments(make):
+    """All that training needs; what nothing is known of can stand in the test split."""
+    database = DATABASE | {"a": {"subset": "training", "annotations": [{"label": "Run"}, {"label": "Run"}]}}
+    card = make(database, {"test.txt": "b\nnew\n"}, test_split="test.txt")
+    dataset = load_dataset(card)
+    assert dataset.segments_of("train").empty
+    assert dataset.labels(["a", "b", "new"]).tolist() == [[1], [1], [0]]
+    assert dataset.split("test") == ["b", "new"]
+
+
+def test_a_video_in_training_and_test(make):
+    with pytest.raises(InputError, match=r"card\.yaml: video 'b': is in training and in test"):
+        load_dataset(make(train_subset="test"))
+
+
+def test_no_label_to_train_on(make):
+    with pytest.raises(InputError, match="no training video has a label"):
+        load_dataset(make(DATABASE | {"a": {"subset": "training"}}))

@@ -206,7 +206,7 @@ def test_validate(fustal, files, tmp_path):
     ensure("demo")
     status, out, _ = fustal("validate", "demo")
     assert status == 0
-    assert out.endswith("no problems\n")
+    assert out.endswith("no problems, 0 warnings\n")
     (tmp_path / "card.yaml").write_text(
         "{name: tiny, root: ., annotations: gt.json, grids: {student: {pattern: '{video}.npy', fps: 5, stride: 1, "
         "window: 1}}}"
@@ -214,9 +214,11 @@ def test_validate(fustal, files, tmp_path):
     status, out, _ = fustal("validate", tmp_path / "card.yaml")
     assert status == 2
     lines = out.splitlines()
-    assert len(lines) == 4
-    assert [line.split("/")[-1] for line in lines[:3]] == [f"{video}.npy: no such feature file" for video in "cab"]
-    assert lines[3].endswith("1 training and 2 test videos, 1 classes, 3 segments; 3 problems")
+    assert len(lines) == 5
+    for video, line in zip("cab", lines[1:], strict=False):
+        assert line.startswith(f"wrong  {video}.npy ")
+        assert "no such feature file  put it there" in line
+    assert lines[4].endswith("1 training and 2 test videos, 1 classes, 3 segments; 3 problems, 0 warnings")
     status, out, err = fustal("validate", "nothing")
     assert (status, out) == (2, "")
     assert is_one_line(err)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fustal import InputError
-from fustal.annotations import Grid
+from fustal.dataset import Grid
 from fustal.features import FeatureStore, VideoGrid, open_features, sample_test, sample_train
 
 TWO = Grid(pattern="{subset}/{modality}/{video}.npy", modalities=["rgb", "flow"], fps=25, stride=16, window=16)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from fustal import InputError, fetch
-from fustal.annotations import load_dataset
+from fustal.dataset import load_dataset
 from fustal.features import FeatureStore
 
 DATASETS = fetch.__file__.replace("fustal/fetch.py", "params/datasets")

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import re
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -86,6 +87,12 @@ def tried(folder, monkeypatch, capsys, *arguments):
     return stop.value.code or 0, out.splitlines(), err.splitlines()
 
 
+def in_a_row(says, line):
+    """Whether a line says this; in a table the video has a column of its own."""
+    video, what = re.fullmatch(r"(?:video ('.*?'): )?(.*)", says).groups()
+    return says in line or (what in line and f"  {str(video)[:70]}" in line)
+
+
 # --- feature files: `fustal validate` ---------------------------------------------------------------------------------
 
 
@@ -154,7 +161,7 @@ FEATURES = {
         "video 'v2': modalities differ in length: rgb 30, flow 31",
     ),
     "transposed": (features(np.ones((3, 31), np.float32)), "video 'v2': modalities differ in length: rgb 3, flow 31"),
-    "modality missing": (lambda folder: (folder / "data/flow/v2.npy").unlink(), "flow/v2.npy: no such feature file"),
+    "modality missing": (lambda folder: (folder / "data/flow/v2.npy").unlink(), "no such feature file"),
     "a folder": (replaced(Path.mkdir), "is no regular file"),
     "a pipe": (replaced(os.mkfifo), "is no regular file"),
     "a link to itself": (replaced(lambda path: path.symlink_to(path)), "is not a readable .npy file"),
@@ -168,10 +175,10 @@ def test_features(case, folder, monkeypatch, capsys):
     broken(folder)
     status, out, err = tried(folder, monkeypatch, capsys, "validate", folder / "card.yaml")
     assert (status, err) == (2, [])
-    assert len(out) == 2, "one line, and the summary"
-    assert "v2.npy: " in out[0]
-    assert says in out[0]
-    assert out[1].endswith("; 1 problem")
+    assert len(out) == 3, "the table's head, one line, and the summary"
+    assert "v2.npy " in out[1]
+    assert in_a_row(says, out[1])
+    assert out[2].endswith("; 1 problem, 0 warnings")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unreadable for root")
@@ -179,7 +186,7 @@ def test_an_unreadable_file(folder, monkeypatch, capsys):
     (folder / "data/rgb/v2.npy").chmod(0)
     status, out, _ = tried(folder, monkeypatch, capsys, "validate", folder / "card.yaml")
     assert status == 2
-    assert "v2.npy: is not a readable .npy file: [Errno 13]" in out[0]
+    assert "is not a readable .npy file: [Errno 13]" in out[1]
 
 
 @pytest.mark.parametrize("count", [1, 3_000_000])
@@ -200,14 +207,14 @@ def gt(text):
     return lambda folder: (folder / "data" / "gt.json").write_bytes(data)
 
 
-def entry(**changes):
-    """Other values in the entry of video v2."""
+def entry(video="v2", **changes):
+    """Other values in the entry of a video."""
 
     def broken(folder):
         path = folder / "data" / "gt.json"
         value = json.loads(path.read_text())
-        value["database"]["v2"] |= changes
-        value["database"]["v2"] = {k: v for k, v in value["database"]["v2"].items() if v is not ...}
+        given = value["database"][video] | changes
+        value["database"][video] = {k: v for k, v in given.items() if v is not ...}
         write_json(path, value)
 
     return broken
@@ -276,7 +283,6 @@ ANNOTATIONS = {
     "no label": (entry(annotations=[{"segment": [1, 2]}]), IMPOSSIBLE + "'label' is missing"),
     "an empty label": (segment([1, 2], ""), IMPOSSIBLE + "'' is not a name"),
     "a label that is no text": (segment([1, 2], {"a": 1}), IMPOSSIBLE + "{'a': 1} is not a name"),
-    "no segment": (entry(annotations=[{"label": "Run"}]), IMPOSSIBLE + "'segment' is missing"),
     "reversed": (segment([4, 1]), IMPOSSIBLE + "segment [4, 1] must have 0 <= start < end"),
     "below zero": (segment([-1, 1]), IMPOSSIBLE + "segment [-1, 1] must have 0 <= start < end"),
     "of no length": (segment([2, 2]), IMPOSSIBLE + "segment [2, 2] must have 0 <= start < end"),
@@ -286,11 +292,6 @@ ANNOTATIONS = {
     "one number": (segment([1]), IMPOSSIBLE + "segment [1] is not [start, end]"),
     "three numbers": (segment([1, 2, 3]), IMPOSSIBLE + "segment [1, 2, 3] is not [start, end]"),
     "a long one": (segment(["x" * 999, 1]), IMPOSSIBLE + "'xxx"),
-    "a label of no training video": (
-        lambda folder: entry(annotations=[{"label": "Fly", "segment": [1, 2]}], subset="test")(folder),
-        "class 'Fly' has no training video",
-    ),
-    "no positive video of a class": (only("v0", "v2", "v4", "v5"), "class 'Run' has no training video"),
     "one video only": (only("v0"), "no video of subset 'test' (there are ['train'])"),
     "no training video": (only("v4", "v5"), "no video of subset 'train' (there are ['test'])"),
     "a name that is a path": (renamed("../../v2"), f"video '../../v2': {NAME}"),
@@ -301,14 +302,14 @@ ANNOTATIONS = {
     "a name with NUL": (renamed("v\0002"), f"video 'v\\x002': {NAME}"),
     "a name of two lines": (renamed("v\n2"), f"video 'v\\n2': {NAME}"),
     "half a letter": (renamed("\ud800"), f"video '\\ud800': {NAME}"),
-    "a name of 300 letters": (renamed("v" * 300), f": {NAME}"),
+    "a name of 300 letters": (renamed("v" * 300), NAME),
     "a split that is missing": (
         lambda folder: write_yaml(folder / "card.yaml", CARD | {"train_split": "train.txt"}),
         "train.txt: no such split file",
     ),
     "a split not UTF-8": (split(b"v0\n\xff\n"), "train.txt: cannot be read"),
-    "a split with an unknown video": (split(b"v0\nv1\nv9\n"), "train.txt: video 'v9' is not in subset 'train'"),
-    "a split with a test video": (split(b"v0\nv1\nv4\n"), "train.txt: video 'v4' is not in subset 'train'"),
+    "a split with an unknown video": (split(b"v0\nv1\nv9\n"), "video 'v9': is not in subset 'train'"),
+    "a split with a test video": (split(b"v0\nv1\nv4\n"), "video 'v4': is not in subset 'train'"),
 }
 
 
@@ -318,13 +319,23 @@ def test_annotations(case, folder, monkeypatch, capsys):
     broken(folder)
     status, out, err = tried(folder, monkeypatch, capsys, "validate", folder / "card.yaml")
     assert status == 2
-    lines = [line for line in out + err if says in line]
+    lines = [line for line in out + err if in_a_row(says, line)]
     assert len(lines) == 1
     status, _, err = tried(folder, monkeypatch, capsys, "run", folder / "preset.yaml")
     assert (status, len(err)) == (2, 1)
     assert err[0].startswith("error: ")
     assert says in err[0]
     assert len(err[0]) < 600
+
+
+def every_label(folder):
+    for name in ("v0", "v1", "v2", "v3"):
+        entry(name, annotations=[{"label": label, "segment": [1, 2]} for label in ("Run", "Sit")])(folder)
+
+
+def nine_snippets(folder):
+    for modality, width in (("rgb", 3), ("flow", 2)):
+        features(np.ones((9, width), np.float32), "v2", modality)(folder)
 
 
 SUSPICIOUS = {
@@ -336,17 +347,26 @@ SUSPICIOUS = {
             CARD | {"grids": {"generator": CARD["grids"]["generator"] | {"fps": "annotation"}}},
         ),
         "video 'v2': has no fps, and the card takes it from there",
+        "wrong",
     ),
+    "a label of no training video": (
+        lambda folder: entry(annotations=[{"label": "Fly", "segment": [1, 2]}], subset="test")(folder),
+        "class 'Fly' has no training video",
+    ),
+    "no positive video of a class": (only("v0", "v2", "v4", "v5"), "class 'Run' has no training video"),
+    "every label everywhere": (every_label, "every training video has every label"),
+    "features shorter than the video": (nine_snippets, "video 'v2': 9 snippets end at 5.8 s, and the video at 20 s"),
 }
 
 
 @pytest.mark.parametrize("case", SUSPICIOUS)
 def test_validate_finds_more(case, folder, monkeypatch, capsys):
-    broken, says = SUSPICIOUS[case]
+    broken, says, *wrong = SUSPICIOUS[case]
     broken(folder)
     status, out, err = tried(folder, monkeypatch, capsys, "validate", folder / "card.yaml")
-    assert (status, err) == (2, [])
-    assert len([line for line in out if says in line]) == 1
+    assert (status, err) == (2 if wrong else 0, [])
+    (line,) = [line for line in out if in_a_row(says, line)]
+    assert line.startswith("wrong " if wrong else "odd ")
 
 
 @pytest.mark.parametrize("name", ["a video", "Fußball – 100 %", "视频 1", "{video}", "{0}", "%s", "~", "v2.npy", "-rf"])

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from fustal import InputError, runs
-from fustal.annotations import load_dataset
+from fustal.dataset import load_dataset
 from fustal.fetch import ensure
 from fustal.files import digest
 from fustal.params import Params

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fustal import InputError
-from fustal.annotations import Grid
+from fustal.dataset import Grid
 from fustal.files import read_json, write_json
 from fustal.sbhar import FPS, Recording, build, cut, describe, read_recordings
 

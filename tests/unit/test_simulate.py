@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fustal.annotations import Grid, read_annotations
+from fustal.annotations import read_annotations
+from fustal.dataset import Grid
 from fustal.simulate import (
     DEMO_CLASSES,
     RATE,

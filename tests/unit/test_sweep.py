@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from fustal import ROOT, InputError
-from fustal.annotations import load_dataset
+from fustal.dataset import load_dataset
 from fustal.fetch import ensure
 from fustal.files import digest, write_json
 from fustal.params import Params

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from fustal import InputError
-from fustal.validation import problems_of
+from fustal.validation import problems_of, summary
 
 GRIDS = {
     "generator": {"pattern": "slow/{video}.npy", "fps": 10, "stride": 10, "window": 10},
@@ -27,20 +27,21 @@ def make(tmp_path):
     data = tmp_path / "data"
 
     def write(*, grids=None, train_split=None, **entries):
+        both = [{"label": "Run", "segment": [1, 4]}, {"label": "Sit", "segment": ["5", "12.5"]}]
         database = {
             name: {
                 "subset": "train" if name < "c" else "test",
                 "duration": 12,
-                "annotations": [{"label": "Run", "segment": [1, 4]}, {"label": "Sit", "segment": ["5", "12.5"]}],
+                "annotations": both[:count],
             }
-            for name in "abcd"
+            for name, count in (("a", 2), ("b", 1), ("c", 2), ("d", 2))
         }
         (data).mkdir(exist_ok=True)
         (data / "gt.json").write_text(json.dumps({"database": database | entries}))
         for video in database:
-            for folder, dim in (("slow", 3), ("fast/x", 2), ("fast/y", 4)):
+            for folder, length, dim in (("slow", 12, 3), ("fast/x", 23, 2), ("fast/y", 23, 4)):
                 (data / folder).mkdir(parents=True, exist_ok=True)
-                np.save(data / folder / f"{video}.npy", np.ones((10, dim), np.float32))
+                np.save(data / folder / f"{video}.npy", np.ones((length, dim), np.float32))
         card = {"name": "tiny", "root": "data", "annotations": "gt.json", "grids": grids or GRIDS}
         card |= {"train_split": train_split} if train_split else {}
         (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
@@ -51,32 +52,34 @@ def make(tmp_path):
 
 
 def test_a_good_data_set_has_no_problems(make):
-    problems, summary = problems_of(make())
+    dataset, problems = problems_of(make())
     assert problems == []
-    assert summary == "2 training and 2 test videos, 2 classes, 8 segments"
+    assert summary(dataset) == "2 training and 2 test videos, 2 classes, 7 segments"
 
 
 def test_every_problem_is_listed_at_once(make):
     card, data = make(), make.data
     (data / "slow" / "a.npy").unlink()
-    np.save(data / "slow" / "b.npy", np.ones((10, 7), np.float32))
-    np.save(data / "fast" / "x" / "b.npy", np.ones((9, 2), np.float32))
-    broken = np.ones((10, 4), np.float32)
+    np.save(data / "slow" / "b.npy", np.ones((12, 7), np.float32))
+    np.save(data / "fast" / "x" / "b.npy", np.ones((22, 2), np.float32))
+    broken = np.ones((23, 4), np.float32)
     broken[6, 3] = np.nan
     np.save(data / "fast" / "y" / "c.npy", broken)
     (data / "fast" / "x" / "d.npy").write_bytes(b"\x93NUMPY")
-    problems, _ = problems_of(card)
+    _, problems = problems_of(card)
     expected = [
         ("slow/a.npy", "no such feature file"),
         ("slow/b.npy", "video 'b': 7 numbers a snippet where others have 3"),
-        ("fast/x/b.npy", "video 'b': modalities differ in length: x 9, y 10"),
+        ("fast/x/b.npy", "video 'b': modalities differ in length: x 22, y 23"),
         ("fast/x/c.npy", "video 'c': NaN or infinity in snippet 6"),
         ("fast/x/d.npy", "is not a readable .npy file"),
     ]
     assert len(problems) == len(expected), problems
     for problem, (file, says) in zip(problems, expected, strict=True):
-        assert problem.startswith(f"{data.resolve() / file}: {says}"), problem
-        assert "\n" not in problem
+        assert str(problem).startswith(f"{data.resolve() / file}: {says}"), problem
+        assert problem.mend
+        assert not problem.warning
+        assert "\n" not in str(problem)
 
 
 def test_problems_of_annotations_and_segments(make):
@@ -86,29 +89,31 @@ def test_problems_of_annotations_and_segments(make):
         d={"subset": "test", "annotations": [{"label": "Run", "segment": [3, 1]}, {"label": "Fly", "segment": [0, 1]}]},
         e={"subset": "test", "duration": "long"},
     )
-    problems, summary = problems_of(card)
+    dataset, problems = problems_of(card)
     where = make.data.resolve() / "gt.json"
-    assert problems == [
+    assert [str(problem) for problem in problems if not problem.warning] == [
         f"{where}: video 'd': annotation 0: segment [3, 1] must have 0 <= start < end",
         f"{where}: video 'e': 'long' is not a finite number",
+    ]
+    assert [str(problem) for problem in problems if problem.warning] == [
+        f"{where}: video 'b': a training video without a label",
         f"{where}: class 'Fly' has no training video",
         f"{where}: video 'c': segment [3.0, 99.0] ends after the video (12.0 s)",
-        f"{where}: video 'b': a training video without a label",
     ]
-    assert summary.startswith("2 training and 2 test videos")
+    assert "2 training and 2 test videos" in summary(dataset)
 
 
 def test_a_segment_may_end_a_little_after_the_video(make):
     late = {"subset": "test", "duration": 12, "annotations": [{"label": "Run", "segment": [3, 13.01]}]}
-    problems, _ = problems_of(make(c=late))
+    _, problems = problems_of(make(c=late))
     assert len(problems) == 1
     late["annotations"][0]["segment"][1] = 13
-    assert problems_of(make(c=late))[0] == []
+    assert problems_of(make(c=late))[1] == []
 
 
 def test_a_missing_fps_is_found(make):
     grids = GRIDS | {"generator": GRIDS["generator"] | {"fps": "annotation"}}
-    problems, _ = problems_of(
+    _, problems = problems_of(
         make(
             grids=grids,
             a={
@@ -118,7 +123,7 @@ def test_a_missing_fps_is_found(make):
             },
         )
     )
-    assert [problem.split(": ", 1)[1] for problem in problems] == [
+    assert [str(problem).split(": ", 1)[1] for problem in problems] == [
         f"video {video!r}: has no fps, and the card takes it from there" for video in "bcd"
     ]
 
@@ -126,14 +131,16 @@ def test_a_missing_fps_is_found(make):
 def test_one_grid_is_checked_once(make):
     card = make(grids={"generator": GRIDS["generator"]})
     (make.data / "slow" / "a.npy").unlink()
-    assert len(problems_of(card)[0]) == 1
+    assert len(problems_of(card)[1]) == 1
 
 
 def test_unknown_names_in_a_split(make):
     make()
     (make.data / "train.txt").write_text("a\nb\nzebra\n")
-    problems, _ = problems_of(make(train_split="train.txt"))
-    assert problems == [f"{make.data.resolve()}/train.txt: video 'zebra' is not in subset 'train'"]
+    _, problems = problems_of(make(train_split="train.txt"))
+    assert [str(problem) for problem in problems] == [
+        f"{make.data.resolve()}/train.txt: video 'zebra': is not in subset 'train'"
+    ]
 
 
 def test_without_a_card_or_annotations_there_is_nothing_to_check(make, tmp_path):

@@ -1,0 +1,224 @@
+"""Data-set cards and what they describe: videos, their labels, their segments, the grids of their features.
+
+Taught in notebook 01, section "The data set".
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from string import Formatter
+from typing import Annotated, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from fustal import ROOT, InputError, Problem
+from fustal.annotations import parse_annotations
+from fustal.files import validated
+
+
+class Grid(BaseModel):
+    """Where the features of a stage lie and when their snippets happen.
+
+    Snippet i is centred at (i * stride + window / 2) / fps seconds (METHOD.md section 1).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pattern: str = Field(description="path below the root, with {video} and possibly {subset} and {modality}")
+    modalities: list[str] = Field(default=[], description="values of {modality}, concatenated in this order")
+    fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["annotation"] = Field(
+        description="frames per second, or that of each video's annotation"
+    )
+    stride: int = Field(ge=1, description="frames from one snippet to the next")
+    window: int = Field(ge=1, description="frames that a snippet sees")
+
+    @field_validator("pattern")
+    @classmethod
+    def _names_each_video(cls, value: str) -> str:
+        names = {name for _, name, _, _ in Formatter().parse(value) if name is not None}
+        if "video" not in names or names - {"video", "subset", "modality"}:
+            raise ValueError("must hold {video}, and besides it only {subset} and {modality}")
+        return value
+
+
+class Card(BaseModel):
+    """A data-set card, `params/datasets/*.yaml`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[\w][\w.-]*$")
+    about: str = Field(default="", description="a sentence that notebook 01 prints: what the features are")
+    root: str = Field(description="folder of the data, relative to the card")
+    annotations: str = Field(description="ActivityNet-style JSON, or CSV, relative to the root")
+    train_subset: str = "train"
+    test_subset: str = "test"
+    train_split: str | None = Field(default=None, description="file of video names that restricts the subset")
+    test_split: str | None = None
+    grids: dict[Literal["generator", "student"], Grid] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything known about a data set but its features.
+
+    Attributes:
+        name: of the card.
+        about: what the card says of it.
+        root: folder of the data.
+        annotations: path of the annotation file.
+        classes: class names, sorted; their positions are the class indices everywhere.
+        videos: frame indexed by video name: subset ("train" or "test"), duration (s) and fps, NaN where unknown; and
+            stored_as, the subset in the paths of features where that differs (`hold_out`).
+        video_labels: frame with video, label: which classes occur. All that training sees.
+        segments: frame with video, label, start (s), end (s), where they are known: to measure, and for nothing else.
+        grids: feature grids of the two stages.
+    """
+
+    name: str
+    about: str
+    root: Path
+    annotations: Path
+    classes: list[str]
+    videos: pd.DataFrame
+    video_labels: pd.DataFrame
+    segments: pd.DataFrame
+    grids: dict[str, Grid]
+
+    def split(self, subset: str) -> list[str]:
+        """The videos of "train" or "test"."""
+        return self.videos.index[self.videos.subset == subset].tolist()
+
+    def segments_of(self, subset: str) -> pd.DataFrame:
+        """The true segments of "train" (to measure pseudo labels only) or "test"."""
+        return self.segments[self.segments.video.isin(self.split(subset))].reset_index(drop=True)
+
+    def labels(self, videos: Sequence[str]) -> np.ndarray:
+        """Video-level labels.
+
+        Args:
+            videos: N video names.
+
+        Returns:
+            Multi-hot float32 array (N, C): which classes occur, and nothing of when.
+        """
+        present = pd.crosstab(self.video_labels.video, self.video_labels.label) > 0
+        return present.reindex(index=videos, columns=self.classes, fill_value=False).to_numpy(np.float32)
+
+
+def hold_out(dataset: Dataset, share: float) -> Dataset:
+    """The data set with some training videos in the place of its test videos, which are not there any more.
+
+    To choose parameters by the video-level labels of videos that no training saw.
+
+    Args:
+        dataset: whole.
+        share: of the training videos that are held out; 0: the data set as it is.
+
+    Raises:
+        InputError: nothing would be left to train on, or to hold out.
+    """
+    if not share:
+        return dataset
+    train = sorted(dataset.split("train"))
+    order = np.random.default_rng(0).permutation(len(train))
+    chosen = {train[i] for i in order[: round(share * len(train))]}
+    if not 0 < len(chosen) < len(train):
+        raise InputError(f"held_out: {share} of {len(train)} training videos leaves none on one side")
+    videos = dataset.videos.loc[train]
+    subset = ["test" if video in chosen else "train" for video in train]
+    video_labels, segments = (
+        frame[frame.video.isin(train)].reset_index(drop=True) for frame in (dataset.video_labels, dataset.segments)
+    )
+    videos = videos.assign(stored_as=videos.subset, subset=subset)
+    return replace(dataset, videos=videos, video_labels=video_labels, segments=segments)
+
+
+def load_dataset(card: str | Path) -> Dataset:
+    """Reads a data-set card and the annotations it names.
+
+    Args:
+        card: a name in `params/datasets`, or the path of a YAML file.
+
+    Raises:
+        InputError: card, annotations or split files are missing or wrong; the message names the first problem.
+    """
+    dataset, problems = inspect_dataset(card)
+    if problems:
+        more = f" (and {len(problems) - 1} more: fustal validate {card})" if len(problems) > 1 else ""
+        raise InputError(f"{problems[0]}{more}")
+    return dataset
+
+
+def inspect_dataset(card_path: str | Path) -> tuple[Dataset, list[Problem]]:
+    """Like `load_dataset`, but returns every problem of annotations and splits instead of raising the first."""
+    path = find_card(card_path)
+    card = validated(Card, path)
+    root = (path.parent / card.root).resolve()
+    annotations = root / card.annotations
+    if not annotations.exists():
+        raise InputError(f"{annotations}: no such file: data set {card.name!r} is not here (fustal fetch {card.name})")
+    videos, labels, problems = parse_annotations(annotations)
+    parts = []
+    for subset, name, split in (
+        ("train", card.train_subset, card.train_split),
+        ("test", card.test_subset, card.test_split),
+    ):
+        chosen = videos[videos.subset.str.lower() == name.lower()]
+        if chosen.empty:
+            what = f"no video of subset {name!r} (there are {sorted(set(videos.subset))})"
+            problems.append(Problem(annotations, what, mend=f"set {subset}_subset in the card"))
+        if split:
+            names = _names(root / split)
+            unknown = [video for video in names if video not in chosen.index]
+            chosen = chosen[chosen.index.isin(names)]
+            if subset == "test":  # what nothing is known of can still be localised
+                new = pd.DataFrame(math.nan, [v for v in unknown if v not in videos.index], ["duration", "fps"])
+                chosen, unknown = pd.concat([chosen, new]), [v for v in unknown if v in videos.index]
+            mend = "correct the name, or take it out of the split file"
+            problems += [Problem(root / split, f"is not in subset {name!r}", video, mend) for video in unknown]
+        parts.append(chosen.assign(subset=subset))
+    if both := parts[0].index.intersection(parts[1].index).tolist():
+        mend = "set train_split and test_split, or different subsets, in the card"
+        problems += [Problem(path, "is in training and in test", video, mend) for video in both]
+    videos = pd.concat(parts)
+    videos = videos[~videos.index.duplicated()]
+    labels = labels[labels.video.isin(videos.index)]
+    if not labels.video.isin(parts[0].index).any():
+        problems.append(Problem(annotations, "no training video has a label", mend="say which classes occur in them"))
+    grids = {stage: card.grids.get(stage) or next(iter(card.grids.values())) for stage in ("generator", "student")}
+    return Dataset(
+        name=card.name,
+        about=card.about,
+        root=root,
+        annotations=annotations,
+        classes=sorted(set(labels.label)),
+        videos=videos,
+        video_labels=labels[["video", "label"]].drop_duplicates(ignore_index=True),
+        segments=labels.dropna().reset_index(drop=True),
+        grids=grids,
+    ), problems
+
+
+def find_card(card: str | Path) -> Path:
+    """The path of a data-set card, given its name in `params/datasets` or a path."""
+    named = ROOT / "params" / "datasets" / f"{card}.yaml"
+    if named.exists():
+        return named
+    if Path(card).is_file():
+        return Path(card).resolve()
+    known = sorted(path.stem for path in named.parent.glob("*.yaml"))
+    raise InputError(f"{card}: no such data-set card (there are {', '.join(known)}, or give the path of a YAML file)")
+
+
+def _names(split: Path) -> list[str]:
+    """The video names of a split file, one a line."""
+    if not split.is_file():
+        raise InputError(f"{split}: no such split file")
+    try:
+        lines = split.read_text(encoding="utf-8").splitlines()
+    except ValueError as error:
+        raise InputError(f"{split}: cannot be read: {error}") from None
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
