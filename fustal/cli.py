@@ -1,6 +1,6 @@
 """The command line of fustal.
 
-`fustal run · sweep · collect · fetch · validate · evaluate · results · ablations · export`
+`fustal run · sweep · collect · fetch · validate · evaluate · results · ablations · export · report`
 
 Exit status: 0 done, 1 the work failed, 2 the call or its input was wrong.
 """
@@ -198,6 +198,17 @@ def export(
     from fustal.export import export as export_
 
     typer.echo(f"{export_(source, out, to, min_score, top)}: {_shown(out)}")
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="a run below outputs/, finished or not")],
+    out: Annotated[Path | None, typer.Option(help="an .html file; else outputs/<run>/report.html")] = None,
+) -> None:
+    """Write one page of HTML, with all figures in it, that shows a run."""
+    from fustal.report import report as report_
+
+    typer.echo(f"{run}: {_shown(report_(run, out))}")
 
 
 def _assignment(text: str) -> tuple[str, object]:
