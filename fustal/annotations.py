@@ -38,7 +38,7 @@ def read_results(
 
     Args:
         path: JSON, `results` -> video -> list of `label`, `score`, `segment` in seconds.
-        videos: those that it may name; None: any.
+        videos: those that it may name; None: any that can be the name of a file.
         classes: the labels that it may name; None: any.
 
     Returns:
@@ -55,6 +55,7 @@ def read_results(
         if videos is not None and video not in videos:
             raise InputError(f"{path}: video {shown(video)} is not in the data set")
         try:
+            _check_name(video)
             for item in _listed(items):
                 label = _text(item["label"])
                 if classes is not None and label not in classes:
@@ -65,15 +66,21 @@ def read_results(
     return pd.DataFrame(rows, columns=RESULT_COLUMNS).astype({"score": float, "start": float, "end": float})
 
 
-def write_results(results: pd.DataFrame, path: str | Path) -> None:
-    """Writes a frame with video, label, score, start, end as an ActivityNet result file, atomically."""
+def write_results(results: pd.DataFrame, path: str | Path, **entries: Any) -> None:
+    """Writes a frame with video, label, score, start, end as an ActivityNet result file, atomically.
+
+    Args:
+        results: the frame.
+        path: of the file.
+        **entries: what else it says besides "results"; also another version.
+    """
     columns = results[RESULT_COLUMNS].itertuples(index=False, name=None)
     by_video: dict[str, list[dict[str, Any]]] = {video: [] for video in results.video.unique()}
     for video, label, score, start, end in columns:
         by_video[video].append(
             {"label": label, "score": round(float(score), 6), "segment": [round(float(start), 4), round(float(end), 4)]}
         )
-    write_json({"version": "FuSTAL", "results": by_video}, path)
+    write_json({"version": "FuSTAL", "results": by_video} | entries, path)
 
 
 def as_labels(segments: pd.DataFrame) -> pd.DataFrame:
@@ -170,7 +177,7 @@ def _listed(items: Any) -> list[dict[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or value != value.encode(errors="ignore").decode():
         raise TypeError(f"{shown(value)} is not a name")
     return value
 

@@ -1,4 +1,6 @@
-"""The command line: `fustal run · sweep · collect · fetch · validate · evaluate · results · ablations`.
+"""The command line of fustal.
+
+`fustal run · sweep · collect · fetch · validate · evaluate · results · ablations · export · report`
 
 Exit status: 0 done, 1 the work failed, 2 the call or its input was wrong.
 """
@@ -182,6 +184,33 @@ def ablations(
     typer.echo(text)
     if readme:
         insert(text, readme, "ablations")
+
+
+@app.command()
+def export(
+    source: Annotated[
+        str, typer.Argument(help="ActivityNet result JSON, or a run below outputs/: its last detections")
+    ],
+    out: Annotated[Path, typer.Argument(help="a .json or .csv file; for subtitles a folder")],
+    to: Annotated[str | None, typer.Option(help="activitynet, csv, srt or vtt; else by OUT's ending")] = None,
+    min_score: Annotated[float | None, typer.Option(help="least score [subtitles: 0.2, else none]")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="only so many of each video, the best")] = None,
+) -> None:
+    """Write results for other programs: ActivityNet's evaluation, a table, or subtitles to play over the videos."""
+    from fustal.export import export as export_
+
+    typer.echo(f"{export_(source, out, to, min_score, top)}: {_shown(out)}")
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="a run below outputs/, finished or not")],
+    out: Annotated[Path | None, typer.Option(help="an .html file; else outputs/<run>/report.html")] = None,
+) -> None:
+    """Write one page of HTML, with all figures in it, that shows a run."""
+    from fustal.report import report as report_
+
+    typer.echo(f"{run}: {_shown(report_(run, out))}")
 
 
 def _assignment(text: str) -> tuple[str, object]:

@@ -81,6 +81,7 @@ def average_precision_by_length(
     """
     length = (ground_truth.end - ground_truth.start).to_numpy(float)
     edges = np.unique(np.quantile(length, np.linspace(0, 1, bins + 1)))
+    edges = edges if len(edges) > 1 else edges.repeat(2)  # all of one length
     ranking = ranking_of(detections)
     found = (detections.end - detections.start).to_numpy(float)[ranking]
     (match,) = matches(detections, ground_truth, [tiou])

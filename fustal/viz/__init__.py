@@ -4,7 +4,7 @@ The text is the attribute `alt_text`; `show` puts it into the notebook beside th
 Colours are those of Okabe and Ito (2008), which colour-blind people can tell apart; times are in seconds.
 """
 
-from fustal.viz.common import save, show
+from fustal.viz.common import as_source, save, show
 from fustal.viz.interactive import explore
 from fustal.viz.results import (
     average_precision,
@@ -34,6 +34,7 @@ from fustal.viz.task import durations, features, overlap, overview, snippet_wind
 
 __all__ = [
     "activation",
+    "as_source",
     "average_precision",
     "class_ap",
     "class_balance",

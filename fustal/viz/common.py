@@ -30,10 +30,14 @@ def show(figure: Figure) -> None:
 
 def as_html(figure: Figure) -> str:
     """A figure as an image with alt text."""
+    return f'<img alt="{html.escape(figure.alt_text)}" src="{as_source(figure)}">'
+
+
+def as_source(figure: Figure, dpi: int = 90, **options: Any) -> str:
+    """A figure as what an image of a page is read from, the PNG itself; options are those of `savefig`."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=90, format="png")
-    source = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{html.escape(figure.alt_text)}" src="data:image/png;base64,{source}">'
+    figure.savefig(buffer, dpi=dpi, format="png", **options)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def save(figure: Figure, path: Path) -> None:

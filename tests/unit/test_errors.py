@@ -107,6 +107,11 @@ def test_by_length():
     assert one.tolist() == [mean_average_precision(perfect.assign(end=perfect.end + 1), TRUTH, [0.5])[0.5].mean()]
 
 
+def test_actions_of_one_length_are_one_range():
+    same = TRUTH.assign(start=0.0, end=3.0)
+    assert average_precision_by_length(same.assign(score=0.5), same, bins=5).index.tolist() == ["3.0–3.0 s"]
+
+
 def test_what_is_wrong_counts_against_its_own_length():
     wrong = found(("a", "run", 0.9, 100, 130), ("a", "run", 0.8, 0, 4), ("a", "run", 0.7, 10, 20))
     run = TRUTH[TRUTH.label == "run"]
