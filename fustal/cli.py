@@ -101,7 +101,7 @@ def collect(
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="data set: demo, sbhar, thumos14-simulated, thumos14")],
+    name: Annotated[str, typer.Argument(help="demo, sbhar, thumos14-simulated, thumos14, activitynet13")],
     source: Annotated[Path | None, typer.Option("--from", help="folder that already holds the original files")] = None,
 ) -> None:
     """Download (or take from a folder) and prepare a data set."""
