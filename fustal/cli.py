@@ -107,7 +107,11 @@ def fetch(
     """Download (or take from a folder) and prepare a data set."""
     from fustal.fetch import fetch as fetch_
 
-    typer.echo(f"{name}: ready in {_shown(fetch_(name, source))}")
+    try:
+        typer.echo(f"{name}: ready in {_shown(fetch_(name, source))}")
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on with what has come", err=True)
+        raise typer.Exit(130) from None
 
 
 @app.command()

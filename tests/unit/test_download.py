@@ -143,6 +143,22 @@ def test_progress_goes_on_from_what_is_there(server, cache, monkeypatch):
     assert shown[-1][1:] == (len(DATA), len(DATA))
 
 
+def test_what_the_user_stops_goes_on(server, cache, monkeypatch):
+    class Stopped(download.tqdm):
+        def update(self, n=1):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr(download, "tqdm", Stopped)
+        with pytest.raises(KeyboardInterrupt):
+            download.download(f"{server.url}/data.zip", "data.zip", SHA)
+    assert not (cache / "data.zip").exists()
+    assert partial(cache)[0].read_bytes() == DATA[: KEPT // 2]
+    download.download(f"{server.url}/data.zip", "data.zip", SHA)
+    assert server.asked[-1] == f"bytes={KEPT // 2}-"
+    assert (cache / "data.zip").read_bytes() == DATA
+
+
 def test_a_server_that_sends_no_parts_is_asked_for_the_whole_again(server, cache):
     server.ranges, server.breaks = False, 1
     refused(f"{server.url}/data.zip", "data.zip", SHA)
