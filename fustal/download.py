@@ -73,9 +73,9 @@ def wrong(file: Path, checksum: str | None) -> str:
 
 def _complete(url: str, file: Path) -> None:
     """Downloads a file, or what is missing of it; `gdown` keeps a beginning beside it until it is whole."""
-    size, told, resumable = _ask(url)
     have = sum(part.stat().st_size for part in _beginnings(file))
-    if have and (not resumable or (size is not None and have >= size)):
+    size, told, resumable = _ask(url, have)
+    if not resumable:
         for part in _beginnings(file):
             part.unlink()
         have = 0
@@ -90,22 +90,25 @@ def _complete(url: str, file: Path) -> None:
         gdown.download(url=url, output=str(file), quiet=True, resume=True, progress=show, timeout=TIMEOUT)
 
 
-def _ask(url: str) -> tuple[int | None, str, bool]:
-    """What a server says of a file: its bytes, how that is told, and whether it sends a part of it.
+def _ask(url: str, have: int) -> tuple[int | None, str, bool]:
+    """What a server says of a file: its bytes, how that is told, and whether it sends what is missing of it.
 
     Google Drive names the size of a large file, rounded, on a page that stands before it.
     """
     drive, _ = gdown.parse_url.parse_url(url)
     address = f"https://drive.google.com/uc?id={drive}" if drive else url
-    headers = {"Range": "bytes=0-", "Accept-Encoding": "identity"}
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with contextlib.closing(requests.get(address, headers=headers, stream=True, timeout=TIMEOUT)) as answer:
-        answer.raise_for_status()
+        beyond = answer.status_code == requests.codes.requested_range_not_satisfiable
+        if not beyond:
+            answer.raise_for_status()
         if drive and "text/html" in answer.headers.get("Content-Type", ""):
             rounded = re.search(r'class="uc-name-size">.*?\(([\d.]+ ?[KMGT])B?\)', answer.text, re.DOTALL)
             return None, f"about {rounded[1]}B" if rounded else "of unknown size", True
-        size = answer.headers.get("Content-Length", "")
-        resumable = bool(drive) or answer.status_code == requests.codes.partial_content
-        return (int(size), _bytes(int(size)), resumable) if size.isdigit() else (None, "of unknown size", resumable)
+        part = answer.status_code == requests.codes.partial_content
+        size = re.search(r"(\d+)$", answer.headers.get("Content-Range" if part or beyond else "Content-Length", ""))
+        told = _bytes(int(size[1])) if size else "of unknown size"
+        return int(size[1]) if size else None, told, part or not have
 
 
 def _beginnings(file: Path) -> list[Path]:

@@ -42,13 +42,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server.asked.append(wanted)
         first = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted and server.ranges else 0
         body = server.data[first:]
+        if not body:
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(server.data)}")
+            return self.end_headers()
         self.send_response(206 if wanted and server.ranges else 200)
         if wanted and server.ranges:
             self.send_header("Content-Range", f"bytes {first}-{len(server.data) - 1}/{len(server.data)}")
         if server.length:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        probe = wanted == "bytes=0-"  # asks for the size and hangs up
+        probe = "requests" in self.headers["User-Agent"]  # asks for the size and hangs up
         if server.breaks and not probe:
             server.breaks -= 1
             body = body[: server.upto]
@@ -168,11 +172,12 @@ def test_a_server_that_sends_no_parts_is_asked_for_the_whole_again(server, cache
     assert not partial(cache)
 
 
-def test_a_beginning_that_is_as_long_as_the_file_is_not_trusted(server, cache):
+def test_a_beginning_that_is_as_long_as_the_file_is_not_trusted(server, cache, capsys):
     (cache / "partial").mkdir(parents=True)
     (cache / "partial" / "data.zip12345678.part").write_bytes(b"x" * len(DATA))
     download.download(f"{server.url}/data.zip", "data.zip", SHA)
     assert (cache / "data.zip").read_bytes() == DATA
+    assert "data.zip: 2.05MB, from" in capsys.readouterr().err
 
 
 def test_a_size_that_the_server_does_not_tell_is_not_invented(server, cache, capsys):
@@ -241,5 +246,5 @@ def test_google_drive_names_a_rounded_size_or_none(monkeypatch, page, told):
         return answer
 
     monkeypatch.setattr(requests, "get", get)
-    assert download._ask("https://drive.google.com/file/d/abc/view") == (None, told, True)
+    assert download._ask("https://drive.google.com/file/d/abc/view", 1000) == (None, told, True)
     assert asked == ["https://drive.google.com/uc?id=abc"]
