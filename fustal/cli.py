@@ -103,13 +103,17 @@ def collect(
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="data set: demo, sbhar, thumos14-simulated, thumos14")],
+    name: Annotated[str, typer.Argument(help="demo, sbhar, thumos14-simulated, thumos14, activitynet13")],
     source: Annotated[Path | None, typer.Option("--from", help="folder that already holds the original files")] = None,
 ) -> None:
     """Download (or take from a folder) and prepare a data set."""
     from fustal.fetch import fetch as fetch_
 
-    typer.echo(f"{name}: ready in {_shown(fetch_(name, source))}")
+    try:
+        typer.echo(f"{name}: ready in {_shown(fetch_(name, source))}")
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on with what has come", err=True)
+        raise typer.Exit(130) from None
 
 
 @app.command()

@@ -4,16 +4,21 @@
 """
 
 import shutil
+import sys
+import tarfile
 import tempfile
-from collections.abc import Callable, Mapping
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from fustal import InputError, sbhar, simulate
 from fustal.annotations import read_annotations
 from fustal.dataset import Card, Grid, find_card
-from fustal.files import atomic, validated
+from fustal.files import atomic, read_json, validated, write_json
 
 SBHAR_URL = (
     "https://archive.ics.uci.edu/static/public/341/"
@@ -36,9 +41,15 @@ THUMOS_FILES = {
 
 THUMOS_ARCHIVES = {
     "CoLA": ("1paAv3FsqHtNsDO6M78mj7J3WqVf_CgSG", None),
-    "ActionFormer": ("1zt2eoldshf99vJMDuu8jqxda55dCyhZP", "375f76ffbf7447af1035e694971ec9b2"),
+    "ActionFormer": ("1zt2eoldshf99vJMDuu8jqxda55dCyhZP", "md5:375f76ffbf7447af1035e694971ec9b2"),
 }
-"""THUMOS'14's I3D features: whose -> id on Google Drive as the repository's README gives it, MD5 where it gives one."""
+"""THUMOS'14's I3D features: whose -> id on Google Drive and checksum, as far as the repository's README gives them."""
+
+ACTIVITYNET_URL = "http://ec2-52-25-205-214.us-west-2.compute.amazonaws.com/files/activity_net.v1-3.min.json"
+"""ActivityNet v1.3's annotations, as http://activity-net.org/download.html links them; no checksum is published."""
+
+ACTIVITYNET_FEATURES = "https://drive.google.com/drive/folders/1W2t4UKUkV_9duAsAFWU0HHYWbav2CZXp"
+"""ActivityNet v1.3's I3D features, as the README of github.com/leftthomas/UM gives them."""
 
 
 def fetch(card: str | Path, source: Path | None = None) -> Path:
@@ -123,11 +134,80 @@ def _thumos(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
     shutil.rmtree(root / "unpacked", ignore_errors=True)
 
 
+def _activitynet(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
+    """Annotations, links to the features in the user's folder, and lists of the videos that have them."""
+    if source is None:
+        raise InputError(
+            "activitynet13: give the folder of its I3D features as --from DIR; they are not downloaded: "
+            f"rgb/v_<id>.npy and flow/v_<id>.npy at any depth, from {ACTIVITYNET_FEATURES}"
+        )
+    name = ACTIVITYNET_URL.rpartition("/")[2]
+    annotations = next(iter(sorted(source.rglob(name))), None) or _download(ACTIVITYNET_URL, name)
+    database = lasting_annotations(annotations)
+    available = set(database)
+    for grid in grids.values():
+        available &= _link_features(source, database, grid, root)
+    if not available:
+        raise InputError(f"{source}: holds no features of ActivityNet, such as rgb/v_<id>.npy and flow/v_<id>.npy")
+    write_json({"version": "ActivityNet 1.3", "database": database}, root / "gt.json")
+    for subset, split in (("training", "train"), ("validation", "test")):
+        videos = [video for video, entry in database.items() if entry["subset"] == subset]
+        chosen = [v for v in videos if v in available and (split == "test" or database[v]["annotations"])]
+        (root / f"split_{split}.txt").write_text("".join(f"{video}\n" for video in chosen), encoding="utf-8")
+        print(f"activitynet13: {len(chosen)} of {len(videos)} {subset} videos can be used", file=sys.stderr)
+
+
+def lasting_annotations(path: Path) -> dict[str, dict[str, Any]]:
+    """ActivityNet's training and validation videos, without the segments that last no time.
+
+    A few of its segments are [0, 0] (github.com/activitynet/ActivityNet, issue 56); segments that end after their video
+    stay as they are.
+
+    Args:
+        path: `activity_net.v1-3.min.json`.
+
+    Returns:
+        video -> subset, duration (s), annotations.
+
+    Raises:
+        InputError: the file has another form.
+    """
+    database = {}
+    try:
+        for video, entry in read_json(path)["database"].items():
+            if entry["subset"] in ("training", "validation"):
+                lasting = [item for item in entry["annotations"] if item["segment"][0] < item["segment"][1]]
+                database[video] = {key: entry[key] for key in ("subset", "duration")} | {"annotations": lasting}
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise InputError(f"{path}: does not have the form of ActivityNet's annotations: {error!r}") from None
+    return database
+
+
+def _link_features(source: Path, videos: Iterable[str], grid: Grid, root: Path) -> set[str]:
+    """Links the features below `source` to where the grid has them, whatever folders they lie in.
+
+    Returns:
+        The videos whose features are there in every modality.
+    """
+    depth = 2 if grid.modalities else 1  # rgb/v_<id>.npy or v_<id>.npy
+    origins = {path.parts[-depth:]: path.resolve() for path in source.rglob("*.npy")}
+    linked = set()
+    for video in videos:
+        names = [Path(grid.pattern.format(video=video, modality=m, subset="")) for m in grid.modalities or [""]]
+        if all(name.parts[-depth:] in origins for name in names):
+            for name in names:
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                _link(origins[name.parts[-depth:]], root / name)
+            linked.add(video)
+    return linked
+
+
 SOURCES: dict[str, Callable[[Path | None, Path, Mapping[str, Grid]], None]] = {
     "demo": _demo,
     "sbhar": _sbhar,
     "thumos14-simulated": _thumos_simulated,
     "thumos14": _thumos,
+    "activitynet13": _activitynet,
 }
 """Data set -> what builds it in a new folder, from the user's folder or from its public source."""
 
@@ -162,77 +242,56 @@ def _copy_splits(source: Path, root: Path) -> None:
 def _link(origin: Path, target: Path) -> None:
     """A link, or a copy where links are not allowed."""
     try:
-        target.symlink_to(origin, target_is_directory=True)
+        target.symlink_to(origin, target_is_directory=origin.is_dir())
     except OSError:
-        shutil.copytree(origin, target)
+        (shutil.copytree if origin.is_dir() else shutil.copyfile)(origin, target)
 
 
 def _download_sbhar() -> Path:
-    archive = _download(SBHAR_URL, None, "sbhar.zip")
+    archive = _download(SBHAR_URL, "sbhar.zip")
     return _unpack(archive, archive.parent / "sbhar")
 
 
 def _download_thumos_annotations() -> Path:
     for name, (url, checksum) in THUMOS_FILES.items():
-        folder = _download(url + name, f"sha256:{checksum}", name).parent
+        folder = _download(url + name, name, f"sha256:{checksum}").parent
     return folder
 
 
 def _download_thumos_features(folder: Path) -> Path:
     annotations = _download_thumos_annotations()
     for whose, (file_id, checksum) in THUMOS_ARCHIVES.items():
-        _unpack(_download_from_drive(whose, file_id, checksum), folder / whose)
+        url = f"https://drive.google.com/file/d/{file_id}/view"
+        _unpack(_download(url, f"thumos14-{whose}", checksum), folder / whose)
     for name in THUMOS_FILES:
         shutil.copyfile(annotations / name, folder / name)
     return folder
 
 
-def _cache() -> Path:
-    """Where downloads are kept."""
-    import pooch
+def _download(url: str, name: str, checksum: str | None = None) -> Path:
+    """Downloads a file into the cache, unless it is there; see `fustal.download`, which is slow to import."""
+    from fustal.download import download
 
-    folder = Path(pooch.os_cache("fustal"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _download(url: str, checksum: str | None, name: str) -> Path:
-    """Downloads a file into the cache, unless it is there, and checks it."""
-    import pooch
-
-    try:
-        return Path(pooch.retrieve(url, checksum, fname=name, path=_cache(), progressbar=True))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{url}: cannot be downloaded, get it by hand and give --from: {_line(error)}") from None
-
-
-def _download_from_drive(whose: str, file_id: str, checksum: str | None) -> Path:
-    """Downloads an archive of some GB from Google Drive; a broken download goes on where it stopped."""
-    import gdown
-    import pooch
-
-    folder = _cache() / whose
-    folder.mkdir(exist_ok=True)
-    url = f"https://drive.google.com/file/d/{file_id}/view"
-    try:
-        archive = gdown.download(id=file_id, output=f"{folder}/", resume=True)
-    except (OSError, gdown.DownloadError) as error:
-        message = f"the THUMOS'14 features of {whose} cannot be downloaded, get them by hand and give --from"
-        raise InputError(f"{url}: {message}: {_line(error)}") from None
-    if checksum and pooch.file_hash(archive, alg="md5") != checksum:
-        raise InputError(f"{archive}: is broken (its MD5 is not {checksum}): remove it and try again")
-    return Path(archive)
+    return download(url, name, checksum)
 
 
 def _unpack(archive: Path, folder: Path) -> Path:
-    """Unpacks an archive, and archives in it, into a folder."""
-    import gdown
-
-    gdown.extractall(str(archive), str(folder))
+    """Unpacks an archive, and the archives in it, into a folder."""
+    _extract(archive, folder)
     for inner in list(folder.rglob("*.zip")):
-        gdown.extractall(str(inner), str(inner.parent))
+        _extract(inner, inner.parent)
     return folder
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _extract(archive: Path, folder: Path) -> None:
+    """Unpacks an archive, which is known by its content; nothing lands outside the folder."""
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as packed:
+                packed.extractall(folder)
+        else:
+            with tarfile.open(archive) as packed:
+                packed.extraction_filter = tarfile.data_filter
+                packed.extractall(folder)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+        raise InputError(f"{archive}: cannot be unpacked, remove it and try again: {error}") from None

@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from fustal import InputError, viz
-from fustal.annotations import Dataset, hold_out, load_dataset, read_results
+from fustal.annotations import read_results
+from fustal.dataset import Dataset, hold_out, load_dataset
 from fustal.errors import average_precision_by_length, error_shares
 from fustal.evaluation import label_measures, mean_average_precision, precision_recall, summary
 from fustal.export import LEAST_SCORE

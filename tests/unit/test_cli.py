@@ -244,6 +244,14 @@ def test_fetch_of_what_cannot_be_fetched(fustal, tmp_path):
     assert "nowhere: no such folder" in err
 
 
+def test_fetch_tells_how_to_go_on_when_it_is_stopped(fustal, monkeypatch):
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fustal.fetch.fetch", stopped)
+    assert fustal("fetch", "sbhar") == (130, "", "stopped; the same command goes on with what has come\n")
+
+
 def test_help_lists_the_commands():
     shown = subprocess.run(
         [sys.executable, "-m", "fustal", "--help"],

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fustal import InputError
+from fustal import ROOT, InputError
 from fustal.evaluation import (
     averages,
     label_measures,
@@ -17,6 +17,7 @@ from fustal.evaluation import (
     true_positive,
     video_level_average_precision,
 )
+from fustal.params import Params, grid
 from tests.benchmarks.plain_post import plain_mean_average_precision
 
 TIOUS = [0.1, 0.5]
@@ -169,6 +170,14 @@ def test_averages_over_another_grid():
     ap = pd.DataFrame(np.ones((2, 10)), columns=np.arange(0.5, 1, 0.05))
     assert list(averages(ap))[-1] == "0.5:0.95"
     assert len(averages(ap)) == 11
+
+
+def test_the_grid_of_activitynet_counts_a_detection_up_to_its_tiou():
+    tious = grid(Params.read(ROOT / "params" / "activitynet13.yaml").tious)
+    ap = mean_average_precision(found(("v", "run", 0.5, 0, 72)), truth(("v", "run", 0, 100)), tious)
+    measured = averages(ap)
+    assert [measured[name] for name in ("0.5", "0.7", "0.75", "0.95")] == [1, 1, 0, 0]
+    assert measured["0.5:0.95"] == 0.5  # .5, .55, .6, .65 and .7 of ten
 
 
 def test_summary_is_in_percent():

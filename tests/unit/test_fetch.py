@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from fustal import InputError, fetch
 from fustal.dataset import load_dataset
 from fustal.features import FeatureStore
+from fustal.validation import problems_of, summary
 
 DATASETS = fetch.__file__.replace("fustal/fetch.py", "params/datasets")
 THUMOS = {
@@ -67,7 +69,6 @@ def _no_network(monkeypatch):
         raise AssertionError(f"a test wants to download {arguments}")
 
     monkeypatch.setattr(fetch, "_download", refuse)
-    monkeypatch.setattr(fetch, "_download_from_drive", refuse)
 
 
 def test_the_demo_is_made_once_and_loads(card):
@@ -227,8 +228,114 @@ def test_archives_in_archives_are_unpacked(tmp_path):
     assert next(folder.rglob("labels.txt")).read_text() == "1 1 1 1 2"
 
 
+def test_what_a_server_sends_in_place_of_an_archive_is_told(tmp_path):
+    (tmp_path / "public.zip").write_text("<html>Quota exceeded</html>")
+    with pytest.raises(InputError, match=r"public\.zip: cannot be unpacked, remove it and try again: "):
+        fetch._unpack(tmp_path / "public.zip", tmp_path / "unpacked")
+
+
+def test_nothing_of_an_archive_lands_outside_its_folder(tmp_path):
+    with tarfile.open(tmp_path / "public.tar.gz", "w:gz") as archive:
+        archive.add(__file__, arcname="../escaped.py")
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        fetch._unpack(tmp_path / "public.tar.gz", tmp_path / "unpacked")
+    assert not (tmp_path / "escaped.py").exists()
+
+
+def test_archives_are_known_by_their_content(tmp_path):
+    shutil.make_archive(tmp_path / "public", "gztar", DATASETS)
+    (tmp_path / "public.tar.gz").rename(tmp_path / "nameless")
+    assert (fetch._unpack(tmp_path / "nameless", tmp_path / "unpacked") / "demo.yaml").exists()
+
+
 def test_the_real_annotations_merge(shared):
     videos, segments = fetch.merge_thumos(shared / "thumos14")
     assert len(videos) == 410
     assert len(segments) == 6318
     assert videos[["duration", "fps"]].notna().all(axis=None)
+
+
+# --- ActivityNet ------------------------------------------------------------------------------------------------------
+
+ACTIVITYNET = {  # video -> subset, duration, annotations
+    "aaaaaaaaaaa": ("training", 40.0, [("Diving", [1.0, 30.0]), ("Diving", [0, 0])]),
+    "bbbbbbbbbbb": ("training", 40.0, [("Diving", [0, 0])]),
+    "-cccccccccc": ("training", 40.0, [("Surfing", [0.01, 40.5])]),  # ends after the video
+    "ddddddddddd": ("validation", 40.0, [("Surfing", [5.0, 35.0])]),
+    "eeeeeeeeeee": ("validation", 40.0, [("Diving", [5.0, 35.0])]),  # not on YouTube any more: no features
+    "fffffffffff": ("testing", 40.0, []),
+}
+
+
+@pytest.fixture
+def activitynet(tmp_path):
+    """A folder with ActivityNet's annotations, and features in the folders in which they are published."""
+    folder = tmp_path / "downloads"
+    for video, (subset, duration, _) in ACTIVITYNET.items():
+        for modality in ("rgb", "flow"):
+            if not video.startswith("e"):
+                path = folder / "features" / subset / modality / f"v_{video}.npy"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                np.save(path, np.ones((int(duration * 25 / 16), 4), np.float32))
+    database = {
+        video: {"subset": s, "duration": d, "url": "", "annotations": [{"label": a, "segment": t} for a, t in items]}
+        for video, (s, d, items) in ACTIVITYNET.items()
+    }
+    (folder / "activity_net.v1-3.min.json").write_text(json.dumps({"database": database, "taxonomy": []}))
+    return folder
+
+
+def test_activitynet_is_linked_and_loads(card, activitynet, capsys):
+    path = card("activitynet13")
+    fetch.fetch(path, activitynet)
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "activitynet13: 2 of 3 training videos can be used",
+        "activitynet13: 1 of 2 validation videos can be used",
+    ]
+    dataset = load_dataset(path)
+    assert dataset.split("train") == ["aaaaaaaaaaa", "-cccccccccc"]
+    assert dataset.split("test") == ["ddddddddddd"]
+    assert dataset.segments[["start", "end"]].to_numpy().tolist() == [[1.0, 30.0], [0.01, 40.5], [5.0, 35.0]]
+    for stage in ("generator", "student"):
+        assert FeatureStore(dataset, stage)["-cccccccccc"].shape == (62, 8)
+    assert (dataset.root / "features/rgb/v_ddddddddddd.npy").is_symlink()
+    dataset, problems = problems_of(path)
+    assert [problem for problem in problems if not problem.warning] == []
+    assert summary(dataset) == "2 training and 1 test videos, 2 classes, 3 segments"
+
+
+def test_features_of_both_modalities_in_one_file_need_a_card_of_their_own(card, activitynet):
+    joint = activitynet / "joint"
+    joint.mkdir()
+    for origin in activitynet.rglob("rgb/*.npy"):
+        np.save(joint / origin.name, np.ones((62, 8), np.float32))
+    shutil.rmtree(activitynet / "features")
+    with pytest.raises(InputError, match=r"holds no features of ActivityNet, such as rgb/v_<id>\.npy"):
+        fetch.fetch(card("activitynet13"), activitynet)
+    grid = {"pattern": "features/v_{video}.npy", "modalities": [], "fps": 25, "stride": 16, "window": 16}
+    path = card("activitynet13", grids={"generator": grid})
+    fetch.fetch(path, activitynet)
+    assert FeatureStore(load_dataset(path), "student")["ddddddddddd"].shape == (62, 8)
+
+
+def test_activitynets_annotations_are_downloaded_where_the_folder_has_none(card, activitynet, monkeypatch, tmp_path):
+    asked = []
+    shutil.move(activitynet / "activity_net.v1-3.min.json", tmp_path / "elsewhere")
+    monkeypatch.setattr(fetch, "_download", lambda url, name: asked.append(url) or tmp_path / "elsewhere")
+    fetch.fetch(card("activitynet13"), activitynet)
+    assert asked == [fetch.ACTIVITYNET_URL]
+
+
+def test_without_a_folder_it_is_told_which_features_activitynet_needs(card):
+    path = card("activitynet13")
+    with pytest.raises(InputError, match=r"rgb/v_<id>\.npy and flow/v_<id>\.npy at any depth, from https://"):
+        fetch.fetch(path)
+    assert not (path.parents[1] / "data" / "activitynet13").exists()
+
+
+@pytest.mark.parametrize("text", ['{"database": {"a": {}}}', '{"database": []}', '{"other": {}}'])
+def test_other_annotations_than_activitynets_are_told(card, activitynet, text):
+    (activitynet / "activity_net.v1-3.min.json").write_text(text)
+    with pytest.raises(InputError, match=r"activity_net\.v1-3\.min\.json: does not have the form"):
+        fetch.fetch(card("activitynet13"), activitynet)

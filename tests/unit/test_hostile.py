@@ -110,14 +110,26 @@ def test_results_cannot_name_other_videos(name, tmp_path):
 
 
 def test_the_package_has_no_way_to_unpickle_or_evaluate():
-    """No import of pickle, no `torch.load`, no `eval` or `exec`, and numpy never with `allow_pickle=True`."""
+    """No import of pickle, no `torch.load`, no `eval` or `exec`, and numpy never with `allow_pickle=True`.
+
+    But for `wtalc`, whose own unpickler calls nothing but what stands in it (tests/unit/test_wtalc.py).
+    """
     for path in sorted((ROOT / "fustal").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [getattr(node, "module", None), *(alias.name for alias in node.names)]
-                assert not {"pickle", "marshal", "shelve", "joblib"} & set(names), path
+                known = {"pickle"} if path.name == "wtalc.py" else set()
+                assert not {"pickle", "marshal", "shelve", "joblib"} & set(names) - known, path
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                assert called not in {"torch.load", "eval", "exec", "yaml.unsafe_load", "yaml.full_load"}, path
+                assert called not in {
+                    "torch.load",
+                    "eval",
+                    "exec",
+                    "yaml.unsafe_load",
+                    "yaml.full_load",
+                    "pickle.load",
+                    "pickle.loads",
+                }, path
                 options = {option.arg: ast.unparse(option.value) for option in node.keywords}
                 assert options.get("allow_pickle", "False") == "False", path

@@ -3,9 +3,13 @@
 import pytest
 
 from fustal import ROOT, InputError
+from fustal.dataset import Card
+from fustal.fetch import SOURCES
+from fustal.files import validated
 from fustal.params import Params, grid
 
 PRESETS = sorted((ROOT / "params").glob("*.yaml"))
+CARDS = sorted((ROOT / "params" / "datasets").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=[path.stem for path in PRESETS])
@@ -13,6 +17,12 @@ def test_presets_are_valid(path):
     params = Params.read(path)
     assert params.run == path.stem
     assert (ROOT / "params" / "datasets" / f"{params.dataset}.yaml").exists()
+
+
+@pytest.mark.parametrize("path", CARDS, ids=[path.stem for path in CARDS])
+def test_cards_are_valid_and_can_be_fetched(path):
+    assert validated(Card, path).name == path.stem
+    assert path.stem in SOURCES
 
 
 def test_demo_is_the_default():
