@@ -19,7 +19,7 @@ from fustal import ROOT, InputError
 from fustal.dataset import load_dataset
 from fustal.fetch import ensure
 from fustal.params import Params
-from fustal.runs import CHAIN, OUTPUTS, Stage, data_key, is_done
+from fustal.runs import CHAIN, OUTPUTS, Stage, data_key, is_done, stages_of, why_not
 
 
 class StageError(RuntimeError):
@@ -53,12 +53,16 @@ def run_chain(
     """
     outputs = (outputs or OUTPUTS).resolve()
     ensure(params.dataset)
-    data = data_key(load_dataset(params.dataset))
+    dataset = load_dataset(params.dataset)
+    data, needed = data_key(dataset), stages_of(params, dataset)
     with _alone(outputs / params.run, say):
         for number, stage in enumerate(CHAIN.values(), 1):
             if stage.name not in stages:
                 continue
             title = f"{number}/{len(CHAIN)} {stage.notebook.removesuffix('.ipynb')}"
+            if stage.name not in needed:
+                say(f"{title}: nothing to do: {why_not(stage, params)}")
+                continue
             if not force and is_done(params, stage.name, data, outputs):
                 say(f"{title}: already done")
                 continue

@@ -54,9 +54,10 @@ def run(
             typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
             raise typer.Exit(130) from None
         if not stage:
-            typer.echo(f"results: {_shown(OUTPUTS / params.run)}/ (evaluation/metrics.json, notebooks/)")
-    if not stage:
-        results([params.run for params in chosen])
+            typer.echo(f"results: {_shown(OUTPUTS / params.run)}/")
+    evaluated = [params.run for params in chosen if (OUTPUTS / params.run / "evaluation" / "metrics.json").exists()]
+    if evaluated and not stage:
+        results(evaluated)
 
 
 @app.command()

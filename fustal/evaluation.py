@@ -130,8 +130,11 @@ def label_measures(labels: pd.DataFrame, ground_truth: pd.DataFrame) -> dict[str
 
     Returns:
         Percent: precision, recall and f1 at tIoU .3, .5 and .7; mean tIoU of what is matched at .5; `coverage`.
-        Seconds: boundary error of what is matched at .5. The number of labels. What is not defined is left out.
+        Seconds: boundary error of what is matched at .5. The number of labels. What is not defined is left out: without
+        ground truth, all but that.
     """
+    if ground_truth.empty:
+        return {"labels": len(labels)}
     quality = pseudo_label_quality(labels, ground_truth)
     result = {f"{name} at {t:g}": 100 * quality.loc[t, name] for t in quality.index for name in SHARES}
     middle = quality.loc[0.5]

@@ -77,6 +77,7 @@ class GeneratorParams(BaseModel):
 class SelectionParams(BaseModel):
     """Notebook 02: the prior-based filter (METHOD.md section 3)."""
 
+    proposals_file: str = _field("", "another method's proposals instead of the generator's: ActivityNet result file")
     iou_score_min: float = _field(0.2, "gamma, least IoU score of a pseudo label", ge=0)
     confidence_min: float = _field(0.4, "eta, a pseudo label's confidence exceeds it")
     iou_score_kind: Literal["paper", "class-aware"] = _field(
@@ -91,6 +92,7 @@ class SelectionParams(BaseModel):
 class StudentParams(BaseModel):
     """Notebook 03: the regression-based student (METHOD.md section 4)."""
 
+    pseudo_labels_file: str = _field("", "another method's labels instead of all before: ActivityNet result file")
     student_dim: int = _field(64, "channels of backbone and heads, a multiple of 16", ge=16, multiple_of=16)
     student_mlp: int = _field(96, "channels inside an SGP block's MLP", ge=1)
     student_levels: int = _field(6, "levels of the pyramid, each half as long as the one before", ge=1)
@@ -145,6 +147,7 @@ class DistillationParams(BaseModel):
 class EvaluationParams(BaseModel):
     """Notebook 05: mean average precision (METHOD.md section 6)."""
 
+    detections_file: str = _field("", "another method's detections instead of all before: ActivityNet result file")
     tious: str = _field("0.1:0.1:0.7", "tIoU thresholds, first:step:last")
 
 

@@ -19,6 +19,7 @@ STAGE_NAMES = {
     "student_ema": "student, EMA weights",
     "distilled": "distilled student",
     "upper_bound": "same student on true segments",
+    "given": "another method's detections",
 }
 
 
@@ -117,7 +118,8 @@ def table(results: pd.DataFrame) -> str:
         mean_ap = part[part.measure.str.match(r"[\d.:]+$")]
         blocks.append(_markdown(mean_ap, {STAGE_NAMES[name]: name for name in stages}, "mAP at tIoU"))
         labels = {name.removeprefix("labels/"): name for name in part.stage.unique() if name.startswith("labels/")}
-        blocks.append(_markdown(part[part.measure.isin(LABEL_MEASURES)], labels, "labels of training videos"))
+        if labels:
+            blocks.append(_markdown(part[part.measure.isin(LABEL_MEASURES)], labels, "labels of training videos"))
     return "\n\n".join(blocks)
 
 

@@ -1,12 +1,9 @@
 """The run folder: which stage reads and writes what, whether it is done, and where everything came from."""
 
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +21,7 @@ from fustal.features import FeatureStore
 from fustal.fetch import ensure
 from fustal.files import atomic, digest, read_json, write_json
 from fustal.params import STAGES, Params, SharedParams, StudentParams
+from fustal.provenance import provenance
 from fustal.training import CHECKPOINT
 
 OUTPUTS = Path(os.environ.get("FUSTAL_OUTPUTS", ROOT / "outputs"))
@@ -111,6 +109,38 @@ CHAIN = {
 }
 """The stages by name, in their order."""
 
+FOREIGN = {
+    "proposals_file": "generator/proposals_train.json",
+    "pseudo_labels_file": "selection/pseudo_labels.json",
+    "detections_file": "distilled/detections_test.json",
+}
+"""Parameter -> the file of the chain in whose place it puts another method's. What leads there does not run then."""
+
+
+def _made(params: Params) -> list[str]:
+    """The stages that no file of another method stands for."""
+    given = [list(CHAIN).index(Path(file).parts[0]) for name, file in FOREIGN.items() if getattr(params, name)]
+    return list(CHAIN)[max(given, default=-1) + 1 :]
+
+
+def stages_of(params: Params, dataset: Dataset) -> list[str]:
+    """The stages that a run has: not those that another method's file stands for, nor an evaluation against nothing."""
+    stages = _made(params)
+    return stages[:-1] if hold_out(dataset, params.held_out).segments_of("test").empty else stages
+
+
+def inputs_of(stage: Stage, params: Params, folder: Path) -> dict[str, Path]:
+    """Where the files lie that a stage reads, by their name in the chain: in the run's folder, or another method's."""
+    given = {file: Path(getattr(params, name)) for name, file in FOREIGN.items() if getattr(params, name)}
+    made = {name: folder / name for name in stage.inputs if Path(name).parts[0] in _made(params)}
+    return made | {name: path for name, path in given.items() if name in stage.inputs}
+
+
+def why_not(stage: Stage, params: Params) -> str:
+    """Why a run does not have a stage."""
+    given = [f"{name} = {getattr(params, name)!r}" for name in FOREIGN if getattr(params, name)]
+    return given[-1] if given and stage.name != "evaluation" else "no test video has true segments"
+
 
 @dataclass
 class Run:
@@ -120,6 +150,7 @@ class Run:
         params: validated parameters.
         stage: which.
         folder: of the run, `outputs/<run>`.
+        inputs: where the files lie that it reads, by name.
         dataset: what the card says.
         key: hash of parameters, data and code as they were when the stage began.
         data: hash of the data.
@@ -130,6 +161,7 @@ class Run:
     params: Params
     stage: Stage
     folder: Path
+    inputs: dict[str, Path]
     dataset: Dataset
     key: str
     data: str
@@ -147,7 +179,8 @@ class Run:
 
     def results(self, name: str) -> pd.DataFrame:
         """Proposals, labels or detections, e.g. "student/labels_train.json"; unknown videos or labels are refused."""
-        return read_results(self.folder / name, self.dataset.videos.index, self.dataset.classes)
+        path = self.inputs.get(name, self.folder / name)
+        return read_results(path, self.dataset.videos.index, self.dataset.classes)
 
     def finish(self) -> list[str]:
         """Records that the stage is complete: parameters, inputs, outputs, provenance. Returns what was written."""
@@ -158,7 +191,7 @@ class Run:
             "data": self.data,
             "code": self.code,
             "parameters": self.params.of(Params),
-            "inputs": {name: digest(self.folder / name) for name in self.stage.inputs},
+            "inputs": {name: digest(path) for name, path in self.inputs.items()},
             "outputs": outputs,
             "seconds": round(time.time() - self.started, 1),
             "provenance": provenance(self.params),
@@ -189,18 +222,24 @@ def open_stage(name: str, namespace: Mapping[str, Any]) -> Run:
     before = [folder / Path(item).parent / "stage.json" for item in stage.inputs]
     if before and before[-1].exists():
         params = Params.from_notebook(namespace, inherited=read_json(before[-1])["parameters"])
-    if missing := [item for item in stage.inputs if not (folder / item).exists()]:
-        maker = next(s.notebook for s in CHAIN.values() if missing[0] in s.outputs)
-        raise InputError(f"{folder / missing[0]}: no such file: run notebook {maker} first, with run = {params.run!r}")
+    inputs = inputs_of(stage, params, folder)
+    for item in (item for item, path in inputs.items() if not path.is_file()):
+        maker = next(s.notebook for s in CHAIN.values() if item in s.outputs)
+        how = f": run notebook {maker} first, with run = {params.run!r}" if inputs[item] == folder / item else ""
+        raise InputError(f"{inputs[item]}: no such file{how}")
     ensure(params.dataset)
     dataset = load_dataset(params.dataset)
+    if stage.name not in stages_of(params, dataset):
+        raise InputError(f"{folder}: notebook {stage.notebook} has nothing to do: {why_not(stage, params)}")
     data, code = data_key(dataset), code_digest(stage.notebook)
-    for maker in (s for s in CHAIN.values() if set(s.outputs) & set(stage.inputs)):
+    made = {item for item, path in inputs.items() if path == folder / item}
+    for maker in (s for s in CHAIN.values() if made & set(s.outputs)):
         if changed := _changed(maker, params, folder, data):
             raise InputError(f"{folder / maker.name}: {changed}: run notebook {maker.notebook} again")
-    run = Run(
-        params, stage, folder, hold_out(dataset, params.held_out), stage_key(params, stage, data), data, code, started
-    )
+    seen = hold_out(dataset, params.held_out)
+    if seen.segments_of("train").empty:
+        print("no training video has true segments: what is measured on them says nothing")
+    run = Run(params, stage, folder, inputs, seen, stage_key(params, stage, data), data, code, started)
     _hold(folder, stage.name)
     for abandoned in list(run.here.rglob(".*")):  # by `atomic`, when it was killed
         shutil.rmtree(abandoned, ignore_errors=True)
@@ -223,12 +262,13 @@ def is_done(params: Params, name: str, data: str, outputs: Path | None = None) -
     """
     folder, stage = (outputs or OUTPUTS) / params.run, CHAIN[name]
     record_file = folder / name / "stage.json"
-    if not record_file.exists() or not all((folder / item).exists() for item in stage.inputs + stage.outputs):
+    inputs = inputs_of(stage, params, folder)
+    if not all(path.exists() for path in (record_file, *inputs.values(), *(folder / item for item in stage.outputs))):
         return False
     record = read_json(record_file)
     return (
         record["key"] == stage_key(params, stage, data)
-        and record["inputs"] == {item: digest(folder / item) for item in stage.inputs}
+        and record["inputs"] == {item: digest(path) for item, path in inputs.items()}
         and record["outputs"] == {item: digest(folder / item) for item in stage.outputs}
     )
 
@@ -262,6 +302,7 @@ def _link(source: str | Path, target: str | Path) -> None:
 def stage_key(params: Params, stage: Stage, data: str) -> str:
     """What a stage's result depends on besides its input files: parameters, data set, code. As one hash."""
     chosen = {key: value for key, value in params.of(*stage.params).items() if key not in ("run", "dataset")}
+    chosen |= {key: digest(Path(chosen[key])) for key in FOREIGN if chosen.get(key) and Path(chosen[key]).is_file()}
     parts = [json.dumps(chosen, sort_keys=True), data, code_digest(stage.notebook)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -290,35 +331,15 @@ def code_digest(notebook: str) -> str:
     return hashlib.sha256((source + json.dumps(cells)).encode()).hexdigest()
 
 
-def provenance(params: Params) -> dict[str, Any]:
-    """Where a result comes from: commit, versions, hardware."""
-    packages = ("fustal", "torch", "numpy", "scipy", "pandas", "papermill")
-    return {
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
-        "platform": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() and params.device != "cpu" else None,
-    }
-
-
 def _changed(maker: Stage, params: Params, folder: Path, data: str) -> str:
-    """What is not any more as it was when a stage made its files, which therefore must not be read; empty: nothing.
-
-    Files that no notebook made, as nothing in their folder was ever begun, are taken as they are.
-    """
+    """What is not any more as it was when a stage made its files, which therefore must not be read; empty: nothing."""
     if not (folder / maker.name / "stage.json").exists():
-        return "it has begun, but not finished" if (folder / maker.name / "started.json").exists() else ""
+        return "has not finished (another method's files are given by a parameter)"
     record = read_json(folder / maker.name / "stage.json")
-    for kind, names in (("inputs", maker.inputs), ("outputs", maker.outputs)):
-        for name in names:
-            if record[kind][name] != digest(folder / name):
-                return f"{name} has changed since"
+    files = inputs_of(maker, params, folder) | {name: folder / name for name in maker.outputs}
+    known = record["inputs"] | record["outputs"]
+    if changed := [name for name, path in files.items() if known.get(name) != digest(path)]:
+        return f"{changed[0]} has changed since"
     for name, value in params.of(*maker.params).items():
         if name not in ("run", "dataset") and record["parameters"][name] != value:
             return f"it ran with {name} = {record['parameters'][name]!r}, and this is with {value!r}"
@@ -352,24 +373,8 @@ def _release(folder: Path) -> None:
 
 def _forget_other_checkpoints(run: Run) -> None:
     """Keeps the checkpoints of an interrupted training only when they belong to exactly this stage."""
-    marker, inputs = run.here / "started.json", {name: digest(run.folder / name) for name in run.stage.inputs}
+    marker, inputs = run.here / "started.json", {name: digest(path) for name, path in run.inputs.items()}
     if not marker.exists() or read_json(marker) != {"key": run.key, "inputs": inputs}:
         for checkpoint in run.here.rglob(CHECKPOINT):
             checkpoint.unlink()
     write_json({"key": run.key, "inputs": inputs}, marker)
-
-
-def _git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"

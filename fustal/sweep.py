@@ -17,7 +17,7 @@ from fustal.dataset import load_dataset
 from fustal.fetch import ensure
 from fustal.files import validated
 from fustal.params import Params
-from fustal.runs import CHAIN, data_key, is_done, stage_key
+from fustal.runs import CHAIN, data_key, is_done, stage_key, stages_of
 
 Scalar = str | int | float | bool
 
@@ -117,14 +117,15 @@ def plan(jobs: Sequence[Params], outputs: Path | None) -> list[Task]:
     Raises:
         InputError: a data set is missing.
     """
-    data: dict[str, str] = {}
+    data, datasets = {}, {}
     for name in {params.dataset: None for params in jobs}:
         ensure(name)
-        data[name] = data_key(load_dataset(name))
+        datasets[name] = load_dataset(name)
+        data[name] = data_key(datasets[name])
     tasks: dict[str, list[Task]] = {}
     for params in jobs:
         key = ""
-        for stage in CHAIN.values():
+        for stage in (CHAIN[name] for name in stages_of(params, datasets[params.dataset])):
             key = hashlib.sha256(f"{key} {stage_key(params, stage, data[params.dataset])}".encode()).hexdigest()
             done = outputs is not None and is_done(params, stage.name, data[params.dataset], outputs)
             tasks.setdefault(key, []).append(Task(params, stage.name, key, None, done))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from fustal import ROOT
 from fustal.params import Params
+from fustal.provenance import provenance
 from fustal.results import insert
-from fustal.runs import provenance
 
 
 def main() -> int:

@@ -24,8 +24,8 @@ import yaml
 
 from fustal import ROOT
 from fustal.params import Params
+from fustal.provenance import provenance
 from fustal.results import insert
-from fustal.runs import provenance
 from fustal.sweep import jobs_of, plan, read_sweep
 
 DEMO = ROOT / "params" / "sweeps" / "demo.yaml"

@@ -206,23 +206,58 @@ def test_plain_papermill_with_an_unknown_parameter_fails(tmp_path):
 
 
 def test_foreign_proposals_go_through_notebook_02_unchanged(shared, tmp_path):
-    thumos, generator = shared / "thumos14", tmp_path / "pmil" / "generator"
+    thumos = shared / "thumos14"
     card = (ROOT / "params" / "datasets" / "thumos14.yaml").read_text()
     (tmp_path / "card.yaml").write_text(card.replace("root: ../../data/thumos14", f"root: {thumos}"))
-    generator.mkdir(parents=True)
-    shutil.copy(thumos / "proposals_train_pmil.json", generator / "proposals_train.json")
+    given = thumos / "proposals_train_pmil.json"
     done = call(
         *("papermill", ROOT / "notebooks" / "02_proposal_filtering.ipynb", tmp_path / "out.ipynb"),
-        *("-p", "run", "pmil", "-p", "dataset", tmp_path / "card.yaml", "--no-progress-bar"),
+        *("-p", "run", "pmil", "-p", "dataset", tmp_path / "card.yaml", "-p", "proposals_file", given),
+        "--no-progress-bar",
         outputs=tmp_path,
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    raw = read_results(tmp_path / "pmil" / CHAIN["selection"].inputs[0])
-    labels = read_results(tmp_path / "pmil" / CHAIN["selection"].outputs[0])
+    raw, labels = read_results(given), read_results(tmp_path / "pmil" / CHAIN["selection"].outputs[0])
     assert 0 < len(labels) < len(raw) == 33_895
     truth = load_dataset(tmp_path / "card.yaml").segments_of("train")
     before, after = (pseudo_label_quality(part, truth).loc[0.5] for part in (raw, labels))
     assert after.precision > 1.3 * before.precision, "the filter pays"
     assert after.f1 > 1.3 * before.f1
     assert "of the proposals are TPs" in (tmp_path / "out.ipynb").read_text()
+
+
+def test_detections_of_another_method_are_evaluated_alone(first, metrics, tmp_path):
+    given = first[0] / "demo" / "distilled" / "detections_test.json"
+    done = run_chain(tmp_path, run="given", detections_file=given)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("nothing to do: detections_file = ") == 4
+    assert {path.name for path in (tmp_path / "given").glob("[!.]*")} == {"notebooks", "evaluation"}
+    ap = json.loads((tmp_path / "given" / "evaluation" / "metrics.json").read_text())["mAP"]
+    assert ap == {"given": metrics["mAP"]["distilled"]}
+    assert "| another method's detections |" in done.stdout
+
+
+def test_labels_of_videos_are_enough(tmp_path):
+    """No segment is known, neither in training nor in test: everything runs but the evaluation."""
+    videos = load_dataset("demo").videos
+    labels = load_dataset("demo").video_labels.query("video.str.startswith('train')")
+    rows = [f"{row.video},{row.label},train,{videos.duration[row.video]}" for row in labels.itertuples()]
+    rows += [f"{video},,test," for video in load_dataset("demo").split("test")]
+    (tmp_path / "labels.csv").write_text("\n".join(["video,label,subset,duration", *rows]))
+    card = (
+        (ROOT / "params" / "datasets" / "demo.yaml")
+        .read_text()
+        .replace("annotations: gt.json", "annotations: labels.csv")
+    )
+    (tmp_path / "card.yaml").write_text(card.replace("root: ../../data/demo", f"root: {tmp_path}"))
+    (tmp_path / "features").symlink_to(ROOT / "data" / "demo" / "features")
+    (tmp_path / "outputs").mkdir()
+    done = run_chain(tmp_path / "outputs", run="weak", dataset=tmp_path / "card.yaml")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-2].endswith("nothing to do: no test video has true segments")
+    found = read_results(tmp_path / "outputs" / "weak" / "distilled" / "detections_test.json")
+    assert found.video.nunique() == 20
+    assert not (tmp_path / "outputs" / "weak" / "evaluation").exists()
+    executed = (tmp_path / "outputs" / "weak" / "notebooks" / "02_proposal_filtering.ipynb").read_text()
+    assert "no training video has true segments" in executed

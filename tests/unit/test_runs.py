@@ -4,15 +4,19 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from fustal import InputError, runs
+from fustal.annotations import as_labels, write_results
 from fustal.dataset import load_dataset
 from fustal.fetch import ensure
 from fustal.files import digest
 from fustal.params import Params
-from fustal.runs import CHAIN, data_key, is_done, open_stage, provenance, stage_key
+from fustal.provenance import provenance
+from fustal.runs import CHAIN, FOREIGN, data_key, inputs_of, is_done, open_stage, stage_key, stages_of
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +269,7 @@ def edit_code(outputs, monkeypatch):
     [
         (rerun_generator, {}, "selection: generator/proposals_train.json has changed since: run notebook 02"),
         (edit_labels, {}, "selection: selection/pseudo_labels.json has changed since: run notebook 02"),
-        (begin_selection, {}, "selection: it has begun, but not finished: run notebook 02"),
+        (begin_selection, {}, "selection: has not finished ( notebook 02"),
         (
             None,
             {"confidence_min": 0.3},
@@ -286,10 +290,44 @@ def test_what_is_not_as_it_was_is_not_read(outputs, monkeypatch, change, namespa
         open_stage("student", {"run": "tiny"} | namespace)
 
 
-def test_a_file_of_other_people_is_read_where_no_notebook_began(outputs):
-    (outputs / "tiny" / "generator").mkdir(parents=True)
-    (outputs / "tiny" / "generator" / "proposals_train.json").write_text("{}")
-    assert open_stage("selection", {"run": "tiny"})
+def test_another_methods_file_takes_the_place_of_the_stages_before(outputs, dataset, tmp_path):
+    given = tmp_path / "theirs.json"
+    with pytest.raises(InputError, match=r"theirs\.json: no such file$"):
+        open_stage("selection", {"run": "tiny", "proposals_file": str(given)})
+    write_results(as_labels(dataset.segments_of("train")[:3]), given)
+    params = Params(run="tiny", proposals_file=str(given))
+    assert stages_of(params, dataset) == ["selection", "student", "distilled", "evaluation"]
+    run = open_stage("selection", {"run": "tiny", "proposals_file": str(given)})
+    assert len(run.results("generator/proposals_train.json")) == 3
+    (run.here / "pseudo_labels.json").write_text("{}")
+    run.finish()
+    assert is_done(params, "selection", data_key(dataset))
+    write_results(as_labels(dataset.segments_of("train")[:2]), given)
+    assert not is_done(params, "selection", data_key(dataset)), "the file has another content"
+    with pytest.raises(InputError, match=r"has nothing to do: proposals_file = "):
+        open_stage("generator", {"run": "tiny", "proposals_file": str(given)})
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ({"pseudo_labels_file": "a.json"}, ["student", "distilled", "evaluation"]),
+        ({"pseudo_labels_file": "a.json", "proposals_file": "b.json"}, ["student", "distilled", "evaluation"]),
+        ({"detections_file": "a.json"}, ["evaluation"]),
+    ],
+)
+def test_what_leads_to_a_given_file_does_not_run(given, left, dataset):
+    params, folder = Params(**given), Path("run")
+    assert stages_of(params, dataset) == left
+    names = set(inputs_of(CHAIN["evaluation"], params, folder))
+    assert names >= {FOREIGN[name] for name in given}
+    made = {Path(name).parts[0] for name in names - {FOREIGN[name] for name in given}}
+    assert made <= set(left)
+
+
+def test_without_true_segments_there_is_no_evaluation(dataset):
+    unknown = replace(dataset, segments=dataset.segments_of("train"))
+    assert stages_of(Params(), unknown) == list(CHAIN)[:-1]
 
 
 def test_a_finished_stage_has_no_checkpoints(outputs):
