@@ -226,9 +226,7 @@ def localize(
     out: Annotated[Path | None, typer.Option(help="a .json or .csv file, which gets all detections")] = None,
     plot: Annotated[Path | None, typer.Option(help="a folder, which gets a timeline of each video")] = None,
     fps: Annotated[float | None, typer.Option(help="frames per second, where the run's card does not say")] = None,
-    min_score: Annotated[
-        float | None, typer.Option(help="least score; else 0.2 of what is printed or drawn, and none in files")
-    ] = None,
+    min_score: Annotated[float | None, typer.Option(help="least score; else 0.2, and none in files")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; else as the run")] = None,
 ) -> None:
     """Localise actions in new videos with a trained run, from features like those that it was trained on."""
