@@ -55,7 +55,7 @@ def read_results(
         if videos is not None and video not in videos:
             raise InputError(f"{path}: video {shown(video)} is not in the data set")
         try:
-            _check_name(video)
+            check_name(video)
             for item in _listed(items):
                 label = _text(item["label"])
                 if classes is not None and label not in classes:
@@ -109,7 +109,7 @@ def parse_annotations(path: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[Prob
     videos, labels, problems = [], [], []
     for video, entry in database.items():
         try:
-            _check_name(video)
+            check_name(video)
             (entry,) = _listed([entry])
             subset = _text(entry["subset"])
             duration, fps = (_positive(entry[key], key) if key in entry else math.nan for key in ("duration", "fps"))
@@ -161,7 +161,8 @@ def _item(row: dict[str, str]) -> dict[str, Any]:
     return {name: value for name, value in (("label", row["label"]), ("segment", segment)) if any(value)}
 
 
-def _check_name(video: str) -> None:
+def check_name(video: str) -> None:
+    """Refuses, by a ValueError, a name of a video that cannot be the name of a file."""
     control = any(unicodedata.category(letter) in ("Cc", "Cs") for letter in video)
     if not video or control or "/" in video or "\\" in video or video in (".", "..") or len(video.encode()) > 200:
         raise ValueError("the name of a video must be usable as the name of a file")

@@ -1,6 +1,6 @@
 """The command line of fustal.
 
-`fustal run · sweep · collect · fetch · validate · evaluate · results · ablations · export · report`
+`fustal run · sweep · collect · fetch · validate · evaluate · results · ablations · export · report · localize`
 
 Exit status: 0 done, 1 the work failed, 2 the call or its input was wrong.
 """
@@ -216,6 +216,25 @@ def report(
     from fustal.report import report as report_
 
     typer.echo(f"{run}: {_shown(report_(run, out))}")
+
+
+@app.command()
+def localize(
+    run: Annotated[str, typer.Argument(help="a run below outputs/ whose distilled stage has finished")],
+    features: Annotated[
+        list[str], typer.Argument(help=".npy files (T, D), a video each; 'DIR/{modality}/*.npy' where they are apart")
+    ],
+    out: Annotated[Path | None, typer.Option(help="a .json or .csv file, which gets all detections")] = None,
+    plot: Annotated[Path | None, typer.Option(help="a folder, which gets a timeline of each video")] = None,
+    fps: Annotated[float | None, typer.Option(help="frames per second, where the run's card does not say")] = None,
+    min_score: Annotated[float | None, typer.Option(help="least score; else 0.2, and none in files")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; else as the run")] = None,
+) -> None:
+    """Localise actions in new videos with a trained run, from features like those that it was trained on."""
+    from fustal.localize import localize_files
+
+    for line in localize_files(run, features, out, plot, fps, min_score, device):
+        typer.echo(line)
 
 
 def _assignment(text: str) -> tuple[str, object]:

@@ -196,6 +196,10 @@ class Run:
             "seconds": round(time.time() - self.started, 1),
             "provenance": provenance(self.params),
         }
+        if self.stage.name == "distilled":  # what it takes to use the run without its data: `fustal.localize`
+            store = self.store()
+            grid = store.grid.model_dump()
+            record["task"] = {"classes": self.dataset.classes, "grid": grid, "dim": store.dim}
         for checkpoint in self.here.rglob(CHECKPOINT):
             checkpoint.unlink()
         write_json(record, self.here / "stage.json")

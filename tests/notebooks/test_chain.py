@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import nbformat
+import numpy as np
 import pytest
 
 from fustal import ROOT
@@ -121,6 +122,21 @@ def test_the_artefacts_agree_with_each_other(first, metrics):
         detections = read_results(folder / stage / "detections_test.json")
         assert set(detections.video) <= set(dataset.split("test"))
         assert set(detections.label) <= set(dataset.classes)
+
+
+def test_the_run_finds_the_same_in_its_test_videos_as_in_new_ones(first, tmp_path):
+    """Up to the end of the last snippet, which is where a new video ends."""
+    outputs, dataset = first[0], load_dataset("demo")
+    pattern = dataset.root / "features" / "student" / "{modality}"
+    files = [pattern / f"{video}.npy" for video in dataset.split("test")]
+    done = call("fustal", "localize", "demo", *files, "--out", tmp_path / "a.json", outputs=outputs, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = read_results(tmp_path / "a.json")
+    expected = read_results(outputs / "demo" / "distilled" / "detections_test.json")
+    assert found[["video", "label", "score"]].equals(expected[["video", "label", "score"]])
+    last = np.minimum(*(frame.groupby("video").end.max() for frame in (found, expected)))[expected.video].to_numpy()
+    for side in ("start", "end"):
+        np.testing.assert_array_equal(np.minimum(found[side], last), np.minimum(expected[side], last))
 
 
 def test_a_second_call_runs_nothing(first):

@@ -261,7 +261,7 @@ def test_help_lists_the_commands():
     )
     assert shown.returncode == 0
     assert shown.stderr == ""
-    for command in ("run", "fetch", "validate", "evaluate", "results"):
+    for command in ("run", "fetch", "validate", "evaluate", "results", "localize"):
         assert any(line.strip(" │").startswith(f"{command} ") for line in shown.stdout.splitlines()), command
 
 
