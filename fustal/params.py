@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fustal import ROOT, InputError
+from fustal.dataset import beside
 from fustal.files import read_yaml, shown
 
 
@@ -204,7 +205,7 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
         """Reads a flat YAML file of parameters.
 
         Args:
-            path: the file.
+            path: the file. A path of a data-set card in it is relative to its folder.
             **overrides: parameters that replace the file's.
 
         Raises:
@@ -214,7 +215,10 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
         if not path.exists():
             known = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "params").glob("*.yaml"))
             raise InputError(f"{path}: no such parameter file (there are {', '.join(known)})")
-        values = read_yaml(path) | overrides
+        values = read_yaml(path)
+        if isinstance(values.get("dataset"), str):
+            values["dataset"] = beside(values["dataset"], path.parent)
+        values |= overrides
         try:
             return cls(**values)
         except InputError as error:
