@@ -113,7 +113,7 @@ def _init(folder: Path, root: str, name: str, given: Given, chosen: Path | None)
         f"annotations: {place}, {len(videos)} videos, {classes} classes, {labels.start.notna().sum()} segments",
         *(f"features: {len(f.files)} videos, {_said(f)}; {step.how}" for f, step in zip(features, grids, strict=True)),
         f"split: {len(split.train)} training and {len(split.test)} test videos, {split.how}",
-        *_left_out(videos, features, split),
+        *_notes(videos, set(labels.video), features, split),
         *([f"annotations: {len(problems)} problems, the next command lists them"] if problems else []),
         f"wrote card.yaml, params.yaml{''.join(f', {file}' for file in split.new)}; next:",
         f"  fustal validate {shlex.quote(str(folder / 'card.yaml'))}",
@@ -170,7 +170,9 @@ def find_grids(features: list[Features], videos: pd.DataFrame, given: Given) -> 
     annotated = given.fps is None and stored.fps.notna().all() and len(stored) == len(features[0].lengths)
     if durations.empty and not (given.stride and (given.fps or annotated)):
         what = "durations of the videos are not annotated, so that the time of a snippet is unknown"
-        raise InputError(f"{what}: give --fps F and --stride S (frames from one snippet to the next), or durations")
+        raise InputError(
+            f"{what}: give --fps F and --stride S (frames from one snippet to the next), or write durations (s) there"
+        )
     if annotated:
         return [
             _step("annotation", found, _steps(found, videos.duration * videos.fps), given, features)
@@ -285,11 +287,16 @@ def _write(folder: Path, texts: dict[str, str]) -> None:
             stack.enter_context(atomic(folder / name)).write_text(text, encoding="utf-8")
 
 
-def _left_out(videos: pd.DataFrame, features: list[Features], split: Split) -> list[str]:
-    """What is not used, or will be missing."""
+def _notes(videos: pd.DataFrame, labelled: set[str], features: list[Features], split: Split) -> list[str]:
+    """What is not used, or will be missing, or is taken to mean something."""
     stored = set.intersection(*(set(found.files) for found in features))
     used = {*split.train, *split.test}
     counts = (
+        (
+            len({*split.train} & set(videos.index) - labelled),
+            "training videos are listed without a label: nothing happens in them; those to be localised, of which nothing "
+            "is known, must not be listed",
+        ),
         (len(used - stored), "videos of the split files have no features: fustal validate lists them"),
         (len(set(videos.index) - stored - used), "annotated videos have no features: left out"),
         (len((set(videos.index) & stored) - used), "annotated videos are in neither part: left out"),

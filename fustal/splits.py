@@ -56,7 +56,9 @@ def find_split(folder: Path, videos: pd.DataFrame, labelled: set[str], features:
             there = ", ".join(sorted(set(known)))
             raise InputError(f"{folder}: the subsets of the annotations are {there}: name them train and test")
         split = _by_folders(stored, known.iloc[0], features[0].folders)
-        split = split or _by_labels(stored, known.iloc[0], labelled) or _every_fifth(stored, known.iloc[0])
+        split = (
+            split or _by_lack_of_labels(stored, known.iloc[0], set(videos.index)) or _every_fifth(stored, known.iloc[0])
+        )
     for subset, names in (("training", split.train), ("test", split.test)):
         if not names:
             raise InputError(f"{folder}: no {subset} video has features ({split.how}): add some, or correct the split")
@@ -131,9 +133,10 @@ def _by_folders(stored: list[str], subset: str, folders: dict[str, str]) -> Spli
     return Split((subset, subset), train, test, "as the folders train and test say", *_new_files(train, test))
 
 
-def _by_labels(stored: list[str], subset: str, labelled: set[str]) -> Split | None:
-    train, test = ([video for video in stored if (video in labelled) == side] for side in (True, False))
-    how = "those without a label: they are localised, and nothing can be measured on them"
+def _by_lack_of_labels(stored: list[str], subset: str, listed: set[str]) -> Split | None:
+    """Videos that the annotations do not list; one listed without a label is one in which nothing happens."""
+    train, test = ([video for video in stored if (video in listed) == side] for side in (True, False))
+    how = "those that the annotations do not list: they are localised, and nothing can be measured on them"
     return Split((subset, subset), train, test, how, *_new_files(train, test)) if test else None
 
 

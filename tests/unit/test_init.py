@@ -225,7 +225,15 @@ def test_a_table_without_subsets_every_fifth_is_tested(root):
     assert checked(root).split("test") == before, "its own lists are lists like others"
 
 
-def test_videos_without_a_label_are_tested(root):
+def test_videos_listed_without_a_label_are_videos_in_which_nothing_happens(root):
+    save(root, TRAIN)
+    table(root, [f"{v},{'A' if v != TRAIN[0] else ''},{length(v) * STEP}" for v in TRAIN], "video,label,duration")
+    lines = init(root)
+    assert len(load_dataset(root / "card.yaml").split("test")) == 2
+    assert any("1 training videos are listed without a label" in line for line in lines)
+
+
+def test_videos_that_the_annotations_do_not_list_are_tested(root):
     save(root, [*TRAIN, "new_1", "new_2"])
     (root / "mean.txt").write_text("no list of videos\n")
     np.save(root / "average.npy", np.ones(3, np.float32))  # no features: of another shape
