@@ -216,7 +216,7 @@ def _step(fps: float | str, found: Features, frames: pd.Series, given: Given, fe
     how += ", as given" if given.stride else f": duration / snippets, median of {len(frames)} videos"
     how += "" if fps != 1000 or given.fps else " (a frame is a millisecond here)"
     low, high = frames.quantile([0.1, 0.9]) if len(frames) else (stride, stride)
-    if high > 1.1 * low + 0.1:
+    if high > 1.25 * low:
         how += f"; ODD: it differs, {low:.3g} to {high:.3g} frames; features stretched to one length fit no grid"
     return Step(fps if fps == "annotation" else float(fps), stride, given.window or stride, how)
 
@@ -294,8 +294,8 @@ def _notes(videos: pd.DataFrame, labelled: set[str], features: list[Features], s
     counts = (
         (
             len({*split.train} & set(videos.index) - labelled),
-            "training videos are listed without a label: nothing happens in them; those to be localised, of which nothing "
-            "is known, must not be listed",
+            "training videos are listed without a label: nothing happens in them; those of which nothing is known, "
+            "to be localised, must not be listed",
         ),
         (len(used - stored), "videos of the split files have no features: fustal validate lists them"),
         (len(set(videos.index) - stored - used), "annotated videos have no features: left out"),

@@ -25,6 +25,10 @@ SUBSETS = ("train", "training", "val", "valid", "validation", "test", "testing")
 """Names of folders that tell training from test videos; a card can say the first and the last but one."""
 
 
+Place = tuple[Path, str, str]
+"""A folder, and what stands before and after the videos' names in its files."""
+
+
 class Features(NamedTuple):
     """Features on one grid.
 
@@ -93,26 +97,42 @@ def find_features(folder: Path, videos: Collection[str]) -> list[Features]:
 def _by_pattern(folder: Path, paths: list[Path], videos: set[str]) -> dict[str, dict[str, Path]]:
     """Pattern -> video -> file; of videos that the annotations do not know, those that lie beside known ones."""
     sizes = sorted({len(video) for video in videos}, reverse=True)
-    named: dict[tuple[Path, str, str], dict[str, Path]] = {}
+    named: dict[Place, dict[str, Path]] = {}
     for path in paths:
         if found := _video_in(path.stem, videos, sizes):
             before, video, after = found
             named.setdefault((path.parent, before, after), {})[video] = path
-    most: dict[Path, int] = {}
-    for (parent, _, _), files in named.items():
-        most[parent] = max(most.get(parent, 0), len(files))
-    kept = {key: files for key, files in named.items() if STRAY * len(files) > most[key[0]]}
+    kept = _without_accidents(named)
+    affixes = {*kept} | {(twin, *affix) for parent, *affix in kept for twin in _twins(folder, parent)}
     taken = {path for files in kept.values() for path in files.values()}
-    affixes = {(parent, before, after) for parent, before, after in kept}
-    affixes |= {(twin, before, after) for parent, before, after in kept for twin in _twins(folder, parent)}
+    beside: dict[Path, list[Path]] = {}
+    for path in paths:
+        beside.setdefault(path.parent, []).extend([path] if path not in taken else [])
     for parent, before, after in sorted(affixes):
-        for path in paths:
+        for path in beside.get(parent, []):
             video = path.stem[len(before) : len(path.stem) - len(after)]
-            fits = path.parent == parent and video and path.stem == before + video + after
-            if fits and path not in taken and _is_readable(path):
+            if video and path.stem == before + video + after and path not in taken and _is_readable(path):
                 kept.setdefault((parent, before, after), {})[video] = path
                 taken.add(path)
     return {_pattern(folder, *key): files for key, files in kept.items()}
+
+
+def _without_accidents(named: dict[Place, dict[str, Path]]) -> dict[Place, dict[str, Path]]:
+    """Leaves out what only seems to name a video: v1 in v12, where most files are named otherwise."""
+    best: dict[Path, tuple[int, bool]] = {}
+
+    def weight(place: Place) -> tuple[int, bool]:
+        _, before, after = place
+        return len(named[place]), not (before[-1:].isalnum() or after[:1].isalnum())
+
+    for place in named:
+        best[place[0]] = max(best.get(place[0], (0, False)), weight(place))
+
+    def is_meant(place: Place) -> bool:
+        (count, apart), (most, _) = weight(place), best[place[0]]
+        return (count, apart) == best[place[0]] or (apart and STRAY * count > most)
+
+    return {place: files for place, files in named.items() if is_meant(place)}
 
 
 def _video_in(stem: str, videos: set[str], sizes: list[int]) -> tuple[str, str, str] | None:

@@ -167,6 +167,15 @@ def test_names_that_hold_others_names_do_not_confuse(root):
     assert "note: 1 feature files are of no annotated video: left out" in lines
 
 
+def test_new_videos_whose_names_hold_those_of_known_ones(root):
+    known, new = ["v1", "v2", "v3"], [f"v{i}" for i in range(10, 40)]
+    save(root, known + new)
+    table(root, [f"{video},A" for video in known])
+    init(root, given=Given(fps=25, stride=16))
+    assert grid_of(card_of(root))[0] == "{video}.npy"
+    assert checked(root).split("test") == new
+
+
 def test_braces_blanks_and_other_letters_in_folders_and_names(root):
     videos = [f"Größe {i} {{x}}" for i in range(10)]
     for modality in ("{a}", "日本"):
@@ -280,6 +289,8 @@ def test_features_of_one_length_are_told(root):
         np.save(root / f"{video}.npy", np.ones((100, 3), np.float32))
         table(root, [f"{v},A,{10 + 20 * i}" for i, v in enumerate(TRAIN)], "video,label,duration")
     assert any("stretched to one length fit no grid" in line for line in init(root))
+    table(root, [f"{v},A,{100 + i}" for i, v in enumerate(TRAIN)], "video,label,duration")
+    assert not any("fit no grid" in line for line in init(root, force=True))
 
 
 def test_sizes_follow_from_the_lengths(root):
