@@ -105,7 +105,8 @@ def _init(folder: Path, root: str, name: str, given: Given, chosen: Path | None)
     place = file.resolve().relative_to(data.resolve()).as_posix() if inside else str(file.resolve())
     card = card_text(name, root, place, split, features, grids)
     classes = labels.label.nunique()
-    preset = preset_text(name, features, classes)
+    known = labels.video[labels.start.notna()].isin(split.train).any()
+    preset = preset_text(name, features, classes, bool(known))
     texts = {f"{root}/{file}": "".join(f"{video}\n" for video in videos) for file, videos in split.new.items()}
     _check(folder, card, preset)
     _write(folder, texts | {"card.yaml": card, "params.yaml": preset})
@@ -253,8 +254,15 @@ def card_text(name: str, root: str, annotations: str, split: Split, features: li
     return "\n".join(lines) + "\n"
 
 
-def preset_text(name: str, features: list[Features], classes: int) -> str:
-    """The preset: sizes that follow from the lengths of the videos, and the rest as its default is."""
+def preset_text(name: str, features: list[Features], classes: int, segments: bool) -> str:
+    """The preset: sizes that follow from the lengths of the videos, and the rest as its default is.
+
+    Args:
+        name: of the run.
+        features: of one grid or two, the shorter first.
+        classes: how many.
+        segments: whether those of training videos are known, to measure.
+    """
     shorter, longer = (np.percentile([*found.lengths.values()], 90) for found in (features[0], features[-1]))
     lines = [
         "# Written by `fustal init`. What is not named here keeps its default (fustal/params.py).",
@@ -265,6 +273,9 @@ def preset_text(name: str, features: list[Features], classes: int) -> str:
         "# the same for the student, a multiple of 32, at most 2304",
         f"max_snippets: {int(min(2304, 32 * np.ceil(longer / 32)))}",
     ]
+    if not segments:
+        lines += ["# no segments of training videos are known: nothing to measure, and no upper bound"]
+        lines += ["watched_videos: 0", "upper_bound_epochs: 0"]
     if classes > 100:
         lines += ["# as on ActivityNet, which has as many classes", 'tious: "0.5:0.05:0.95"']
     return "\n".join(lines) + "\n"

@@ -300,6 +300,11 @@ def test_sizes_follow_from_the_lengths(root):
     init(root, given=Given(fps=25, stride=16))
     params = Params.read(root / "params.yaml")
     assert (params.generator_snippets, params.max_snippets, params.tious) == (750, 928, "0.5:0.05:0.95")
+    assert (params.watched_videos, params.upper_bound_epochs) == (0, 0), "no segments are known"
+    table(root, [f"{v},A,1,2" for v in TRAIN], "video,label,start,end")
+    init(root, given=Given(fps=25, stride=16), force=True)
+    params = Params.read(root / "params.yaml")
+    assert (params.tious, params.upper_bound_epochs) == (Params().tious, Params().upper_bound_epochs)
 
 
 # --- refused, in a line, and nothing written --------------------------------------------------------------------------
