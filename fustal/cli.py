@@ -1,6 +1,6 @@
 """The command line of fustal.
 
-`fustal run · sweep · collect · fetch · validate · evaluate · results · ablations · export · report · localize`
+`fustal run · sweep · collect · fetch · init · validate · evaluate · results · ablations · export · report · localize`
 
 Exit status: 0 done, 1 the work failed, 2 the call or its input was wrong.
 """
@@ -34,13 +34,13 @@ def run(
 ) -> None:
     """Run the chain of notebooks 01 to 05 into outputs/<run>/."""
     from fustal.batch import run_chain
-    from fustal.params import Params
+    from fustal.params import Params, located
     from fustal.runs import CHAIN, OUTPUTS
 
     if stage not in (None, *CHAIN):
         raise InputError(f"--stage {stage}: no such stage (there are {', '.join(CHAIN)})")
 
-    changes = dict(_assignment(text) for text in set_ or [])
+    changes = located(dict(_assignment(text) for text in set_ or []), Path.cwd())
     base = Params.read(preset, **changes)
     if not seed:
         chosen = [base]
@@ -115,6 +115,27 @@ def fetch(
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on with what has come", err=True)
         raise typer.Exit(130) from None
+
+
+@app.command(name="init")
+def init_(
+    folder: Annotated[Path, typer.Argument(help="holds features (.npy) and annotations (.json or .csv)")],
+    fps: Annotated[
+        float | None, typer.Option(min=1e-3, help="frames per second that the features were made at")
+    ] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="frames from one snippet to the next")] = None,
+    window: Annotated[int | None, typer.Option(min=1, help="frames that a snippet sees; else the stride")] = None,
+    name: Annotated[str | None, typer.Option(help="of data set and run; else the folder's")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="which file, where there are several")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="read the pickles of W-TALC's layout")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace a card and a preset that are there")] = False,
+) -> None:
+    """Write a data-set card and a preset for a folder of your own, by looking at it."""
+    from fustal.init import Given, init
+
+    given = Given(fps, stride, window)
+    for line in init(folder, name=name, given=given, annotations=annotations, trust=trust, force=force):
+        typer.echo(line)
 
 
 @app.command()

@@ -213,6 +213,17 @@ def find_card(card: str | Path) -> Path:
     raise InputError(f"{card}: no such data-set card (there are {', '.join(known)}, or give the path of a YAML file)")
 
 
+def beside(card: str, folder: Path) -> str:
+    """A card that is named in a file of a folder, or on a command line: a path is relative to that folder.
+
+    >>> beside("demo", Path("/data")), beside("card.yaml", Path("/data"))
+    ('demo', '/data/card.yaml')
+    """
+    named = (ROOT / "params" / "datasets" / f"{card}.yaml").exists()
+    is_path = Path(card).suffix in (".yaml", ".yml") or (folder / card).is_file()
+    return str((folder / card).resolve()) if is_path and not named else card
+
+
 def _names(split: Path) -> list[str]:
     """The video names of a split file, one a line."""
     if not split.is_file():

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fustal import ROOT, InputError
+from fustal.dataset import beside
 from fustal.files import read_yaml, shown
 
 
@@ -207,7 +208,7 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
         """Reads a flat YAML file of parameters.
 
         Args:
-            path: the file.
+            path: the file. Paths in it are relative to its folder.
             **overrides: parameters that replace the file's.
 
         Raises:
@@ -217,7 +218,7 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
         if not path.exists():
             known = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "params").glob("*.yaml"))
             raise InputError(f"{path}: no such parameter file (there are {', '.join(known)})")
-        values = read_yaml(path) | overrides
+        values = located(read_yaml(path), path.parent) | overrides
         try:
             return cls(**values)
         except InputError as error:
@@ -247,6 +248,21 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
     def corrected(self) -> bool:
         """Whether the released code's errors are mended (METHOD.md section 7)."""
         return self.recipe == "corrected"
+
+
+def located(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Parameters whose paths, of a card or of another method's files, are relative to a folder, as absolute paths.
+
+    >>> located({"dataset": "card.yaml", "proposals_file": "theirs.json", "seed": 1}, Path("/data"))
+    {'dataset': '/data/card.yaml', 'proposals_file': '/data/theirs.json', 'seed': 1}
+    """
+    found = dict(values)
+    for name in (name for name, value in values.items() if isinstance(value, str) and value):
+        if name == "dataset":
+            found[name] = beside(values[name], folder)
+        elif name.endswith("_file"):
+            found[name] = str((folder / values[name]).resolve())
+    return found
 
 
 def grid(text: str) -> np.ndarray:

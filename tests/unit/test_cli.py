@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from fustal import ROOT, runs
@@ -224,6 +225,33 @@ def test_validate(fustal, files, tmp_path):
     assert is_one_line(err)
 
 
+def test_init_writes_what_validate_and_run_read(fustal, ran, tmp_path, monkeypatch):
+    folder = tmp_path / "two words"
+    folder.mkdir()
+    for video in "abcdef":
+        np.save(folder / f"{video}.npy", np.ones((30, 2), np.float32))
+    (folder / "labels.csv").write_text("video,label\n" + "".join(f"{video},Run\n" for video in "abcde"))
+    status, out, err = fustal("init", folder)
+    assert (status, out) == (2, "")
+    assert is_one_line(err)
+    assert "--fps" in err
+    status, out, err = fustal("init", folder, "--fps", 25, "--stride", 8, "--window", 16, "--name", "mine")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-2:] == [
+        f"  fustal validate '{folder / 'card.yaml'}'",
+        f"  fustal run '{folder / 'params.yaml'}'",
+    ]
+    status, out, _ = fustal("validate", folder / "card.yaml")
+    assert status == 0
+    assert out.endswith("5 training and 1 test videos, 1 classes, no segments; no problems, 0 warnings\n")
+    monkeypatch.chdir(folder)
+    card = str(folder / "card.yaml")
+    status, out, _ = fustal("run", folder / "params.yaml", "--stage", "generator")
+    assert out.startswith(f"mine: {card}, seed 0")
+    status, out, _ = fustal("run", ROOT / "params" / "demo.yaml", "--stage", "generator", "--set", "dataset=card.yaml")
+    assert out.startswith(f"demo: {card}, seed 0"), "on a command line, relative to where the user is"
+
+
 def test_results_into_a_page(fustal, ran, tmp_path):
     fustal("run", ROOT / "params" / "demo.yaml")
     page = tmp_path / "page.md"
@@ -261,7 +289,7 @@ def test_help_lists_the_commands():
     )
     assert shown.returncode == 0
     assert shown.stderr == ""
-    for command in ("run", "fetch", "validate", "evaluate", "results", "localize"):
+    for command in ("run", "fetch", "init", "validate", "evaluate", "results", "export", "report", "localize"):
         assert any(line.strip(" │").startswith(f"{command} ") for line in shown.stdout.splitlines()), command
 
 

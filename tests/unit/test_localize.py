@@ -15,7 +15,7 @@ from fustal.cli import main
 from fustal.distillation import distill
 from fustal.localize import find_files, load
 from fustal.params import Params
-from fustal.runs import CHAIN, Run
+from fustal.runs import CHAIN, Run, inputs_of
 from fustal.student import localize as localize_
 from fustal.student import train_student
 from tests.datasets import planted_in
@@ -43,7 +43,8 @@ def trained(tmp_path_factory):
     dataset, store = planted_in(data)
     params, folder = Params(run="tiny", **SMALL), outputs / "tiny"
     labels = as_labels(dataset.segments_of("train"))
-    for item in (*CHAIN["distilled"].inputs, *CHAIN["distilled"].outputs):
+    inputs = inputs_of(CHAIN["distilled"], params, folder)
+    for item in (*inputs, *CHAIN["distilled"].outputs):
         (folder / item).parent.mkdir(parents=True, exist_ok=True)
         (folder / item).write_text("{}")
     student, ema = train_student(params, dataset, store, labels, folder / "student")
@@ -52,7 +53,7 @@ def trained(tmp_path_factory):
     found = localize_(ema, dataset, store, dataset.split("test"), params)
     assert (found.score > 0.3).any(), "it has learned something"
     write_results(found, folder / "distilled" / "detections_test.json")
-    Run(params, CHAIN["distilled"], folder, dataset, "key", "data", "code", time.time()).finish()
+    Run(params, CHAIN["distilled"], folder, inputs, dataset, "key", "data", "code", time.time()).finish()
     for path in data.glob("train*.npy"):
         path.unlink()
     return outputs, data

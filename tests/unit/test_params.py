@@ -88,3 +88,15 @@ def test_grid_includes_both_ends():
     assert grid("0.5:0.05:0.95").tolist() == [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
     assert len(grid("0:0.025:0.225")) == 10
     assert len(grid("0.1:0.025:0.9")) == 33
+
+
+def test_a_card_named_in_a_preset_is_relative_to_it(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "preset.yaml").write_text("dataset: cards/own.yaml\n")
+    monkeypatch.chdir(tmp_path)
+    expected = str((tmp_path / "mine" / "cards" / "own.yaml").resolve())
+    assert Params.read("mine/preset.yaml").dataset == expected
+    assert Params.read("mine/preset.yaml", dataset="sbhar").dataset == "sbhar"
+    (tmp_path / "mine" / "preset.yaml").write_text("dataset: sbhar\n")
+    (tmp_path / "mine" / "sbhar").write_text("")
+    assert Params.read("mine/preset.yaml").dataset == "sbhar", "names of params/datasets go first"

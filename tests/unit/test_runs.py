@@ -269,7 +269,7 @@ def edit_code(outputs, monkeypatch):
     [
         (rerun_generator, {}, "selection: generator/proposals_train.json has changed since: run notebook 02"),
         (edit_labels, {}, "selection: selection/pseudo_labels.json has changed since: run notebook 02"),
-        (begin_selection, {}, "selection: has not finished ( notebook 02"),
+        (begin_selection, {}, "selection: has not finished"),
         (
             None,
             {"confidence_min": 0.3},
