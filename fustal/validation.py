@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,8 @@ def feature_problems(dataset: Dataset, store: FeatureStore) -> list[Problem]:
             problems += _length_problems(dataset, store, video)
         except InputError as error:
             given = error.args[0]
-            problems.append(given if isinstance(given, Problem) else Problem(store.paths(video)[0], given, video))
+            known = isinstance(given, Problem)
+            problems.append(replace(given, video=video) if known else Problem(store.paths(video)[0], given, video))
     usual = Counter(widths.values()).most_common(1)
     return problems + [
         Problem(

@@ -68,11 +68,11 @@ def test_every_problem_is_listed_at_once(make):
     (data / "fast" / "x" / "d.npy").write_bytes(b"\x93NUMPY")
     _, problems = problems_of(card)
     expected = [
-        ("slow/a.npy", "no such feature file"),
+        ("slow/a.npy", "video 'a': no such feature file"),
         ("slow/b.npy", "video 'b': 7 numbers a snippet where others have 3"),
         ("fast/x/b.npy", "video 'b': modalities differ in length: x 22, y 23"),
         ("fast/x/c.npy", "video 'c': NaN or infinity in snippet 6"),
-        ("fast/x/d.npy", "is not a readable .npy file"),
+        ("fast/x/d.npy", "video 'd': is not a readable .npy file"),
     ]
     assert len(problems) == len(expected), problems
     for problem, (file, says) in zip(problems, expected, strict=True):
