@@ -31,8 +31,8 @@ CASES = [(MANY, WIDE), (MANY, NARROW), (FEW, WIDE), (SOME, WIDE)]
 MOST = 8
 """kB by which memory may grow for each video, from some to many, whose features take 48 kB in its file."""
 
-BATCHES = 0.1
-"""Share of the additional features of many wide videos that may show: a few batches are held at a time."""
+BATCHES = 0.15
+"""Share of the additional features of many wide videos that may show: some 60 MiB of 700 are the batches in work."""
 
 PARAMS = Params(
     generator_steps=20,
