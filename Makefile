@@ -36,6 +36,8 @@ test: setup .venv/browser
 		--nbval-sanitize-with tests/notebooks/sanitize.cfg docs/notebooks
 
 # Kills every stage again and again, fills the disk, measures memory on 20,000 videos: a quarter of an hour on two cores
+soak: export OMP_NUM_THREADS = 1
+soak: export TQDM_DISABLE = 1
 soak: setup
 	$(BIN)/python -m tests.soak
 

@@ -122,7 +122,7 @@ def teacher_labels(
     for names, x, mask in whole_videos(store, videos, params, next(teacher.parameters()).device):
         known = torch.from_numpy(dataset.labels(names)).to(x.device)
         found |= zip(names, relabel.predict(teacher, x, mask, known), strict=True)
-    return to_frame({video: found[video] for video in videos}, dataset, store)
+    return to_frame(found.items(), videos, dataset, store)
 
 
 def cross_labels(

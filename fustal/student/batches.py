@@ -127,12 +127,12 @@ def snippet_targets(
         video, label = wanted.loc[~wanted.label.isin(classes), ["video", "label"]].iloc[0]
         raise InputError(f"pseudo labels: video {video!r}: label {label!r} is no class of the data set")
     index = {name: i for i, name in enumerate(classes)}
-    targets = {video: (torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), torch.zeros(0)) for video in videos}
-    for video, rows in wanted.groupby("video"):
-        seconds = torch.from_numpy(rows[["start", "end"]].to_numpy("float32", copy=True))
-        labels = torch.tensor([index[name] for name in rows.label])
-        scores = torch.from_numpy(rows.score.to_numpy("float32", copy=True))
-        targets[video] = store.grid_of(video).to_snippets(seconds), labels, scores
+    seconds = torch.from_numpy(wanted[["start", "end"]].to_numpy("float32", copy=True))
+    labels = torch.tensor([index[name] for name in wanted.label], dtype=torch.long)
+    scores = torch.from_numpy(wanted.score.to_numpy("float32", copy=True))
+    targets = dict.fromkeys(videos, (seconds[:0], labels[:0], scores[:0]))
+    for video, rows in wanted.groupby("video").indices.items():
+        targets[video] = store.grid_of(video).to_snippets(seconds[rows]), labels[rows], scores[rows]
     return targets
 
 

@@ -4,7 +4,7 @@ Taught in notebook 03.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -199,20 +199,36 @@ def localize(
     Returns:
         Frame with video, label, score, start (s), end (s), clipped to the video, best first within a video.
     """
-    found: dict[str, Detections] = {}
-    for names, x, mask in whole_videos(store, videos, params, next(model.parameters()).device):
-        found |= zip(names, detect(model.eval(), model(x, mask), params), strict=True)
-    return to_frame({video: found[video] for video in videos}, dataset, store)
+    device = next(model.parameters()).device
+    found = (
+        pair
+        for names, x, mask in whole_videos(store, videos, params, device)
+        for pair in zip(names, detect(model.eval(), model(x, mask), params), strict=True)
+    )
+    return to_frame(found, videos, dataset, store)
 
 
-def to_frame(found: Mapping[str, Detections], dataset: Dataset, store: FeatureStore) -> pd.DataFrame:
-    """Detections in snippets, by video, as a frame of results in seconds, clipped to the videos."""
-    classes = np.array(dataset.classes, dtype=object)
+def to_frame(
+    found: Iterable[tuple[str, Detections]], videos: Sequence[str], dataset: Dataset, store: FeatureStore
+) -> pd.DataFrame:
+    """Detections in snippets as a frame of results in seconds, clipped to the videos.
+
+    Args:
+        found: videos and their detections, in any order.
+        videos: their order in the frame.
+        dataset: names the classes.
+        store: knows each video's grid.
+
+    Returns:
+        Frame with video, label, score, start (s), end (s).
+    """
+    classes, order = np.array(dataset.classes, dtype=object), {video: i for i, video in enumerate(videos)}
     columns: dict[str, list[np.ndarray]] = {name: [np.empty(0)] for name in RESULT_COLUMNS}
-    for video, detections in found.items():
+    for video, detections in found:
         segments, scores, labels = (part.cpu() for part in detections)
         start, end = store.grid_of(video).to_seconds(segments.double()).clamp(0, store.duration(video)).T.numpy()
         whose, what = np.full(len(labels), video, dtype=object), classes[labels.numpy()]
         for column, part in zip(columns.values(), (whose, what, scores.double().numpy(), start, end), strict=True):
             column.append(part)
-    return pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
+    frame = pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
+    return frame.sort_values("video", key=lambda names: names.map(order), kind="stable", ignore_index=True)

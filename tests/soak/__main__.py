@@ -3,16 +3,19 @@ cores. Prints what it counted; exit status 1 when something was not as it should
 """
 
 import sys
+from itertools import chain
 
 from tests.soak.kills import soak_kills
 from tests.soak.memory import soak_memory
 
 
 def main() -> None:
-    """Runs all, says all."""
-    failures = [*soak_kills(), *soak_memory()]
-    print(*(f"FAILED: {line}" for line in failures), sep="\n", flush=True)
-    sys.exit(1 if failures else 0)
+    """Runs all, says all, failures as they are found."""
+    failed = False
+    for line in chain(soak_kills(), soak_memory()):
+        failed = True
+        print(f"FAILED: {line}", flush=True)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

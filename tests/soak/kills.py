@@ -1,4 +1,8 @@
-"""Every stage of a small demo chain, killed at random points and started again, against one left in peace."""
+"""Every stage of a small demo chain, killed at random points and started again, against one left in peace.
+
+Two processes work at a time, each on one core. Most of the time goes into imports, of the command and of the notebook's
+process: some six seconds a kill, of which there are a hundred.
+"""
 
 import json
 import random
@@ -10,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,24 +31,29 @@ KILLS = 20
 SIZES = SMALL | {"generator_steps": 100}
 
 
-def soak_kills() -> list[str]:
-    """Kills each stage, two at a time; what went wrong, a line each."""
-    with tempfile.TemporaryDirectory() as folder:
+def soak_kills() -> Iterator[str]:
+    """Kills each stage, two at a time; what went wrong, a line each, as it is found."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
         whole, again = Path(folder) / "whole", Path(folder) / "again"
-        for outputs in (whole, again):
-            if status := start(outputs).wait():
-                return [f"the demo chain in miniature ended with {status}"]
-        failures = [f"two runs differ in {name}" for name in differing(hashes(whole), hashes(again))]
-        print(f"determinism: {len(hashes(whole))} artefacts of two runs have equal hashes: {not failures}", flush=True)
+        for status in pool.map(lambda outputs: start(outputs).wait(), (whole, again)):
+            if status:
+                yield f"the demo chain in miniature ended with {status}"
+                return
+        apart = differing(hashes(whole), hashes(again))
+        print(f"determinism: {len(hashes(whole))} artefacts of two runs have equal hashes: {not apart}", flush=True)
+        yield from (f"two runs differ in {name}" for name in apart)
         print(f"not promised: {other_threads(whole, Path(folder) / 'threads')}", flush=True)
         survived = Counter()
-        with ThreadPoolExecutor(2) as pool:
-            for kills, wrong in pool.map(lambda name: kill_stage(name, whole, Path(folder) / name), CHAIN):
-                survived += kills
-                failures += wrong
+        for kills, wrong in pool.map(lambda name: kill_stage(name, whole, Path(folder) / name), CHAIN):
+            survived += kills
+            yield from wrong
         counts = ", ".join(f"{count} by {way}" for way, count in survived.items())
         print(f"kills survived: {sum(survived.values())} ({counts})", flush=True)
-        return failures + disk_full(whole, Path(folder) / "full")
+        refused = 0
+        for full, wrong in pool.map(lambda name: disk_full(name, whole, Path(folder) / f"{name}-full"), CHAIN):
+            refused += full
+            yield from wrong
+        print(f"full disks survived: {refused} of {len(CHAIN)}", flush=True)
 
 
 def kill_stage(name: str, whole: Path, outputs: Path) -> tuple[Counter, list[str]]:
@@ -53,15 +63,16 @@ def kill_stage(name: str, whole: Path, outputs: Path) -> tuple[Counter, list[str
         How often each way of killing was survived, and what went wrong.
     """
     survived, failures, randomly = Counter(), [], random.Random(name)
-    following = list(CHAIN)[list(CHAIN).index(name) :]
     seconds = json.loads((whole / "demo" / name / "stage.json").read_text())["seconds"] + START
     while survived.total() < KILLS:
-        prepare(whole, outputs, following)
-        while not finished(outputs, name) and survived.total() < KILLS:
+        prepare(whole, outputs, name)
+        while not finished(outputs, name):
             way = WAYS[survived.total() % len(WAYS)]
-            survived[way.__name__] += way(start(outputs, name), randomly.uniform(0, seconds))
-        if status := start(outputs, name).wait():
-            return survived, [*failures, f"{name} ended with {status} after {survived.total()} kills"]
+            process = start(outputs, name)
+            killed = survived.total() < KILLS and way(process, randomly.uniform(0, seconds))
+            survived[way.__name__] += killed
+            if not killed and process.wait():
+                return survived, [*failures, f"{name} ended with {process.returncode} after {survived.total()} kills"]
         failures += [f"{item} differs after kills" for item in differing(hashes(whole, name), hashes(outputs, name))]
         failures += [f"{path} was left half-written" for path in (outputs / "demo" / name).rglob(".*")]
     print(f"{name}: {survived.total()} kills survived", flush=True)
@@ -99,11 +110,11 @@ def other_threads(whole: Path, outputs: Path) -> str:
     return f"with two threads {same} artefacts are the same; average mAP differs by {apart[most]:.2f} points ({most})"
 
 
-def prepare(whole: Path, outputs: Path, missing: list[str]) -> None:
-    """A copy of the whole run without some stages."""
+def prepare(whole: Path, outputs: Path, first: str) -> None:
+    """A copy of the whole run up to a stage, without it."""
     shutil.rmtree(outputs, ignore_errors=True)
     shutil.copytree(whole, outputs)
-    for name in missing:
+    for name in list(CHAIN)[list(CHAIN).index(first) :]:
         shutil.rmtree(outputs / "demo" / name)
 
 
@@ -185,22 +196,17 @@ def interrupt(process: subprocess.Popen, seconds: float) -> bool:
 WAYS = [kill_all, kill_notebook, terminate, interrupt]
 
 
-def disk_full(whole: Path, outputs: Path) -> list[str]:
-    """Each stage where no file can grow beyond a limit, as on a full disk; then without it."""
-    failures, refused = [], 0
-    for number, name in enumerate(CHAIN):
-        prepare(whole, outputs, list(CHAIN)[number:])
-        sizes = [(whole / "demo" / item).stat().st_size for item in CHAIN[name].outputs]
-        limit = max(sizes) // 2
+def disk_full(name: str, whole: Path, outputs: Path) -> tuple[bool, list[str]]:
+    """A stage where no file can grow beyond a limit, as on a full disk; then without it.
 
-        def limited(limit=limit):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-        status = start(outputs, name, preexec_fn=limited).wait()
-        refused += status == 1
-        if finished(outputs, name) or status == 0:
-            failures.append(f"{name} with a full disk ended with {status}")
-        if start(outputs, name).wait() or differing(hashes(whole, name), hashes(outputs, name)):
-            failures.append(f"{name} differs after a full disk")
-    print(f"full disks survived: {refused} of {len(CHAIN)}", flush=True)
-    return failures
+    Returns:
+        Whether it ended with status 1 then, and what went wrong.
+    """
+    prepare(whole, outputs, name)
+    limit, failures = max((whole / "demo" / item).stat().st_size for item in CHAIN[name].outputs) // 2, []
+    status = start(outputs, name, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))).wait()
+    if finished(outputs, name) or status == 0:
+        failures.append(f"{name} with a full disk ended with {status}")
+    if start(outputs, name).wait() or differing(hashes(whole, name), hashes(outputs, name)):
+        failures.append(f"{name} differs after a full disk")
+    return status == 1, failures
