@@ -154,10 +154,14 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+ENOUGH = 3
+"""Seeds that a difference needs to be called clear: the interval of two is only their two values."""
+
+
 def in_words(comparison: pd.DataFrame) -> list[str]:
     """What a comparison says, a sentence a row: better, worse, or no clear difference, on which data sets.
 
-    A difference is clear when its interval does not reach 0.
+    A difference is clear when its interval, of three seeds or more, does not reach 0.
 
     Args:
         comparison: of `compare`.
@@ -167,7 +171,7 @@ def in_words(comparison: pd.DataFrame) -> list[str]:
         told = []
         for row in part.itertuples():
             word = "better" if row.low > 0 else "worse" if row.high < 0 else "no clear difference"
-            word = "one seed only" if row.seeds == 1 else word
+            word = "too few seeds" if row.seeds < ENOUGH else word
             told.append(f"{word} on {row.dataset} ({row.difference:+.1f})")
         sentences.append(f"{title}: {', '.join(told)}")
     return sentences

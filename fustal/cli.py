@@ -219,7 +219,7 @@ def export(
     ],
     out: Annotated[Path, typer.Argument(help="a .json or .csv file; for subtitles a folder")],
     to: Annotated[str | None, typer.Option(help="activitynet, csv, srt or vtt; else by OUT's ending")] = None,
-    min_score: Annotated[float | None, typer.Option(help="least score [subtitles: 0.2, else none]")] = None,
+    min_score: Annotated[float | None, typer.Option(help="least score; of subtitles 0.2 if not given")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="only so many of each video, the best")] = None,
 ) -> None:
     """Write results for other programs: ActivityNet's evaluation, a table, or subtitles to play over the videos."""
