@@ -218,7 +218,7 @@ def test_too_many_processes(planted, tmp_path, monkeypatch):
 
 
 FOREVER = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from fustal.parallel import launch, rank
 from fustal.params import Params
@@ -228,6 +228,7 @@ def forever(folder):
     time.sleep(600)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts behind itself ignores it
     launch(Params(processes=2, device="cpu"), 2, forever, sys.argv[1])
 """
 
