@@ -149,9 +149,11 @@ def _database(path: Path) -> dict[str, Any]:
         if odd := [name for name in given if name in ("subset", "duration", "fps") and given[name].nunique() > 1]:
             raise InputError(Problem(path, f"has more than one {odd[0]}: {', '.join(given[odd[0]].unique())}", video))
         entry = {name: value for name, value in given.iloc[0].items() if value}
-        database[video] = {"subset": WHOLE} | entry | {"annotations": [_item(row) for row in rows.to_dict("records")]}
-    for entry in database.values():
-        entry["annotations"] = [item for item in entry["annotations"] if item]
+        database[video] = (
+            {"subset": WHOLE}
+            | entry
+            | {"annotations": [item for row in rows.to_dict("records") if (item := _item(row))]}
+        )
     return database
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import glob
-import hashlib
 import os
 import re
 import sys
@@ -15,6 +14,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from fustal import InputError
+from fustal.files import digest
 
 TIMEOUT = 60.0
 """Seconds without a byte after which a server counts as silent."""
@@ -64,11 +64,8 @@ def wrong(file: Path, checksum: str | None) -> str:
     if checksum is None:
         return ""
     algorithm, expected = checksum.split(":")
-    found = hashlib.new(algorithm, usedforsecurity=False)
-    with open(file, "rb") as content:
-        while block := content.read(1 << 20):
-            found.update(block)
-    return "" if found.hexdigest() == expected else f"its {algorithm} is {found.hexdigest()}, not {expected}"
+    found = digest(file, algorithm=algorithm)
+    return "" if found == expected else f"its {algorithm} is {found}, not {expected}"
 
 
 def _complete(url: str, file: Path) -> None:

@@ -123,8 +123,10 @@ class FeatureStore:
     def duration(self, video: str) -> float:
         """Seconds of a video: from its annotation, else to the end of its last snippet."""
         annotated = float(self.dataset.videos.duration[video])
-        if not math.isnan(annotated):
-            return annotated
+        return self.covered(video) if math.isnan(annotated) else annotated
+
+    def covered(self, video: str) -> float:
+        """Seconds to the end of a video's last snippet."""
         return float(self.grid_of(video).to_seconds(self.length(video) - 1 + self.grid.window / self.grid.stride / 2))
 
     def _layouts_of(self, video: str) -> list[Layout]:

@@ -34,9 +34,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
 
 
-def digest(*paths: Path) -> str:
-    """SHA-256 of the contents of files, in the order given."""
-    total = hashlib.sha256()
+def digest(*paths: Path, algorithm: str = "sha256") -> str:
+    """Hash of the contents of files, in the order given."""
+    total = hashlib.new(algorithm, usedforsecurity=False)
     for path in paths:
         with open(path, "rb") as file:
             while block := file.read(1 << 20):

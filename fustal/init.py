@@ -21,7 +21,7 @@ from fustal import InputError
 from fustal.annotations import parse_annotations
 from fustal.dataset import Card
 from fustal.files import atomic, read_json
-from fustal.layout import Features, find_features, walk
+from fustal.layout import Features, find_features, ratio, walk
 from fustal.params import Params
 from fustal.splits import Split, find_split
 from fustal.wtalc import GRID, convert, is_wtalc
@@ -210,7 +210,7 @@ def _step(fps: float | str, found: Features, frames: pd.Series, given: Given, fe
         features: all, as a given stride is that of the first.
     """
     if given.stride:
-        stride = max(1, round(given.stride * _ratio(features[0], found)))
+        stride = max(1, round(given.stride * ratio(features[0], found)))
     else:
         stride = max(1, round(float(frames.median())))
     how = f"every {stride} frames at {'the annotated' if fps == 'annotation' else f'{fps:g}'} fps"
@@ -220,11 +220,6 @@ def _step(fps: float | str, found: Features, frames: pd.Series, given: Given, fe
     if high > 1.25 * low:
         how += f"; ODD: it differs, {low:.3g} to {high:.3g} frames; features stretched to one length fit no grid"
     return Step(fps if fps == "annotation" else float(fps), stride, given.window or stride, how)
-
-
-def _ratio(one: Features, other: Features) -> float:
-    both = one.lengths.keys() & other.lengths.keys()
-    return float(np.median([one.lengths[video] / other.lengths[video] for video in both]))
 
 
 def card_text(name: str, root: str, annotations: str, split: Split, features: list[Features], grids: list[Step]) -> str:

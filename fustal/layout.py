@@ -206,7 +206,7 @@ def _on_grids(folder: Path, series: list[_Series]) -> list[list[_Series]]:
     """Series of the same length together; all must be of the same videos."""
     groups: list[list[_Series]] = []
     for one in sorted(series, key=lambda item: -len(item.files)):
-        ratios = [_ratio(one, group[0]) for group in groups]
+        ratios = [ratio(one, group[0]) for group in groups]
         if any(ratio is None for ratio in ratios):
             patterns = [groups[0][0].pattern, one.pattern]
             raise InputError(_several(folder, "places, with different videos in each", patterns))
@@ -218,7 +218,7 @@ def _on_grids(folder: Path, series: list[_Series]) -> list[list[_Series]]:
     return groups
 
 
-def _ratio(one: _Series, other: _Series) -> float | None:
+def ratio(one: Features | _Series, other: Features | _Series) -> float | None:
     """How many times as long the features of one are: the median over the videos that both have."""
     both = one.lengths.keys() & other.lengths.keys()
     return float(np.median([one.lengths[video] / other.lengths[video] for video in both])) if both else None

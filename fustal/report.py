@@ -24,10 +24,10 @@ from fustal.dataset import Dataset, hold_out, load_dataset
 from fustal.errors import average_precision_by_length, error_shares
 from fustal.evaluation import label_measures, mean_average_precision, precision_recall, summary
 from fustal.export import LEAST_SCORE
-from fustal.files import atomic, digest, read_json
+from fustal.files import atomic, read_json
 from fustal.params import Params, grid
 from fustal.results import LABEL_MEASURES, STAGE_NAMES
-from fustal.runs import CHAIN, OUTPUTS
+from fustal.runs import CHAIN, OUTPUTS, changed_file
 
 DETECTIONS = {
     "generator": "generator/proposals_test.json",
@@ -246,7 +246,7 @@ def stage_rows(run: Finished, where: Path) -> list[dict[str, str]]:
         if record:
             date = str(record.provenance.get("date", ""))
             row |= {"date": date.replace("T", " ").replace("Z", " UTC"), "seconds": _number(record.seconds, 1)}
-            changed = _changed(run.folder, record)
+            changed = changed_file(stage, run.params, run.folder, record.inputs | record.outputs)
             taken = f"taken from {record.taken_from}" if record.taken_from else ""
             row["note"] = f"{changed} has changed since" if changed else taken
         rows.append(row)
@@ -358,14 +358,6 @@ def _number(value: float | None, digits: int) -> str:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def _changed(folder: Path, record: Record) -> str:
-    """The first file that is not as the stage read or wrote it; empty: none."""
-    for name, known in (record.inputs | record.outputs).items():
-        if not (folder / name).is_file() or digest(folder / name) != known:
-            return name
-    return ""
 
 
 def _read(model: type[BaseModel], path: Path) -> Any:

@@ -117,9 +117,14 @@ FOREIGN = {
 """Parameter -> the file of the chain in whose place it puts another method's. What leads there does not run then."""
 
 
+def foreign(params: Params) -> dict[str, Path]:
+    """Another method's files, by the name of the file of the chain that they stand for."""
+    return {file: Path(value) for name, file in FOREIGN.items() if (value := getattr(params, name))}
+
+
 def _made(params: Params) -> list[str]:
     """The stages that no file of another method stands for."""
-    given = [list(CHAIN).index(Path(file).parts[0]) for name, file in FOREIGN.items() if getattr(params, name)]
+    given = [list(CHAIN).index(Path(file).parts[0]) for file in foreign(params)]
     return list(CHAIN)[max(given, default=-1) + 1 :]
 
 
@@ -131,9 +136,26 @@ def stages_of(params: Params, dataset: Dataset) -> list[str]:
 
 def inputs_of(stage: Stage, params: Params, folder: Path) -> dict[str, Path]:
     """Where the files lie that a stage reads, by their name in the chain: in the run's folder, or another method's."""
-    given = {file: Path(getattr(params, name)) for name, file in FOREIGN.items() if getattr(params, name)}
-    made = {name: folder / name for name in stage.inputs if Path(name).parts[0] in _made(params)}
+    stages, given = _made(params), foreign(params)
+    made = {name: folder / name for name in stage.inputs if Path(name).parts[0] in stages}
     return made | {name: path for name, path in given.items() if name in stage.inputs}
+
+
+def changed_file(stage: Stage, params: Params, folder: Path, known: Mapping[str, str]) -> str:
+    """The first file that is not as a stage read or wrote it; empty: none.
+
+    Args:
+        stage: which.
+        params: of the run.
+        folder: of the run.
+        known: hashes of its inputs and outputs, by name, as recorded.
+    """
+    inputs = inputs_of(stage, params, folder)
+    for name, value in known.items():
+        path = inputs.get(name, folder / name)
+        if not path.is_file() or digest(path) != value:
+            return name
+    return ""
 
 
 def why_not(stage: Stage, params: Params) -> str:
@@ -266,15 +288,11 @@ def is_done(params: Params, name: str, data: str, outputs: Path | None = None) -
     """
     folder, stage = (outputs or OUTPUTS) / params.run, CHAIN[name]
     record_file = folder / name / "stage.json"
-    inputs = inputs_of(stage, params, folder)
-    if not all(path.exists() for path in (record_file, *inputs.values(), *(folder / item for item in stage.outputs))):
+    if not record_file.exists():
         return False
     record = read_json(record_file)
-    return (
-        record["key"] == stage_key(params, stage, data)
-        and record["inputs"] == {item: digest(path) for item, path in inputs.items()}
-        and record["outputs"] == {item: digest(folder / item) for item in stage.outputs}
-    )
+    known = record["inputs"] | record["outputs"]
+    return record["key"] == stage_key(params, stage, data) and not changed_file(stage, params, folder, known)
 
 
 def adopt(source: Path, params: Params, name: str, outputs: Path) -> None:
@@ -340,10 +358,8 @@ def _changed(maker: Stage, params: Params, folder: Path, data: str) -> str:
     if not (folder / maker.name / "stage.json").exists():
         return "has not finished (another method's files are given by a parameter)"
     record = read_json(folder / maker.name / "stage.json")
-    files = inputs_of(maker, params, folder) | {name: folder / name for name in maker.outputs}
-    known = record["inputs"] | record["outputs"]
-    if changed := [name for name, path in files.items() if known.get(name) != digest(path)]:
-        return f"{changed[0]} has changed since"
+    if changed := changed_file(maker, params, folder, record["inputs"] | record["outputs"]):
+        return f"{changed} has changed since"
     for name, value in params.of(*maker.params).items():
         if name not in ("run", "dataset") and record["parameters"][name] != value:
             return f"it ran with {name} = {record['parameters'][name]!r}, and this is with {value!r}"

@@ -74,7 +74,7 @@ def feature_problems(dataset: Dataset, store: FeatureStore) -> list[Problem]:
 def _length_problems(dataset: Dataset, store: FeatureStore, video: str) -> list[Problem]:
     """Features that last a tenth, and two snippets, less or more than the video."""
     grid, duration = store.grid_of(video), dataset.videos.duration[video]
-    covered = float(grid.to_seconds(store.length(video) - 1)) + grid.window / 2 / grid.fps
+    covered = store.covered(video)
     if np.isnan(duration) or abs(covered - duration) <= max(0.1 * duration, 2 * grid.stride / grid.fps):
         return []
     what = f"{store.length(video)} snippets end at {covered:.1f} s, and the video at {duration:g} s"
