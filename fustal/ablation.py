@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.stats import bootstrap
 
 from fustal import InputError
+from fustal.files import one_line
 from fustal.results import markdown_lines
 
 FULL = "full"
@@ -100,7 +101,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         variant = [run.removeprefix(f"{dataset}-").rpartition("seed")[0].rstrip("-") for run, dataset in pairs]
         return table.assign(variant=variant)
     except (ValueError, AttributeError, OSError) as error:
-        raise InputError(f"{path}: is no table of fustal collect: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"{path}: is no table of fustal collect: {one_line(error)[:200]}") from None
 
 
 def values_of(table: pd.DataFrame, dataset: str, row: Row, measure: str) -> pd.Series:

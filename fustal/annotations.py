@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from fustal import InputError, Problem
-from fustal.files import read_json, shown, write_json
+from fustal.files import one_line, read_json, shown, write_json
 
 SEGMENT_COLUMNS = ["video", "label", "start", "end"]
 RESULT_COLUMNS = ["video", "label", "score", "start", "end"]
@@ -139,7 +139,7 @@ def _database(path: Path) -> dict[str, Any]:
     try:
         table = pd.read_csv(path, sep=None, engine="python", dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: cannot be read as CSV: {one_line(error)}") from None
     table.columns = table.columns.str.strip().str.lower()
     if not {"video", "label"} <= set(table):
         raise InputError(f"{path}: its first line must name the columns video and label, not {', '.join(table)}")
@@ -149,11 +149,8 @@ def _database(path: Path) -> dict[str, Any]:
         if odd := [name for name in given if name in ("subset", "duration", "fps") and given[name].nunique() > 1]:
             raise InputError(Problem(path, f"has more than one {odd[0]}: {', '.join(given[odd[0]].unique())}", video))
         entry = {name: value for name, value in given.iloc[0].items() if value}
-        database[video] = (
-            {"subset": WHOLE}
-            | entry
-            | {"annotations": [item for row in rows.to_dict("records") if (item := _item(row))]}
-        )
+        items = [item for row in rows.to_dict("records") if (item := _item(row))]
+        database[video] = {"subset": WHOLE} | entry | {"annotations": items}
     return database
 
 

@@ -18,6 +18,7 @@ from traitlets.config import Config
 from fustal import ROOT, InputError
 from fustal.dataset import load_dataset
 from fustal.fetch import ensure
+from fustal.files import one_line
 from fustal.params import Params
 from fustal.runs import CHAIN, OUTPUTS, Stage, data_key, is_done, stages_of, why_not
 
@@ -117,8 +118,8 @@ def run_notebook(stage: Stage, params: Params, outputs: Path, *, bar: bool = Fal
         except PapermillExecutionError as error:
             if error.ename == InputError.__name__:
                 raise InputError(error.evalue) from None
-            reason = " ".join(str(error.evalue).split())
-            raise StageError(f"{stage.notebook}: {error.ename}: {reason} (see {partial})") from None
+            reason = f"{error.ename}: {one_line(error.evalue)}"
+            raise StageError(f"{stage.notebook}: {reason} (see {partial})") from None
         except DeadKernelError:
             raise StageError(
                 f"{stage.notebook}: its process was killed, perhaps for want of memory; the same command goes on from "

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from fustal import ROOT, InputError, Problem
 from fustal.annotations import parse_annotations
-from fustal.files import validated
+from fustal.files import read_yaml, validated
 
 
 class Grid(BaseModel):
@@ -155,7 +155,7 @@ def load_dataset(card: str | Path) -> Dataset:
 def inspect_dataset(card_path: str | Path) -> tuple[Dataset, list[Problem]]:
     """Like `load_dataset`, but returns every problem of annotations and splits instead of raising the first."""
     path = find_card(card_path)
-    card = validated(Card, path)
+    card = validated(Card, read_yaml(path), path)
     root = (path.parent / card.root).resolve()
     annotations = root / card.annotations
     if not annotations.exists():

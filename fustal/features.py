@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fustal import InputError, Problem
 from fustal.dataset import Dataset
+from fustal.files import one_line
 
 ALL = slice(None)
 
@@ -179,7 +180,7 @@ def open_features(path: Path) -> np.ndarray:
         mend = "put it there, correct the card's pattern, or take the video out of annotations or split"
         raise InputError(Problem(path, "no such feature file", mend=mend)) from None
     except (OSError, ValueError, EOFError) as error:
-        what = f"is not a readable .npy file: {' '.join(str(error).split())}"
+        what = f"is not a readable .npy file: {one_line(error)}"
         raise InputError(Problem(path, what, mend="copy it again, or write it by numpy.save")) from None
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype not in (np.float16, np.float32):
         if isinstance(array, np.ndarray):

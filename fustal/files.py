@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -90,16 +90,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         value = yaml.load(Path(path).read_text(encoding="utf-8"), _PlainLoader)
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: cannot be read as YAML: {one_line(error)}") from None
     value = {} if value is None else value
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise InputError(f"{path}: must be lines of 'name: value'")
     return value
 
 
-def validated(model: type[Model], path: Path) -> Model:
-    """Reads a YAML file into a pydantic model; one line names the first entry that does not fit."""
-    values = read_yaml(path)
+def validated(model: type[Model], values: Mapping[str, Any], path: Path) -> Model:
+    """The values of a file as a pydantic model; one line names the file and the first entry that does not fit."""
     try:
         return model(**values)
     except ValidationError as error:
@@ -107,6 +106,13 @@ def validated(model: type[Model], path: Path) -> Model:
         name = ".".join(map(str, first["loc"]))
         value = "" if first["type"] == "missing" else f", not {shown(first['input'])}"
         raise InputError(f"{path}: {name}: {first['msg']}{value}") from None
+    except InputError as error:  # of a model that explains itself, as Params does
+        raise InputError(f"{path}: {error}") from None
+
+
+def one_line(error: object) -> str:
+    """An error on one line, as long as it is."""
+    return " ".join(str(error).split())
 
 
 def shown(value: Any) -> str:

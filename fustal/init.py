@@ -20,7 +20,7 @@ import yaml
 from fustal import InputError
 from fustal.annotations import parse_annotations
 from fustal.dataset import Card
-from fustal.files import atomic, read_json
+from fustal.files import atomic, read_json, validated
 from fustal.layout import Features, find_features, ratio, walk
 from fustal.params import Params
 from fustal.splits import Split, find_split
@@ -279,10 +279,9 @@ def preset_text(name: str, features: list[Features], classes: int, segments: boo
 def _check(folder: Path, card: str, preset: str) -> None:
     """Reads what would be written: a name that cannot be one is refused before."""
     try:
-        Card(**yaml.safe_load(card))
-    except ValueError as error:
-        first = error.errors()[0]
-        raise InputError(f"{folder}: {first['loc'][0]}: {first['msg']}, not {first['input']!r} (--name NAME)") from None
+        validated(Card, yaml.safe_load(card), folder)
+    except InputError as error:
+        raise InputError(f"{error} (--name NAME)") from None
     Params(**yaml.safe_load(preset))
 
 

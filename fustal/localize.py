@@ -23,14 +23,14 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from fustal import InputError, Problem, viz
 from fustal.annotations import SEGMENT_COLUMNS, check_name, write_results
 from fustal.dataset import Dataset, Grid
 from fustal.export import LEAST_SCORE, choose, write_csv
 from fustal.features import FeatureStore
-from fustal.files import digest, read_json
+from fustal.files import digest, one_line, read_json, validated
 from fustal.params import Params
 from fustal.runs import CHAIN, OUTPUTS
 from fustal.student import Student, localize
@@ -167,10 +167,10 @@ def load(run: str, device: str | None = None) -> Trained:
     if not path.exists():
         raise InputError(f"{path.parent}: has not finished: run notebook {stage.notebook} first, with run = {run!r}")
     try:
-        record = Record(**read_json(path))
-        params = Params(**record.parameters)
-    except (ValidationError, InputError) as error:
-        raise InputError(f"{path}: {_first(error)}: run notebook {stage.notebook} again") from None
+        record = validated(Record, read_json(path), path)
+        params = validated(Params, record.parameters, path)
+    except InputError as error:
+        raise InputError(f"{error}: run notebook {stage.notebook} again") from None
     if device:
         params = Params(**record.parameters | {"device": device})
     weights = folder / WEIGHTS
@@ -319,7 +319,7 @@ def _written(folder: Path, video: str, array: ArrayLike) -> Path:
     try:
         np.save(path, np.asarray(array, np.float32))
     except (TypeError, ValueError) as error:
-        raise InputError(f"video {video!r}: features must be an array of numbers (T, D): {_first(error)}") from None
+        raise InputError(f"video {video!r}: features must be an array of numbers (T, D): {one_line(error)}") from None
     return path
 
 
@@ -351,11 +351,3 @@ def _check_targets(out: Path | None, plot: Path | None) -> None:
         raise InputError(f"--out {out}: is a folder: give the name of a file")
     if plot and plot.exists() and not plot.is_dir():
         raise InputError(f"--plot {plot}: is a file: give the name of a folder")
-
-
-def _first(error: Exception) -> str:
-    """The first thing that is wrong, on one line."""
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return " ".join(str(error).split())

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from fustal import ROOT, InputError
 from fustal.dataset import beside
-from fustal.files import read_yaml, shown
+from fustal.files import read_yaml, shown, validated
 
 
 def _field(default: Any, description: str, **limits: Any) -> Any:
@@ -218,11 +218,7 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
         if not path.exists():
             known = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "params").glob("*.yaml"))
             raise InputError(f"{path}: no such parameter file (there are {', '.join(known)})")
-        values = located(read_yaml(path), path.parent) | overrides
-        try:
-            return cls(**values)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+        return validated(cls, located(read_yaml(path), path.parent) | overrides, path)
 
     @classmethod
     def from_notebook(cls, namespace: Mapping[str, Any], inherited: Mapping[str, Any] | None = None) -> "Params":

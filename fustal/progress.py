@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from fustal.files import one_line
 from fustal.runs import CHAIN
 from fustal.sweep import Task
 
@@ -151,4 +152,4 @@ def reason(future: Future) -> str:
         error = future.exception()
     except CancelledError:
         return "cancelled: the scheduler has lost it"
-    return " ".join(str(error).split())
+    return one_line(error)

@@ -16,7 +16,7 @@ import matplotlib
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
-from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat
 
 from fustal import InputError, viz
 from fustal.annotations import read_results
@@ -24,7 +24,7 @@ from fustal.dataset import Dataset, hold_out, load_dataset
 from fustal.errors import average_precision_by_length, error_shares
 from fustal.evaluation import label_measures, mean_average_precision, precision_recall, summary
 from fustal.export import LEAST_SCORE
-from fustal.files import atomic, read_json
+from fustal.files import atomic, one_line, read_json, validated
 from fustal.params import Params, grid
 from fustal.results import LABEL_MEASURES, STAGE_NAMES
 from fustal.runs import CHAIN, OUTPUTS, changed_file
@@ -147,7 +147,7 @@ def read_run(name: str) -> Finished:
         runs = sorted({path.parts[-3] for path in OUTPUTS.glob("*/*/stage.json")})
         raise InputError(f"{folder}: no such run (there are {', '.join(runs) or 'none'})")
     paths = {stage: folder / stage / "stage.json" for stage in CHAIN}
-    records = {stage: _read(Record, path) for stage, path in paths.items() if path.exists()}
+    records = {stage: validated(Record, read_json(path), path) for stage, path in paths.items() if path.exists()}
     if not records:
         raise InputError(f"{folder}: has not finished any stage")
     parameters = list(records.values())[-1].parameters
@@ -202,7 +202,8 @@ def page(run: Finished, where: Path) -> str:
 def measured(run: Finished, detections: Mapping[str, pd.DataFrame], labels: Mapping[str, pd.DataFrame]) -> Metrics:
     """What notebook 05 measured; where it has not finished, the same of what there is."""
     if "evaluation" in run.records:
-        return _read(Metrics, run.folder / "evaluation" / "metrics.json")
+        path = run.folder / "evaluation" / "metrics.json"
+        return validated(Metrics, read_json(path), path)
     metrics, test, train = Metrics(), run.truth("test"), run.truth("train")
     if len(test) and detections:
         tious = grid(run.params.tious)
@@ -326,7 +327,8 @@ def training_figures(run: Finished) -> Iterator[dict[str, str]]:
         try:
             log = pd.read_csv(run.folder / file).astype(float)
         except (ValueError, OSError) as error:
-            raise InputError(f"{run.folder / file}: cannot be read as the log of a training: {_line(error)}") from None
+            what = f"cannot be read as the log of a training: {one_line(error)}"
+            raise InputError(f"{run.folder / file}: {what}") from None
         if "step" not in log:
             raise InputError(f"{run.folder / file}: has no column 'step'")
         yield _figure(viz.training_curves(log), f"Training: {STAGE_NAMES[stage]}.")
@@ -354,15 +356,3 @@ def _figure(figure: Figure, caption: str) -> dict[str, str]:
 
 def _number(value: float | None, digits: int) -> str:
     return "—" if value is None else f"{value:.{digits}f}"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _read(model: type[BaseModel], path: Path) -> Any:
-    try:
-        return model(**read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fustal import ROOT, InputError
 from fustal.dataset import load_dataset
 from fustal.fetch import ensure
-from fustal.files import validated
+from fustal.files import read_yaml, validated
 from fustal.params import Params
 from fustal.runs import CHAIN, data_key, is_done, stage_key, stages_of
 
@@ -68,7 +68,7 @@ def read_sweep(path: Path) -> Sweep:
     if not path.exists():
         known = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "params" / "sweeps").glob("*.yaml"))
         raise InputError(f"{path}: no such sweep file (there are {', '.join(known)})")
-    return validated(Sweep, path)
+    return validated(Sweep, read_yaml(path), path)
 
 
 def jobs_of(sweep: Sweep, path: Path) -> list[Params]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fustal import InputError
-from fustal.files import atomic
+from fustal.files import atomic, one_line
 from fustal.parallel import backward, processes, rank
 from fustal.params import Params
 
@@ -223,7 +223,7 @@ def load_module(module: nn.Module, path: Path) -> None:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file of weights") from None
     except Exception as error:
-        raise InputError(f"{path}: does not fit the model: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(f"{path}: does not fit the model: {one_line(error)[:200]}") from None
 
 
 def fingerprint(params: Params, labels: pd.DataFrame | None = None) -> str:
@@ -269,8 +269,8 @@ def load_state(
                 states.setdefault(int(index), {})[field] = value
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: cannot be continued from (delete it to start anew): {reason}") from None
+        what = "cannot be continued from (delete it to start anew)"
+        raise InputError(f"{path}: {what}: {one_line(error)[:200]}") from None
     return state["step"]
 
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from fustal import InputError
 from fustal.dataset import Grid
-from fustal.files import atomic, shown, write_json
+from fustal.files import atomic, one_line, shown, write_json
 
 GRID = Grid(pattern="features/{video}.npy", fps=25, stride=16, window=16)
 """Where the converted features lie and when their snippets happen: what the data set's card must say."""
@@ -223,7 +223,7 @@ def _read_list(path: Path, trust: bool) -> list[Any]:
     except MemoryError:
         raise InputError(f"{path}: does not fit into memory ({_size(path)})") from None
     except Exception as error:  # a broken pickle can raise anything
-        raise InputError(f"{path}: cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise InputError(f"{path}: cannot be read: {one_line(error) or type(error).__name__}") from None
 
 
 def _size(path: Path) -> str:

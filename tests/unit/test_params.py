@@ -5,7 +5,7 @@ import pytest
 from fustal import ROOT, InputError
 from fustal.dataset import Card
 from fustal.fetch import SOURCES
-from fustal.files import validated
+from fustal.files import read_yaml, validated
 from fustal.params import Params, grid
 
 PRESETS = sorted((ROOT / "params").glob("*.yaml"))
@@ -21,7 +21,7 @@ def test_presets_are_valid(path):
 
 @pytest.mark.parametrize("path", CARDS, ids=[path.stem for path in CARDS])
 def test_cards_are_valid_and_can_be_fetched(path):
-    assert validated(Card, path).name == path.stem
+    assert validated(Card, read_yaml(path), path).name == path.stem
     assert path.stem in SOURCES
 
 
