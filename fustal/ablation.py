@@ -58,10 +58,11 @@ REMOVED = (
 ADDED = (
     Row("proposals fused", "fusion"),
     Row("class-aware IoU score", "class-aware"),
+    Row("labels weighted by confidence", "label-weights"),
+    Row("both, the default", "class-aware-weighted"),
     Row("thresholds by percentile", "percentile"),
     Row("a label for every class", "every-class"),
     Row("the same, by who has not seen the video", "cross-labels"),
-    Row("labels weighted by confidence", "label-weights"),
     Row("uncertain borders ignored", "border-ignore"),
     Row("second round of distillation", "second-round"),
 )

@@ -82,7 +82,7 @@ class SelectionParams(BaseModel):
     iou_score_min: float = _field(0.2, "gamma, least IoU score of a pseudo label", ge=0)
     confidence_min: float = _field(0.4, "eta, a pseudo label's confidence exceeds it")
     iou_score_kind: Literal["paper", "class-aware"] = _field(
-        "paper", "over all proposals, or its class's, by confidence, duplicates once"
+        "class-aware", "over all proposals, or its class's, by confidence, duplicates once"
     )
     thresholds: Literal["absolute", "percentile"] = _field(
         "absolute", "gamma and eta as they are, or shares of the class below them"
@@ -111,7 +111,7 @@ class StudentParams(BaseModel):
     cross_confidence: float = _field(0.4, "a label of theirs exceeds it, or is the best of a known class", ge=0, le=1)
     border_ignore: float = _field(0.0, "share of a label's length at its borders whose points are no negatives", ge=0)
     label_weights: Literal["equal", "confidence"] = _field(
-        "equal", "all count alike, or by their share of the best confidence"
+        "confidence", "all count alike, or by their share of the best confidence"
     )
     mil_weight: float = _field(1.0, "weight of the video-level (MIL) loss", ge=0)
     mil_ratio: int = _field(5, "the top n // mil_ratio positions make the video score", ge=1)

@@ -178,7 +178,7 @@ def add_iou_score(proposals: pd.DataFrame, kind: str = "paper") -> pd.DataFrame:
 
     Args:
         proposals: video, label, score, start, end.
-        kind: "paper"; or, beyond it, "class-aware": only proposals of the same class count, each as much as its
+        kind: "paper"; or, beyond it and by default in `Params`, "class-aware": only proposals of the same class count, each as much as its
             confidence, and of exact duplicates only the most confident one is kept.
     """
     if kind == "class-aware":

@@ -66,7 +66,7 @@ def test_teacher_finds_every_known_class(teacher):
     batch = Batch(x, mask, segments, labels, torch.ones(2, 2), weights)
     teacher.output.class_logits[0, 63, 1] = -3  # not confident
     plain = Relabel(Params(**SMALL))(teacher, batch, 0)
-    thorough = Relabel(Params(**SMALL, relabel_every_class=True, label_weights="confidence"))(teacher, batch, 0)
+    thorough = Relabel(Params(**SMALL, relabel_every_class=True))(teacher, batch, 0)
     assert plain.labels[0].tolist() == [0]
     assert thorough.labels[0].tolist() == [0, 1]
     assert thorough.weights[0].tolist() == [1, 1]

@@ -292,10 +292,10 @@ def test_weights_scale_what_a_label_counts():
 
 def test_weight_is_the_confidence_over_the_best_of_class_and_video():
     scores, labels = torch.tensor([0.5, 1.0, 0.2, -3.0]), torch.tensor([0, 0, 1, 1])
-    assert label_weights(scores, labels, Params()).tolist() == [1, 1, 1, 1]
-    weights = label_weights(scores, labels, Params(label_weights="confidence"))
+    assert label_weights(scores, labels, Params(label_weights="equal")).tolist() == [1, 1, 1, 1]
+    weights = label_weights(scores, labels, Params())
     assert_close(weights, torch.tensor([0.5, 1.0, 1.0, 0.0]), atol=1e-4, rtol=0)
-    assert not len(label_weights(scores[:0], labels[:0], Params(label_weights="confidence")))
+    assert not len(label_weights(scores[:0], labels[:0], Params()))
 
 
 def test_points_near_borders_are_no_negatives():
