@@ -56,8 +56,8 @@ site: setup
 # SBHAR=folder takes the recordings from there instead of downloading them
 results: setup
 	$(BIN)/fustal fetch sbhar $(if $(SBHAR),--from $(SBHAR))
-	$(BIN)/fustal run params/sbhar.yaml --seed 0 --seed 1 --seed 2
-	$(BIN)/fustal results sbhar-seed0 sbhar-seed1 sbhar-seed2 --readme README.md
+	$(BIN)/fustal sweep params/sweeps/results.yaml
+	$(BIN)/fustal results outputs/results/*/evaluation/metrics.json --readme README.md
 
 # Speed against plain implementations, and growth with size; wants a machine with nothing else to do
 bench: setup

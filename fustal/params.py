@@ -82,7 +82,7 @@ class SelectionParams(BaseModel):
     iou_score_min: float = _field(0.2, "gamma, least IoU score of a pseudo label", ge=0)
     confidence_min: float = _field(0.4, "eta, a pseudo label's confidence exceeds it")
     iou_score_kind: Literal["paper", "class-aware"] = _field(
-        "class-aware", "over all proposals, or its class's, by confidence, duplicates once"
+        "class-aware", "over all proposals, or its class's by confidence, each once"
     )
     thresholds: Literal["absolute", "percentile"] = _field(
         "absolute", "gamma and eta as they are, or shares of the class below them"

@@ -178,8 +178,8 @@ def add_iou_score(proposals: pd.DataFrame, kind: str = "paper") -> pd.DataFrame:
 
     Args:
         proposals: video, label, score, start, end.
-        kind: "paper"; or, beyond it and by default in `Params`, "class-aware": only proposals of the same class count, each as much as its
-            confidence, and of exact duplicates only the most confident one is kept.
+        kind: "paper"; or, beyond it and the default of `Params`, "class-aware": only proposals of the same class count,
+            each as much as its confidence, and of exact duplicates only the most confident one is kept.
     """
     if kind == "class-aware":
         ranked = proposals.sort_values("score", ascending=False, kind="stable")
