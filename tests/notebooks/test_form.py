@@ -11,7 +11,7 @@ from fustal.params import STAGES, Params, SharedParams
 from fustal.runs import CHAIN
 
 NOTEBOOKS = {stage.name: ROOT / "notebooks" / stage.notebook for stage in CHAIN.values()}
-NOTEBOOKS |= {name: ROOT / "notebooks" / f"{name}.ipynb" for name in ("00_the_task", "06_ablations")}
+NOTEBOOKS |= {name: ROOT / "notebooks" / f"{name}.ipynb" for name in ("00_the_task", "06_ablations", "extra_own_data")}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=[path.name for path in NOTEBOOKS.values()])
@@ -55,13 +55,14 @@ def test_parameters_agree_with_params(notebook, stage):
 
 
 def test_headings_are_in_order(notebook, stage):
-    number = int(NOTEBOOKS[stage].name[:2])
+    number = NOTEBOOKS[stage].name.split("_")[0].lstrip("0").title() or "0"
     headings = [line for text in _markdown(notebook) for line in text.splitlines() if re.match(r"#+ ", line)]
     assert re.match(rf"# {number} · \S", headings[0])
     assert all(heading.startswith("## ") for heading in headings[1:]), "one H1, and no level skipped"
     titles = [heading.removeprefix("## ") for heading in headings[1:]]
     sections = [title for title in titles if re.match(r"\d", title)]
-    assert [title.split()[0] for title in sections] == [f"{number}.{i}" for i in range(1, len(sections) + 1)]
+    chapter = f"{number}." if number.isdigit() else ""
+    assert [title.split()[0] for title in sections] == [f"{chapter}{i}" for i in range(1, len(sections) + 1)]
     frame = ["Parameters", *sections, "Checks", "What was written", "Exercises", "Recap"]
     assert titles == frame
 
