@@ -119,11 +119,13 @@ def parse_annotations(path: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[Prob
             continue
         videos.append((video, subset, duration, fps))
         for position, item in enumerate(items):
+            mend = "say what happens, by the name of a class"
             try:
-                segment = _segment(item["segment"], lasting=True) if "segment" in item else (math.nan, math.nan)
-                labels.append((video, _text(item["label"]), *segment))
-            except (KeyError, TypeError, ValueError) as error:
+                label = _text(item["label"])
                 mend = "write times in seconds, or leave the segment out: a label alone is enough to train on"
+                segment = _segment(item["segment"], lasting=True) if "segment" in item else (math.nan, math.nan)
+                labels.append((video, label, *segment))
+            except (KeyError, TypeError, ValueError) as error:
                 problems.append(Problem(path, f"annotation {position}: {_say(error)}", video, mend))
     frame = pd.DataFrame(videos, columns=["video", "subset", "duration", "fps"]).set_index("video")
     table = pd.DataFrame(labels, columns=SEGMENT_COLUMNS).astype({"start": float, "end": float})
@@ -145,12 +147,12 @@ def _database(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: its first line must name the columns video and label, not {', '.join(table)}")
     database = {}
     for video, rows in table.groupby("video", sort=False):
-        given = rows.drop(columns=["video", "label", "start", "end"], errors="ignore")
-        if odd := [name for name in given if name in ("subset", "duration", "fps") and given[name].nunique() > 1]:
-            raise InputError(Problem(path, f"has more than one {odd[0]}: {', '.join(given[odd[0]].unique())}", video))
-        entry = {name: value for name, value in given.iloc[0].items() if value}
+        entry: dict[str, Any] = {"subset": WHOLE}
+        for name in rows.columns.intersection(["subset", "duration", "fps"]):
+            if said := [value for value in rows[name].unique() if value]:
+                entry[name] = said[0] if len(said) == 1 else said  # more than one is refused as what it should be
         items = [item for row in rows.to_dict("records") if (item := _item(row))]
-        database[video] = {"subset": WHOLE} | entry | {"annotations": items}
+        database[video] = entry | {"annotations": items}
     return database
 
 
@@ -182,18 +184,18 @@ def _text(value: Any) -> str:
     return value
 
 
-def _number(value: Any) -> float:
+def _number(value: Any, what: str = "") -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{shown(value)} is not a finite number")
+        raise ValueError(f"{what}{shown(value)} is not a finite number")
     return number
 
 
 def _positive(value: Any, what: str) -> float:
-    number = _number(value)
+    number = _number(value, f"{what} ")
     if number <= 0:
         raise ValueError(f"{what} {shown(value)} is not positive")
     return number

@@ -147,7 +147,8 @@ def validate(card: Annotated[str, typer.Argument(help="data-set card: a path, or
     wrong = sum(not problem.warning for problem in problems)
     if problems:
         show(problems, dataset.root)
-    counts = f"{wrong or 'no'} problem{'s' * (wrong != 1)}, {len(problems) - wrong} warnings"
+    odd = len(problems) - wrong
+    counts = f"{wrong or 'no'} problem{'s' * (wrong != 1)}, {odd or 'no'} warning{'s' * (odd != 1)}"
     typer.echo(f"{card}: {summary(dataset)}; {counts}")
     raise typer.Exit(2 if wrong else 0)
 

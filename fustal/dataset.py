@@ -159,7 +159,9 @@ def inspect_dataset(card_path: str | Path) -> tuple[Dataset, list[Problem]]:
     root = (path.parent / card.root).resolve()
     annotations = root / card.annotations
     if not annotations.exists():
-        raise InputError(f"{annotations}: no such file: data set {card.name!r} is not here (fustal fetch {card.name})")
+        ours = path.parent == ROOT / "params" / "datasets"
+        mend = f"fustal fetch {card.name}" if ours else "correct root and annotations in the card"
+        raise InputError(f"{annotations}: no such file: data set {card.name!r} is not here ({mend})")
     videos, labels, problems = parse_annotations(annotations)
     parts = []
     for subset, name, split in (

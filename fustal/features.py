@@ -180,8 +180,10 @@ def open_features(path: Path) -> np.ndarray:
         mend = "put it there, correct the card's pattern, or take the video out of annotations or split"
         raise InputError(Problem(path, "no such feature file", mend=mend)) from None
     except (OSError, ValueError, EOFError) as error:
-        what = f"is not a readable .npy file: {one_line(error)}"
-        raise InputError(Problem(path, what, mend="copy it again, or write it by numpy.save")) from None
+        reason = one_line(error)
+        reason = "it does not begin as one" if "allow_pickle" in reason else reason  # numpy takes anything for a pickle
+        what = f"is not a readable .npy file: {reason}"
+        raise InputError(Problem(path, what, mend="copy it again, or write numbers by numpy.save")) from None
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype not in (np.float16, np.float32):
         if isinstance(array, np.ndarray):
             form = f"{array.dtype} of shape {array.shape}"

@@ -1,6 +1,7 @@
 """Files that appear under their name only when complete; JSON and YAML that are checked while they are read."""
 
 import contextlib
+import difflib
 import hashlib
 import json
 import os
@@ -102,12 +103,26 @@ def validated(model: type[Model], values: Mapping[str, Any], path: Path) -> Mode
     try:
         return model(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        value = "" if first["type"] == "missing" else f", not {shown(first['input'])}"
-        raise InputError(f"{path}: {name}: {first['msg']}{value}") from None
+        raise InputError(f"{path}: {explain(error.errors()[0], model, 'entry')}") from None
     except InputError as error:  # of a model that explains itself, as Params does
         raise InputError(f"{path}: {error}") from None
+
+
+def explain(error: Mapping[str, Any], model: type[BaseModel], kind: str) -> str:
+    """One of pydantic's errors on a line.
+
+    Args:
+        error: what does not fit.
+        model: into which.
+        kind: what a field of it is called.
+    """
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, model.model_fields, n=1, cutoff=0.5)
+        return f"unknown {kind} {name!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
+    message = error["msg"].removeprefix("Value error, ")
+    value = "" if error["type"] == "missing" or not name else f", not {shown(error['input'])}"
+    return f"{name}: {message}{value}" if name else message
 
 
 def one_line(error: object) -> str:

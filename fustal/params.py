@@ -5,7 +5,6 @@ epochs) are the demo's; all others are the paper's (METHOD.md).
 """
 
 import ast
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from fustal import ROOT, InputError
 from fustal.dataset import beside
-from fustal.files import read_yaml, shown, validated
+from fustal.files import explain, read_yaml, validated
 
 
 def _field(default: Any, description: str, **limits: Any) -> Any:
@@ -177,7 +176,7 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise InputError("; ".join(_explain(item) for item in error.errors())) from None
+            raise InputError("; ".join(explain(item, Params, "parameter") for item in error.errors())) from None
 
     @field_validator("*", mode="before")
     @classmethod
@@ -274,13 +273,3 @@ def grid(text: str) -> np.ndarray:
     if not (step > 0 and first <= last < first + 1000 * step):
         raise ValueError(f"{text!r}: the step must be positive, last not before first, and the steps below 1000")
     return np.round(first + step * np.arange(int(np.floor((last - first) / step + 1e-6)) + 1), 6)
-
-
-def _explain(error: Mapping[str, Any]) -> str:
-    """One readable line from one of pydantic's errors."""
-    name = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, Params.model_fields, n=1, cutoff=0.5)
-        return f"unknown parameter {name!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{name}: {message}, not {shown(error['input'])}" if name else message

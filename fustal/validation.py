@@ -36,7 +36,9 @@ def problems_of(card: str) -> tuple[Dataset, list[Problem]]:
     stages = ["generator"] if dataset.grids["generator"] == dataset.grids["student"] else ["generator", "student"]
     for stage in stages:
         problems += feature_problems(dataset, FeatureStore(dataset, stage))
-    problems += label_problems(dataset) + segment_problems(dataset)
+    wrong = {problem.video for problem in problems} - {None}  # what is odd about these may follow from it
+    odd = label_problems(dataset) + segment_problems(dataset)
+    problems += [problem for problem in odd if problem.video not in wrong]
     return dataset, sorted(problems, key=lambda problem: problem.warning)
 
 
@@ -86,6 +88,8 @@ def label_problems(dataset: Dataset) -> list[Problem]:
     """Training videos without a label, classes without a training video, and labels that tell nothing."""
     file, train = dataset.annotations, dataset.split("train")
     labels = dataset.labels(train)
+    if not labels.any():
+        return []  # which is wrong, and known already
     problems = [
         Problem(file, "a training video without a label", train[i], "say what happens in it, or take it out", True)
         for i in np.flatnonzero(labels.sum(axis=1) == 0)

@@ -127,7 +127,7 @@ def test_a_table_of_labels(text, tmp_path):
     [
         ("", "cannot be read as CSV"),
         ("name,label\na,Run\n", "its first line must name the columns video and label, not name, label"),
-        ("video,label,duration\na,Run,9\na,Sit,8\n", "video 'a': has more than one duration: 9, 8"),
+        ("video,label,duration\na,Run,9\na,Sit,8\n", "video 'a': duration ['9', '8'] is not a finite number"),
         ("video,label,start,end\na,Run,1,\n", "video 'a': annotation 0: '' is not a finite number"),
         ("video,label,start,end\na,,1,2\n", "video 'a': annotation 0: 'label' is missing"),
         ("video,label\n../a,Run\n", "video '../a': the name of a video must be usable"),

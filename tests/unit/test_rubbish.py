@@ -178,7 +178,7 @@ def test_features(case, folder, monkeypatch, capsys):
     assert len(out) == 3, "the table's head, one line, and the summary"
     assert "v2.npy " in out[1]
     assert in_a_row(says, out[1])
-    assert out[2].endswith("; 1 problem, 0 warnings")
+    assert out[2].endswith("; 1 problem, no warnings")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unreadable for root")
@@ -273,10 +273,10 @@ ANNOTATIONS = {
     "an entry that is no object": (gt('{"database": {"v2": [1, 2]}}'), "video 'v2': [1, 2] is not an object"),
     "a duration below zero": (entry(duration=-20), "video 'v2': duration -20 is not positive"),
     "a duration of zero": (entry(duration=0), "video 'v2': duration 0 is not positive"),
-    "a duration in words": (entry(duration="long"), "video 'v2': 'long' is not a finite number"),
-    "a duration that is true": (entry(duration=True), "video 'v2': True is not a finite number"),
-    "an endless duration": (entry(duration="inf"), "video 'v2': 'inf' is not a finite number"),
-    "a duration beyond numbers": (entry(duration=10**400), "video 'v2': 1000000"),
+    "a duration in words": (entry(duration="long"), "video 'v2': duration 'long' is not a finite number"),
+    "a duration that is true": (entry(duration=True), "video 'v2': duration True is not a finite number"),
+    "an endless duration": (entry(duration="inf"), "video 'v2': duration 'inf' is not a finite number"),
+    "a duration beyond numbers": (entry(duration=10**400), "video 'v2': duration 1000000"),
     "an fps below zero": (entry(fps=-25), "video 'v2': fps -25 is not positive"),
     "annotations that are no list": (entry(annotations=7), "video 'v2': 7 is not a list"),
     "an annotation that is no object": (entry(annotations=["Run"]), "video 'v2': 'Run' is not an object"),
@@ -414,7 +414,10 @@ YAML = {
         "card.yaml: cannot be read as YAML: 'name' appears twice",
     ),
     "card: code": (text("card.yaml", "name: !!python/object/apply:os.getcwd []"), "could not determine a constructor"),
-    "card: an unknown entry": (card(anotations="gt.json"), "card.yaml: anotations: Extra inputs are not permitted"),
+    "card: an unknown entry": (
+        card(anotations="gt.json"),
+        "card.yaml: unknown entry 'anotations' (did you mean 'annotations'?)",
+    ),
     "card: a name that is a path": (card(name="../small"), "card.yaml: name: "),
     "card: no grid": (card(grids={}), "card.yaml: grids: "),
     "card: an unknown stage": (card(grids={"teacher": CARD["grids"]["generator"]}), "card.yaml: grids.teacher"),
@@ -466,7 +469,7 @@ YAML = {
     "run: two lines": (preset(run="a\n"), "run: "),
     "run: of 300 letters": (preset(run="a" * 300), "run: "),
     "sweep: missing": (lambda folder: (folder / "sweep.yaml").unlink(), "sweep.yaml: no such sweep file"),
-    "sweep: an unknown entry": (text("sweep.yaml", "base: preset.yaml\nseed: [1]"), "sweep.yaml: seed: "),
+    "sweep: an unknown entry": (text("sweep.yaml", "base: preset.yaml\nseed: [1]"), "sweep.yaml: unknown entry 'seed'"),
     "sweep: no seeds": (text("sweep.yaml", "base: preset.yaml\nseeds: []"), "sweep.yaml: seeds: "),
     "sweep: an unknown parameter": (text("sweep.yaml", "base: preset.yaml\ngrid: {sead: [1]}"), "parameter 'sead'"),
     "sweep: an unknown preset": (text("sweep.yaml", "base: nothing.yaml"), "nothing.yaml: no such parameter file"),

@@ -70,7 +70,7 @@ def test_a_preset_beside_the_sweep(write, tmp_path):
     ("content", "says"),
     [
         ({}, "base: Field required"),
-        ({"base": "demo", "sedes": [1]}, "sedes: Extra inputs are not permitted"),
+        ({"base": "demo", "sedes": [1]}, "unknown entry 'sedes' (did you mean 'seeds'?)"),
         ({"base": "demo", "seeds": []}, "seeds: List should have at least 1 item"),
         ({"base": "demo", "seeds": ["a"]}, "seeds.0"),
         ({"base": "demo", "grid": {"seed": [1]}}, "seed cannot be varied by hand"),

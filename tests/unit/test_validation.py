@@ -93,7 +93,7 @@ def test_problems_of_annotations_and_segments(make):
     where = make.data.resolve() / "gt.json"
     assert [str(problem) for problem in problems if not problem.warning] == [
         f"{where}: video 'd': annotation 0: segment [3, 1] must have 0 <= start < end",
-        f"{where}: video 'e': 'long' is not a finite number",
+        f"{where}: video 'e': duration 'long' is not a finite number",
     ]
     assert [str(problem) for problem in problems if problem.warning] == [
         f"{where}: video 'b': a training video without a label",
@@ -150,3 +150,10 @@ def test_without_a_card_or_annotations_there_is_nothing_to_check(make, tmp_path)
     (make.data / "gt.json").unlink()
     with pytest.raises(InputError, match=r"gt\.json: no such file"):
         problems_of(card)
+
+
+def test_what_is_odd_may_follow_from_what_is_wrong_and_is_not_told_before_it_is_mended(make):
+    _, problems = problems_of(make(b={"subset": "train", "annotations": [{"segment": [1, 4]}]}))
+    (problem,) = problems
+    assert str(problem).endswith("gt.json: video 'b': annotation 0: 'label' is missing")
+    assert problem.mend == "say what happens, by the name of a class"
