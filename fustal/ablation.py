@@ -163,23 +163,19 @@ ENOUGH = 3
 """Seeds that a difference needs to be called clear: the interval of two is only their two values."""
 
 
-def in_words(comparison: pd.DataFrame) -> list[str]:
-    """What a comparison says, a sentence a row: better, worse, or no clear difference, on which data sets.
+def in_words(comparison: pd.DataFrame) -> pd.DataFrame:
+    """What a comparison says: better, worse, or no clear difference, a row a variant, a column a data set.
 
     A difference is clear when its interval, of three seeds or more, does not reach 0.
 
     Args:
         comparison: of `compare`.
     """
-    sentences = []
-    for title, part in comparison.groupby("title", sort=False):
-        told = []
-        for row in part.itertuples():
-            word = "better" if row.low > 0 else "worse" if row.high < 0 else "no clear difference"
-            word = "too few seeds" if row.seeds < ENOUGH else word
-            told.append(f"{word} on {row.dataset} ({row.difference:+.1f})")
-        sentences.append(f"{title}: {', '.join(told)}")
-    return sentences
+    few, better, worse = comparison.seeds < ENOUGH, comparison.low > 0, comparison.high < 0
+    words = np.select([few, better, worse], ["too few seeds", "better", "worse"], "no clear difference")
+    told = [f"{word} ({value:+.1f})" for word, value in zip(words, comparison.difference, strict=True)]
+    table = comparison.assign(told=told).pivot(index="title", columns="dataset", values="told")
+    return table.reindex(index=comparison.title.unique(), columns=comparison.dataset.unique()).fillna("not run")
 
 
 def markdown(table: pd.DataFrame, measure: str = "0.1:0.7") -> str:

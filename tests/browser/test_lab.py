@@ -4,6 +4,7 @@ Skipped where there is no Chromium or no Playwright; `make test` installs both w
 `outputs/screenshots`, or where `FUSTAL_SCREENSHOTS` says.
 """
 
+import itertools
 import json
 import os
 import re
@@ -81,9 +82,8 @@ def browser():
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook_runs_in_the_browser(lab, browser, name):
     page = browser.new_page(viewport={"width": 1200, "height": 1600})
-    page.goto(lab.format(name))
+    open_notebook(page, lab.format(name))
     run_all(page)
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     sources = nbformat.read(ROOT / "notebooks" / name, as_version=4).cells
     cells = page.locator(".jp-NotebookPanel .jp-Cell")
     try:
@@ -96,16 +96,23 @@ def test_notebook_runs_in_the_browser(lab, browser, name):
             if "viz.explore(" in cell.source:
                 check_control(cells.nth(place))
     finally:
-        for place in range(0, cells.count(), 4):
-            cells.nth(place).scroll_into_view_if_needed()
-            page.screenshot(path=SCREENSHOTS / f"{Path(name).stem}_{place:02d}.png")
+        keep_screenshots(page, Path(name).stem)
         page.close()
+
+
+def open_notebook(page, url):
+    """Waits for the notebook's kernel; loads the page once more where JupyterLab has missed that it is there."""
+    for last in (False, True):
+        page.goto(url)
+        try:
+            return page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=120_000)
+        except playwright.TimeoutError:
+            if last:
+                raise
 
 
 def run_all(page):
     """Runs all cells and waits until the kernel is idle and no cell waits for it."""
-    page.locator(".jp-NotebookPanel").wait_for(timeout=60_000)
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=120_000)
     page.wait_for_timeout(1000)  # the notebook hears of its kernel a little later
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
@@ -114,6 +121,22 @@ def run_all(page):
         return prompts.length && !prompts.some(text => text.includes('*') || text === '[ ]:');
     }"""
     page.wait_for_function(done, timeout=1000 * PATIENCE)
+
+
+def keep_screenshots(page, stem):
+    """The whole notebook, from top to bottom."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    for old in SCREENSHOTS.glob(f"{stem}_*.png"):
+        old.unlink()
+    panel, reached = page.locator(".jp-NotebookPanel .jp-WindowedPanel-outer"), -1
+    place = panel.evaluate("panel => panel.scrollTop = 0")
+    for number in itertools.count():
+        if place == reached:
+            return
+        page.wait_for_timeout(500)
+        page.screenshot(path=SCREENSHOTS / f"{stem}_{number:02d}.png")
+        reached = place
+        place = panel.evaluate("panel => { panel.scrollTop += panel.clientHeight - 80; return panel.scrollTop; }")
 
 
 def check_figure(cell):

@@ -58,13 +58,13 @@ def test_against_another_stage(table):
 
 
 def test_in_words(table):
-    assert in_words(compare(table, ROWS)) == [
-        "no MIL loss: worse on sbhar (-5.0)",
-        "fused: too few seeds on sbhar (+0.0)",
-    ]
+    said = in_words(compare(table, ROWS))
+    assert said.sbhar.to_dict() == {"no MIL loss": "worse (-5.0)", "fused": "too few seeds (+0.0)"}
     two = table[table.seed < 2]
-    assert in_words(compare(two, ROWS[:1])) == ["no MIL loss: too few seeds on sbhar (-4.5)"]
-    assert in_words(compare(table, [Row("x", "y")])) == []
+    assert in_words(compare(two, ROWS[:1])).sbhar.tolist() == ["too few seeds (-4.5)"]
+    assert in_words(compare(table, [Row("x", "y")])).empty
+    elsewhere = compare(table, [*ROWS, Row("full", "full")])
+    assert in_words(elsewhere).loc["fused"].tolist() == ["too few seeds (+0.0)", "not run"]
 
 
 def test_page(table):
