@@ -39,7 +39,7 @@ def activation(
         cas: (T,) of the class, normalised.
         actionness: (T,), normalised.
         times: (T,) centres of the snippets, s.
-        thresholds: drawn as fine lines.
+        thresholds: drawn as lines, fine ones when there are many.
         proposals: start, end, perhaps score.
         truth: start, end.
     """
@@ -48,7 +48,9 @@ def activation(
         f"and {len(truth)} true segments."
     )
     figure, (top, bottom) = new_figure(alt, rows=2, height=4.2, sharex=True, height_ratios=[3, 1.4])
-    top.hlines(thresholds, 0, 1, transform=top.get_yaxis_transform(), color=GREY, linewidth=0.4, alpha=0.6)
+    fine = {"color": GREY, "linewidth": 0.4, "alpha": 0.6}
+    line = fine if len(thresholds) > 3 else {"color": BLACK, "linestyle": "--"}
+    top.hlines(thresholds, 0, 1, transform=top.get_yaxis_transform(), **line)
     top.plot(times, actionness, color=ORANGE, label="actionness")
     top.plot(times, cas, color=BLUE, label="CAS of the class")
     legend_above(top)

@@ -128,15 +128,15 @@ def keep_screenshots(page, stem):
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     for old in SCREENSHOTS.glob(f"{stem}_*.png"):
         old.unlink()
-    panel, reached = page.locator(".jp-NotebookPanel .jp-WindowedPanel-outer"), -1
-    place = panel.evaluate("panel => panel.scrollTop = 0")
+    panel = page.locator(".jp-NotebookPanel .jp-WindowedPanel-outer")
+    bottom = "cell => cell.getBoundingClientRect().bottom - window.innerHeight"
+    panel.evaluate("panel => panel.scrollTop = 0")
     for number in itertools.count():
-        if place == reached:
-            return
         page.wait_for_timeout(500)
         page.screenshot(path=SCREENSHOTS / f"{stem}_{number:02d}.png")
-        reached = place
-        place = panel.evaluate("panel => { panel.scrollTop += panel.clientHeight - 80; return panel.scrollTop; }")
+        if page.locator(".jp-NotebookPanel .jp-Cell").last.evaluate(bottom) <= 0:
+            return
+        panel.evaluate("panel => panel.scrollTop += panel.clientHeight - 80")
 
 
 def check_figure(cell):
