@@ -2,6 +2,7 @@
 cores. Prints what it counted; exit status 1 when something was not as it should be.
 """
 
+import signal
 import sys
 from itertools import chain
 
@@ -11,6 +12,7 @@ from tests.soak.memory import soak_memory
 
 def main() -> None:
     """Runs all, says all, failures as they are found."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have told its background jobs to ignore it
     failed = False
     for line in chain(soak_kills(), soak_memory()):
         failed = True
