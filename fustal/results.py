@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pandas as pd
+from scipy.stats import bootstrap
 
 from fustal import InputError
 from fustal.files import atomic, read_json
@@ -117,10 +119,52 @@ def table(results: pd.DataFrame) -> str:
         stages = [name for name in STAGE_NAMES if name in set(part.stage)]
         mean_ap = part[part.measure.str.match(r"[\d.:]+$")]
         blocks.append(_markdown(mean_ap, {STAGE_NAMES[name]: name for name in stages}, "mAP at tIoU"))
+        blocks += [line for line in (_gain(mean_ap), _ratio(mean_ap)) if line]
         labels = {name.removeprefix("labels/"): name for name in part.stage.unique() if name.startswith("labels/")}
         if labels:
             blocks.append(_markdown(part[part.measure.isin(LABEL_MEASURES)], labels, "labels of training videos"))
     return "\n\n".join(blocks)
+
+
+def _gain(mean_ap: pd.DataFrame) -> str:
+    """What all stages together are worth, paired by seed; empty where one of the two ends is missing."""
+    measure, by_stage = _averages(mean_ap)
+    if not {"generator", "distilled"} <= set(by_stage):
+        return ""
+    gain = (by_stage.distilled - by_stage.generator).dropna().to_numpy()
+    between = " [{:+.1f}, {:+.1f}]".format(*interval(gain)) if len(gain) > 1 else ""
+    return f"Distilled student - generator, average over {measure}: {gain.mean():+.1f}{between}"
+
+
+def _ratio(mean_ap: pd.DataFrame) -> str:
+    """What weak labels reach of what true segments do; empty where there is no upper bound."""
+    measure, by_stage = _averages(mean_ap)
+    if not {"distilled", "upper_bound"} <= set(by_stage):
+        return ""
+    share = _cell((by_stage.distilled / by_stage.upper_bound).dropna(), 2)
+    return f"Distilled student / same student on true segments, average over {measure}: {share}"
+
+
+def _averages(mean_ap: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """The widest range of tIoU, and the mAP over it: a row a seed, a column a stage."""
+    measure = mean_ap.measure.iloc[-1]
+    return measure, mean_ap[mean_ap.measure == measure].pivot_table(index="seed", columns="stage", values="value")
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Percentile bootstrap interval of 95 % of the mean; the same values give the same interval.
+
+    With five values it is too narrow: it holds the true mean in some 85 of 100 cases, not 95.
+
+    >>> low, high = interval(np.array([1.0, 2.0, 3.0]))
+    >>> 1 <= low < 2 < high <= 3
+    True
+    """
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    random = np.random.default_rng(0)
+    found = bootstrap((values,), np.mean, method="percentile", rng=random).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def insert(text: str, path: Path, name: str = "results") -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 
@@ -55,13 +56,14 @@ def test_three_seeds_are_mean_and_std(make):
         "| generator | 20.0 ± 0.0 | 30.5 ± 1.5 |",  # 32, 29, 30.5: the sample's deviation is 1.5
         "| distilled student | 40.0 ± 0.0 | 50.5 ± 1.5 |",
     ]
-    assert lines[7:9] == [
+    assert lines[7] == "Distilled student - generator, average over 0.1:0.7: +20.0 [+20.0, +20.0]"
+    assert lines[9:11] == [
         "| labels of training videos | precision at 0.5 | recall at 0.5 | labels |",
         "| --- | ---: | ---: | ---: |",
     ]
-    assert lines[9] == "| proposals | 5.0 ± 0.0 | 80.0 ± 0.0 | 300 ± 0 |"
-    assert lines[10].startswith("| pseudo labels | 25.0 ± 0.0 |")
-    assert len(lines) == 11
+    assert lines[11] == "| proposals | 5.0 ± 0.0 | 80.0 ± 0.0 | 300 ± 0 |"
+    assert lines[12].startswith("| pseudo labels | 25.0 ± 0.0 |")
+    assert len(lines) == 13
 
 
 def test_one_seed_has_no_deviation(make):
@@ -69,6 +71,21 @@ def test_one_seed_has_no_deviation(make):
     assert "1 seed (7)" in text
     assert "| generator | 20.0 | 30.0 |" in text
     assert "| generator | 20.0 | 30.0 | ±" not in text
+
+
+def test_gain_and_ratio_are_paired_by_seed(make):
+    def stages(generator, distilled, upper):
+        values = {"generator": generator, "distilled": distilled, "upper_bound": upper}
+        return {"mAP": {stage: {"0.5": 1.0, "0.1:0.7": value} for stage, value in values.items()}}
+
+    runs = [make(seed, **stages(*values)) for seed, values in enumerate([(10, 20, 40), (30, 42, 70), (20, 34, 50)])]
+    text = table(collect(runs))
+    gain = re.search(r"average over 0.1:0.7: \+12.0 \[\+(\d+.\d), \+(\d+.\d)\]", text)  # of 10, 12 and 14
+    assert 10 <= float(gain[1]) < 12 < float(gain[2]) <= 14
+    assert "Distilled student / same student on true segments, average over 0.1:0.7: 0.59 ± 0.09" in text
+    text = table(collect(runs[:1]))
+    assert "Distilled student - generator, average over 0.1:0.7: +10.0\n" in text
+    assert "average over 0.1:0.7: 0.50\n" in text
 
 
 def test_each_run_has_its_own_block_in_the_order_given(make):
