@@ -63,7 +63,7 @@ ADDED = (
     Row("thresholds by percentile", "percentile"),
     Row("a label for every class", "every-class"),
     Row("the same, by who has not seen the video", "cross-labels"),
-    Row("eta' by agreement, in each run", "agreed-threshold"),
+    Row("doubtful detections ignored", "doubt-ignored"),
     Row("uncertain borders ignored", "border-ignore"),
     Row("second round of distillation", "second-round"),
 )

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from fustal.dataset import Dataset
-from fustal.evaluation import agreement
 from fustal.features import FeatureStore
 from fustal.parallel import launch, processes, share, total
 from fustal.params import Params
@@ -32,9 +31,6 @@ from fustal.student.learning import (
 from fustal.student.network import Student
 from fustal.training import CHECKPOINT, fingerprint, save_state
 
-AGREEMENT_THRESHOLDS = np.round(np.arange(0.05, 0.61, 0.05), 2)
-"""What eta' is chosen from by agreement. Below the first, soft-NMS leaves several labels of every action."""
-
 
 class Relabel(nn.Module):
     """Replaces the labels of a batch by the teacher's predictions on the same sequences.
@@ -42,13 +38,18 @@ class Relabel(nn.Module):
     A video without any prediction keeps the generator's labels; in the published recipe it sends the rest of its epoch
     back to them. A module, so that a checkpoint knows of the latter.
 
+    Beyond the paper: what the teacher finds above `relabel_ignore`, but not above `relabel_confidence`, becomes a label
+    that counts nothing, so that the student learns neither that there is an action nor that there is none.
+
     Args:
-        params: `relabel_confidence`, `recipe`, settings of decoding and soft-NMS.
+        params: `relabel_confidence`, `relabel_ignore`, `recipe`, settings of decoding and soft-NMS.
     """
 
     def __init__(self, params: Params) -> None:
         super().__init__()
         self.params = params
+        least = min(params.relabel_ignore, params.relabel_confidence)
+        self.bold = params.model_copy(update={"relabel_confidence": least})
         self.register_buffer("fallback_epoch", torch.tensor(-1))
 
     @torch.no_grad()
@@ -66,44 +67,48 @@ class Relabel(nn.Module):
         if self.fallback_epoch == epoch:
             return batch
         count = len(batch.video_labels)
-        found = self.predict(teacher, batch.x, batch.mask, batch.video_labels[share(count)])
+        found = predict(teacher, batch.x, batch.mask, batch.video_labels[share(count)], self.bold)
         missing = [not len(labels) for _, _, labels in found]
         if not self.params.corrected and total(batch.x.new_tensor(sum(missing)), count) > 0:
             self.fallback_epoch.fill_(epoch)
             return batch
         generated = zip(batch.segments, batch.labels, batch.weights, strict=True)
         predicted = [
-            (segments, labels, label_weights(scores, labels, self.params)) for segments, scores, labels in found
+            (segments, labels, label_weights(scores, labels, self.params) * is_sure(scores, labels, self.params))
+            for segments, scores, labels in found
         ]
         chosen = [old if lost else new for old, new, lost in zip(generated, predicted, missing, strict=True)]
         segments, labels, weights = (list(part) for part in zip(*chosen, strict=True))
         return batch._replace(segments=segments, labels=labels, weights=weights)
 
-    def predict(self, teacher: Student, x: Tensor, mask: Tensor, video_labels: Tensor) -> list[Detections]:
-        """The teacher's labels of sequences.
 
-        Only what can become a label is decoded: what is above `relabel_confidence`, else the best of the video, or of
-        each class.
+@torch.no_grad()
+def predict(teacher: Student, x: Tensor, mask: Tensor, video_labels: Tensor, params: Params) -> list[Detections]:
+    """The teacher's labels of sequences.
 
-        Args:
-            teacher: the average of the student's weights.
-            x: features (B, T, D).
-            mask: valid snippets (B, T, 1).
-            video_labels: known labels (B, C), multi-hot; corrected: the only ones.
+    Only what can become a label is decoded: what is above `relabel_confidence`, else the best of the video, or of
+    each class.
 
-        Returns:
-            Segments (N, 2) in snippets, scores and labels (N,) of each sequence; N may be 0.
-        """
-        output = teacher.eval()(x, mask)
-        scores = class_scores(output)
-        if self.params.corrected:
-            scores = scores * video_labels[:, None]
-        best = scores.amax(dim=1 if self.params.relabel_every_class else (1, 2), keepdim=True)
-        least = best.clamp(max=self.params.relabel_confidence)
-        found = candidates(teacher, output, scores * (scores >= least), self.params)
-        confident = [most_confident(video, self.params) for video in found]
-        lengths = mask.sum(dim=1).flatten().tolist()
-        return [(video[0].clamp(0, length), *video[1:]) for video, length in zip(confident, lengths, strict=True)]
+    Args:
+        teacher: the average of the student's weights.
+        x: features (B, T, D).
+        mask: valid snippets (B, T, 1).
+        video_labels: known labels (B, C), multi-hot; corrected: the only ones.
+        params: `relabel_confidence`, `recipe`, settings of decoding and soft-NMS.
+
+    Returns:
+        Segments (N, 2) in snippets, scores and labels (N,) of each sequence; N may be 0.
+    """
+    output = teacher.eval()(x, mask)
+    scores = class_scores(output)
+    if params.corrected:
+        scores = scores * video_labels[:, None]
+    best = scores.amax(dim=1 if params.relabel_every_class else (1, 2), keepdim=True)
+    least = best.clamp(max=params.relabel_confidence)
+    found = candidates(teacher, output, scores * (scores >= least), params)
+    confident = [most_confident(video, params) for video in found]
+    lengths = mask.sum(dim=1).flatten().tolist()
+    return [(video[0].clamp(0, length), *video[1:]) for video, length in zip(confident, lengths, strict=True)]
 
 
 @torch.no_grad()
@@ -122,38 +127,11 @@ def teacher_labels(
     Returns:
         Frame with video, label, score, start (s), end (s).
     """
-    relabel, found = Relabel(params), {}
+    found = {}
     for names, x, mask in whole_videos(store, videos, params, next(teacher.parameters()).device):
         known = torch.from_numpy(dataset.labels(names)).to(x.device)
-        found |= zip(names, relabel.predict(teacher, x, mask, known), strict=True)
+        found |= zip(names, predict(teacher, x, mask, known, params), strict=True)
     return to_frame(found.items(), videos, dataset, store)
-
-
-def agreed_threshold(
-    teacher: Student, dataset: Dataset, store: FeatureStore, pseudo_labels: pd.DataFrame, params: Params
-) -> pd.Series:
-    """Beyond the paper: how much the teacher's labels agree, at each threshold, with those that it learned from.
-
-    Scores rise with the length of a training and differ from data set to data set, so that one eta' leaves a label a
-    video here, and ten an action there. No true segment is asked (notebook 04).
-
-    Args:
-        teacher: the average of the student's weights.
-        dataset: its training videos.
-        store: features on the student's grid.
-        pseudo_labels: frame with video, label, score, start (s), end (s) that the teacher learned from.
-        params: settings of decoding and soft-NMS.
-
-    Returns:
-        Agreement, 0 to 1, indexed by eta'.
-    """
-    bold = params.model_copy(update={"relabel_confidence": AGREEMENT_THRESHOLDS[0]})
-    said = teacher_labels(teacher, dataset, store, dataset.split("train"), bold)
-    best = said.score == said.groupby(["video", "label"] if params.relabel_every_class else "video").score.transform(
-        "max"
-    )
-    found = {eta: agreement(said[best | (said.score > eta)], pseudo_labels) for eta in AGREEMENT_THRESHOLDS}
-    return pd.Series(found, name="agreement").rename_axis("eta'")
 
 
 def cross_labels(
@@ -197,19 +175,31 @@ def most_confident(found: Detections, params: Params) -> Detections:
 
     Args:
         found: candidates of one video before NMS; may be empty.
-        params: `relabel_confidence`, settings of soft-NMS, and `relabel_every_class`: beyond the paper, the best of
-            each class stays in any case.
+        params: of `is_sure`, and settings of soft-NMS.
     """
-    segments, scores, labels = found
+    early = is_sure(*found[1:], params)
+    found = suppress(tuple(part[early] for part in found), params)
+    late = is_sure(*found[1:], params)
+    return tuple(part[late] for part in found)
+
+
+def is_sure(scores: Tensor, labels: Tensor, params: Params) -> Tensor:
+    """Which detections of a video become labels, (N,) bool: those above `relabel_confidence`, else the single best.
+
+    Args:
+        scores: (N,); N may be 0.
+        labels: (N,) classes.
+        params: `relabel_confidence`, and `relabel_every_class`: beyond the paper, the best of each class in any case.
+
+    >>> is_sure(torch.tensor([0.3, 0.2]), torch.tensor([0, 1]), Params(relabel_confidence=0.4))
+    tensor([ True, False])
+    """
     if not len(scores):
-        return found
+        return scores > 0
     best = scores.new_zeros(int(labels.max()) + 1).scatter_reduce(0, labels, scores, "amax")
     if not params.relabel_every_class:
         best = best.amax().expand_as(best)
-    early = (scores > params.relabel_confidence) | (scores == best[labels])
-    segments, scores, labels = suppress((segments[early], scores[early], labels[early]), params)
-    late = (scores > params.relabel_confidence) | (scores == best[labels])
-    return segments[late], scores[late], labels[late]
+    return (scores > params.relabel_confidence) | (scores == best[labels])
 
 
 def distill(

@@ -136,11 +136,9 @@ class DistillationParams(BaseModel):
     """Notebook 04: the EMA teacher labels the videos once more (METHOD.md section 5)."""
 
     distill_epochs: int = _field(6, "epochs on the teacher's labels", ge=1)
-    relabel_threshold: Literal["absolute", "agreement"] = _field(
-        "agreement", "eta' itself, or where teacher and labels agree best"
-    )
-    relabel_confidence: float = _field(
-        0.4, "eta', a teacher's detection above it becomes a label; with agreement: chosen", ge=0, le=1
+    relabel_confidence: float = _field(0.4, "eta', a teacher's detection above it becomes a label", ge=0, le=1)
+    relabel_ignore: float = _field(
+        1.0, "a teacher's detection above it, but not above eta', is neither action nor background", ge=0, le=1
     )
     relabel_every_class: bool = _field(
         False, "not only the video's best stays in any case, but that of every known class"

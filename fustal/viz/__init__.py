@@ -7,7 +7,6 @@ Colours are those of Okabe and Ito (2008), which colour-blind people can tell ap
 from fustal.viz.common import as_source, save, show
 from fustal.viz.interactive import explore
 from fustal.viz.results import (
-    agreement,
     average_precision,
     class_ap,
     class_balance,
@@ -35,7 +34,6 @@ from fustal.viz.task import durations, features, overlap, overview, snippet_wind
 
 __all__ = [
     "activation",
-    "agreement",
     "as_source",
     "average_precision",
     "class_ap",

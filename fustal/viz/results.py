@@ -88,21 +88,6 @@ def ema_curve(raw: pd.Series, ema: pd.Series, xlabel: str = "epoch", ylabel: str
     return figure
 
 
-def agreement(curve: pd.Series) -> Figure:
-    """How much the teacher's labels agree with those that it learned from, by the threshold on their score.
-
-    Args:
-        curve: of `distillation.agreed_threshold`: agreement, 0 to 1, indexed by eta'.
-    """
-    chosen = f"highest at eta' = {curve.idxmax():g}: {curve.max():.2f}" if len(curve) else "no values"
-    figure, (axis,) = new_figure(f"Agreement of the teacher's labels with those it learned from; {chosen}.", height=2.4)
-    axis.plot(curve.index, curve, color=BLUE, marker="o", markersize=4)
-    if len(curve):
-        axis.axvline(curve.idxmax(), color=BLACK, linestyle="--", linewidth=1)
-    finish(axis, "threshold η' on the teacher's score", "agreement (F1)", empty=not len(curve))
-    return figure
-
-
 def average_precision(table: pd.DataFrame) -> Figure:
     """The mAP of each stage at each tIoU.
 

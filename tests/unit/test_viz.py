@@ -98,10 +98,6 @@ FIGURES = {
         lambda: (np.array([0.5, 0.5, 0.0]), np.array([0.0, 0.0, 1.0]), 10.0, 0.5),
         lambda: (NONE, NONE, 1.0, 0.5),
     ),
-    "agreement": (
-        lambda: (pd.Series([0.3, 0.7, 0.4], index=[0.1, 0.2, 0.3]),),
-        lambda: (pd.Series([], dtype=float),),
-    ),
     "ema_curve": (
         lambda: (pd.Series([1.0, 3.0], index=[1, 2]), pd.Series([1.0, 2.0], index=[1, 2])),
         lambda: (pd.Series(dtype=float), pd.Series(dtype=float)),
