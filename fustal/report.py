@@ -56,7 +56,7 @@ LOGS = {
 """Stage -> the losses of its training."""
 
 IN_TIMELINES = {"generator": 0.4, "student": LEAST_SCORE, "distilled": LEAST_SCORE}
-"""Stage -> least score of what the timelines show, as in notebook 05."""
+"""Stage -> least score of what the timelines show."""
 
 TIMELINES = 4
 """Test videos that have one: the first, so that nobody has chosen them."""
