@@ -186,8 +186,8 @@ def find_files(features: Sequence[str], modalities: Sequence[str]) -> dict[str, 
     """The videos that are meant, and the files of each.
 
     Args:
-        features: paths of `.npy` files, the name of the video their stem. `{modality}` stands for each modality; beside
-            it `*`, which no shell can fill in then, for whatever is there of the first.
+        features: paths of `.npy` files, the name of the video their stem. `{modality}` stands for each modality, `*`
+            where no shell has filled it in for whatever is there, of the first modality.
         modalities: of the run's grid.
 
     Returns:
@@ -295,14 +295,12 @@ def draw(results: pd.DataFrame, durations: Mapping[str, float], folder: Path) ->
 
 
 def _expanded(text: str, modalities: Sequence[str]) -> list[str]:
-    """The paths that a text with `{modality}` and at most one `*` stands for, still with `{modality}`."""
-    if MODALITY not in text:
-        return [text]
-    if not modalities:
+    """The paths that a text with at most one `*` stands for, still with its `{modality}`, if any."""
+    if MODALITY in text and not modalities:
         raise InputError(f"{text}: holds {MODALITY}, and the run's features have none")
-    if "*" not in text:
+    if "*" not in text or Path(text).exists():
         return [text]
-    pattern = text.replace(MODALITY, modalities[0])
+    pattern = text.replace(MODALITY, modalities[0]) if modalities else text
     before, star, after = pattern.partition("*")
     if "*" in after:
         raise InputError(f"{text}: holds more than one *")

@@ -1,6 +1,7 @@
 """A trained run on new videos: it finds what the run found, needs no data set, and refuses the rest in a line."""
 
 import json
+import re
 import shutil
 import sys
 import time
@@ -287,6 +288,16 @@ def test_calls_that_are_wrong(options, said, videos, fustal, tmp_path, monkeypat
     assert err.startswith("error: ")
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_a_star_that_no_shell_has_filled_in(run, fustal, tmp_path):
+    for video in "vw":
+        np.save(tmp_path / f"{video}.npy", np.ones((9, 6), np.float32))
+    status, out, _ = fustal("tiny", f"{tmp_path}/*.npy")
+    assert status == 0
+    assert [line.split(",")[0] for line in out.splitlines() if re.match(r"[vw],", line)] == ["v", "w"]
+    status, _, err = fustal("tiny", f"{tmp_path}/x*.npy")
+    assert (status, err) == (2, f"error: {tmp_path}/x*.npy: there is no such file\n")
 
 
 def test_stars(run, fustal, tmp_path):
