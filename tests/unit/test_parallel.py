@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.testing import assert_close
 
-from fustal import ROOT, InputError, generator
+from fustal import ROOT, InputError, distillation, generator
 from fustal.contrastive import equal_label_pairs
-from fustal.distillation import Relabel, distill
+from fustal.distillation import distill
 from fustal.files import write_json
 from fustal.generator import batch_of_step, train_generator
 from fustal.parallel import _first_error, backward, gather, launch, processes, rank, share, total
@@ -85,16 +85,16 @@ def _distill(params, dataset, store, folder):
 def _distill_back(params, dataset, store, folder):
     """The teacher finds nothing in the last of the seven videos."""
 
-    def predict(self, teacher, x, *rest):
-        found = whole(self, teacher, x, *rest)
+    def predict(teacher, x, *rest):
+        found = whole(teacher, x, *rest)
         mine = range(7)[share(7)]
         if len(found) == len(mine) and 6 in mine:
             found[-1] = tuple(part[:0] for part in found[-1])
         return found
 
-    whole = Relabel.predict
+    whole = distillation.predict
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Relabel, "predict", predict)
+        patch.setattr(distillation, "predict", predict)
         _distill(params, dataset, store, folder)
 
 
