@@ -17,15 +17,17 @@ from fustal.evaluation import pseudo_label_quality
 from fustal.features import FeatureStore
 from fustal.params import Params
 from fustal.runs import CHAIN
-from tests.notebooks.miniature import SMALL, environment
+from tests.notebooks.miniature import SMALL, environment, said
 
 NOTEBOOKS = [stage.notebook for stage in CHAIN.values()]
 
 
 def call(*command, outputs, cwd):
-    return subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", *map(str, command)], capture_output=True, text=True, cwd=cwd, env=environment(outputs)
     )
+    done.stderr = said(done.stderr)
+    return done
 
 
 def run_chain(outputs, **changes):

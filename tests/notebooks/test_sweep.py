@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from fustal import ROOT
-from tests.notebooks.miniature import SMALL, environment
+from tests.notebooks.miniature import SMALL, environment, said
 
 psutil = pytest.importorskip("psutil")
 pytest.importorskip("distributed")
@@ -99,7 +99,7 @@ def test_started_again_only_what_is_missing_runs(swept, tmp_path):
     shutil.rmtree(folder / "small" / "longer-seed0" / "evaluation")
     command = [*COMMAND, "sweep", str(folder / "small.yaml"), "--workers", "1"]
     done = subprocess.run(command, env=environment(folder), capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, said(done.stderr)) == (0, "")
     assert "10 stages, of which 1 are to be computed" in done.stdout
     assert "1/1 longer-seed0 evaluation" in done.stdout
     assert "2 of 2 jobs done, 0 failed, 1 stages computed" in done.stdout
@@ -132,7 +132,7 @@ def test_collect_makes_one_table(swept, tmp_path):
         return subprocess.run(command, env=environment(swept[0]), capture_output=True, text=True)
 
     done = collect("small", "--out", tmp_path / "all.parquet")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, said(done.stderr)) == (0, "")
     frame = pd.read_parquet(tmp_path / "all.parquet")
     assert set(frame.run) == {"full-seed0", "longer-seed0"}
     assert dict(frame.groupby("run").distill_epochs.first()) == {"full-seed0": 1, "longer-seed0": 2}
