@@ -236,11 +236,33 @@ def localize(
         )
         seconds = snippet_seconds(store, video, len(seen.cas))
         rows = propose(seen.cas.numpy(), seen.actionness.numpy(), score, chosen, seconds, params)
+        if params.corrected:
+            rows = centred(rows, store.grid_of(video).to_seconds(0), store.covered(video))
         found.append(rows.to_numpy(float))  # a frame for each video would take ten times the memory
     label, score, start, end = np.concatenate(found).T
     whose = np.repeat(np.array(videos, dtype=object), [len(part) for part in found[1:]])
     what = np.array(dataset.classes, dtype=object)[label.astype(int)]
     return pd.DataFrame({"video": whose, "label": what, "score": score, "start": start, "end": end})
+
+
+def centred(proposals: pd.DataFrame, first_centre: float, last_end: float) -> pd.DataFrame:
+    """Puts proposals where their snippets are: a snippet stands for the middle of its window (METHOD.md section 1).
+
+    The released code lets it stand for the beginning, so that all that it proposes is half a window early.
+
+    Args:
+        proposals: frame with start and end (s) after the first snippet; what starts with it starts with the video.
+        first_centre: s, when the first snippet is.
+        last_end: s, when the window of the last snippet ends. What lies behind is left out.
+
+    >>> centred(pd.DataFrame({"start": [0.0, 2.0, 6.0], "end": [1.0, 5.0, 7.0]}), first_centre=0.5, last_end=5.0)
+       start  end
+    0    0.0  1.5
+    1    2.5  5.0
+    """
+    start = (proposals.start + first_centre).where(proposals.start > 0, 0)
+    end = (proposals.end + first_centre).clip(upper=last_end)
+    return proposals.assign(start=start, end=end)[start < end]
 
 
 def predicted_classes(score: np.ndarray, threshold: float) -> np.ndarray:

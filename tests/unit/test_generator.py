@@ -427,6 +427,25 @@ def test_proposals_are_in_seconds(one_video):
     assert abs(best.end - 20 * 0.5) <= 0.5
 
 
+def test_proposals_lie_round_the_middle_of_their_snippets_windows(one_video):
+    features = np.zeros((40, 6))
+    features[[0, 1, *range(10, 20), 38, 39], 1] = 4.0  # symmetrical, but for what lies behind the last snippet
+    dataset, store = one_video(features)
+    corrected, published = (
+        localize(_two_peaks(), dataset, store, ["train1"], Params(recipe=recipe, device="cpu", proposal_nms=1.0))
+        for recipe in ("corrected", "published")
+    )
+    grid = store.grid_of("train1")
+    inside = corrected[(corrected.start > 4) & (corrected.end < 11)]
+    middle = (inside.start + inside.end) / 2
+    assert (middle - grid.to_seconds(14.5)).abs().max() <= 1.5 * 0.5 / 24, "within a position and a half"
+    early = published[(published.start > 4) & (published.end < 11)]
+    assert set((early.start + grid.to_seconds(0)).round(6)) == set(inside.start.round(6))
+    assert corrected.start.min() == 0, "what starts with the first snippet starts with the video"
+    assert corrected.end.max() == store.covered("train1")
+    assert (corrected.start < corrected.end).all()
+
+
 def test_long_videos_are_sampled_and_times_scaled_back(planted):
     dataset, store = planted  # train0 has 90 snippets of half a second
     features = np.zeros((90, 6), np.float32)
