@@ -61,9 +61,6 @@ ADDED = (
     Row("labels weighted by confidence", "label-weights"),
     Row("both, the default", "class-aware-weighted"),
     Row("thresholds by percentile", "percentile"),
-    Row("a label for every class", "every-class"),
-    Row("the same, by who has not seen the video", "cross-labels"),
-    Row("doubtful detections ignored", "doubt-ignored"),
     Row("uncertain borders ignored", "border-ignore"),
     Row("second round of distillation", "second-round"),
 )

@@ -1,14 +1,11 @@
 """EMA distillation: the average of the student's weights labels the training videos once more (METHOD.md section 5).
 
-Taught in notebook 04, `cross_labels` in notebook 03. The average itself is kept from the first step of training on
-(`fustal.student.learning`).
+Taught in notebook 04. The average itself is kept from the first step of training on (`fustal.student.learning`).
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -38,18 +35,13 @@ class Relabel(nn.Module):
     A video without any prediction keeps the generator's labels; in the published recipe it sends the rest of its epoch
     back to them. A module, so that a checkpoint knows of the latter.
 
-    Beyond the paper: what the teacher finds above `relabel_ignore`, but not above `relabel_confidence`, becomes a label
-    that counts nothing, so that the student learns neither that there is an action nor that there is none.
-
     Args:
-        params: `relabel_confidence`, `relabel_ignore`, `recipe`, settings of decoding and soft-NMS.
+        params: `relabel_confidence`, `recipe`, settings of decoding and soft-NMS.
     """
 
     def __init__(self, params: Params) -> None:
         super().__init__()
         self.params = params
-        least = min(params.relabel_ignore, params.relabel_confidence)
-        self.bold = params.model_copy(update={"relabel_confidence": least})
         self.register_buffer("fallback_epoch", torch.tensor(-1))
 
     @torch.no_grad()
@@ -67,15 +59,14 @@ class Relabel(nn.Module):
         if self.fallback_epoch == epoch:
             return batch
         count = len(batch.video_labels)
-        found = predict(teacher, batch.x, batch.mask, batch.video_labels[share(count)], self.bold)
+        found = predict(teacher, batch.x, batch.mask, batch.video_labels[share(count)], self.params)
         missing = [not len(labels) for _, _, labels in found]
         if not self.params.corrected and total(batch.x.new_tensor(sum(missing)), count) > 0:
             self.fallback_epoch.fill_(epoch)
             return batch
         generated = zip(batch.segments, batch.labels, batch.weights, strict=True)
         predicted = [
-            (segments, labels, label_weights(scores, labels, self.params) * is_sure(scores, labels, self.params))
-            for segments, scores, labels in found
+            (segments, labels, label_weights(scores, labels, self.params)) for segments, scores, labels in found
         ]
         chosen = [old if lost else new for old, new, lost in zip(generated, predicted, missing, strict=True)]
         segments, labels, weights = (list(part) for part in zip(*chosen, strict=True))
@@ -86,8 +77,7 @@ class Relabel(nn.Module):
 def predict(teacher: Student, x: Tensor, mask: Tensor, video_labels: Tensor, params: Params) -> list[Detections]:
     """The teacher's labels of sequences.
 
-    Only what can become a label is decoded: what is above `relabel_confidence`, else the best of the video, or of
-    each class.
+    Only what can become a label is decoded: what is above `relabel_confidence`, else the best of the video.
 
     Args:
         teacher: the average of the student's weights.
@@ -103,8 +93,7 @@ def predict(teacher: Student, x: Tensor, mask: Tensor, video_labels: Tensor, par
     scores = class_scores(output)
     if params.corrected:
         scores = scores * video_labels[:, None]
-    best = scores.amax(dim=1 if params.relabel_every_class else (1, 2), keepdim=True)
-    least = best.clamp(max=params.relabel_confidence)
+    least = scores.amax(dim=(1, 2), keepdim=True).clamp(max=params.relabel_confidence)
     found = candidates(teacher, output, scores * (scores >= least), params)
     confident = [most_confident(video, params) for video in found]
     lengths = mask.sum(dim=1).flatten().tolist()
@@ -134,40 +123,6 @@ def teacher_labels(
     return to_frame(found.items(), videos, dataset, store)
 
 
-def cross_labels(
-    params: Params, dataset: Dataset, store: FeatureStore, pseudo_labels: pd.DataFrame, folder: Path
-) -> pd.DataFrame:
-    """Beyond the paper: labels of each training video, by a student that has not seen it (notebook 03).
-
-    A student learns the errors in the labels of its videos by heart, and repeats them when it labels these videos. On
-    other videos it can only repeat what the labels have in common. The videos are dealt into folds; for each fold a
-    student learns from the others' pseudo labels, as many steps as on all of them.
-
-    Args:
-        params: of the run: `cross_folds`, `cross_confidence`, and what `train_student` needs.
-        dataset: its training videos and their video-level labels.
-        store: features on the student's grid.
-        pseudo_labels: frame with video, label, start (s), end (s), score.
-        folder: each student has a folder in it.
-
-    Returns:
-        Frame with video, label, score, start (s), end (s): each known class of a video has a label, where the student
-        finds anything.
-    """
-    count, videos = params.cross_folds, np.array(dataset.split("train"))
-    fold = np.random.default_rng(params.seed).permutation(len(videos)) % count
-    longer = params.model_copy(update={"student_epochs": round(params.student_epochs * count / (count - 1))})
-    wanted = params.model_copy(update={"relabel_confidence": params.cross_confidence, "relabel_every_class": True})
-    parts = []
-    for k in range(count):
-        unseen = videos[fold == k].tolist()
-        subset = dataset.videos.subset.mask(dataset.videos.index.isin(unseen), "unseen")
-        others = replace(dataset, videos=dataset.videos.assign(subset=subset))
-        _, ema = train_student(longer, others, store, pseudo_labels, folder / f"fold{k}")
-        parts.append(teacher_labels(ema, dataset, store, unseen, wanted))
-    return pd.concat(parts, ignore_index=True)
-
-
 def most_confident(found: Detections, params: Params) -> Detections:
     """The detections that become labels: those above `relabel_confidence` after soft-NMS, else the single best.
 
@@ -175,31 +130,18 @@ def most_confident(found: Detections, params: Params) -> Detections:
 
     Args:
         found: candidates of one video before NMS; may be empty.
-        params: of `is_sure`, and settings of soft-NMS.
+        params: `relabel_confidence`, and settings of soft-NMS.
     """
-    early = is_sure(*found[1:], params)
+    early = _is_sure(found[1], params)
     found = suppress(tuple(part[early] for part in found), params)
-    late = is_sure(*found[1:], params)
+    late = _is_sure(found[1], params)
     return tuple(part[late] for part in found)
 
 
-def is_sure(scores: Tensor, labels: Tensor, params: Params) -> Tensor:
-    """Which detections of a video become labels, (N,) bool: those above `relabel_confidence`, else the single best.
-
-    Args:
-        scores: (N,); N may be 0.
-        labels: (N,) classes.
-        params: `relabel_confidence`, and `relabel_every_class`: beyond the paper, the best of each class in any case.
-
-    >>> is_sure(torch.tensor([0.3, 0.2]), torch.tensor([0, 1]), Params(relabel_confidence=0.4))
-    tensor([ True, False])
-    """
-    if not len(scores):
-        return scores > 0
-    best = scores.new_zeros(int(labels.max()) + 1).scatter_reduce(0, labels, scores, "amax")
-    if not params.relabel_every_class:
-        best = best.amax().expand_as(best)
-    return (scores > params.relabel_confidence) | (scores == best[labels])
+def _is_sure(scores: Tensor, params: Params) -> Tensor:
+    """Which of a video's scores (N,) exceed `relabel_confidence`, or else are the best; N may be 0."""
+    sure = scores > params.relabel_confidence
+    return sure if sure.any() or not len(scores) else scores == scores.amax()
 
 
 def distill(

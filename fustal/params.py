@@ -86,7 +86,6 @@ class SelectionParams(BaseModel):
     thresholds: Literal["absolute", "percentile"] = _field(
         "absolute", "gamma and eta as they are, or shares of the class below them"
     )
-    label_every_class: bool = _field(False, "each known class of a video keeps its most confident proposal")
 
 
 class StudentParams(BaseModel):
@@ -106,8 +105,6 @@ class StudentParams(BaseModel):
     crop_min: float = _field(0.9, "least share of a sequence that the random crop keeps", gt=0, le=1)
     input_noise: float = _field(5e-4, "standard deviation of the noise added to the features", ge=0)
     center_radius: float = _field(1.5, "strides round a segment's centre whose points are positive", gt=0)
-    cross_folds: int = _field(1, "above 1: so many students first label the videos that they have not seen", ge=1)
-    cross_confidence: float = _field(0.4, "a label of theirs exceeds it, or is the best of a known class", ge=0, le=1)
     border_ignore: float = _field(0.0, "share of a label's length at its borders whose points are no negatives", ge=0)
     label_weights: Literal["equal", "confidence"] = _field(
         "confidence", "all count alike, or by their share of the best confidence"
@@ -137,12 +134,6 @@ class DistillationParams(BaseModel):
 
     distill_epochs: int = _field(6, "epochs on the teacher's labels", ge=1)
     relabel_confidence: float = _field(0.4, "eta', a teacher's detection above it becomes a label", ge=0, le=1)
-    relabel_ignore: float = _field(
-        1.0, "a teacher's detection above it, but not above eta', is neither action nor background", ge=0, le=1
-    )
-    relabel_every_class: bool = _field(
-        False, "not only the video's best stays in any case, but that of every known class"
-    )
     relabel: bool = _field(True, "the teacher's labels replace the generator's; false: train on, to compare with")
     distill_rounds: int = _field(1, "after the first, a new student starts from the teacher's labels each time", ge=1)
 

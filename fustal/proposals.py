@@ -203,7 +203,6 @@ def select(
     confidence_min: float,
     *,
     percentile: bool = False,
-    every_class: bool = False,
 ) -> pd.DataFrame:
     """The pseudo labels: proposals with an IoU score of at least gamma and a confidence above eta.
 
@@ -212,10 +211,7 @@ def select(
         iou_score_min: gamma.
         confidence_min: eta.
         percentile: beyond the paper: gamma and eta are shares, 0 to 1, of the class's proposals that lie below.
-        every_class: beyond the paper: the most confident proposal of each class of a video stays in any case.
     """
     values = judged(proposals, percentile=percentile)
     keep = (values.iou_score >= iou_score_min) & (values.score > confidence_min)
-    if every_class:
-        keep.loc[proposals.groupby(["video", "label"]).score.idxmax()] = True
     return proposals[keep].reset_index(drop=True)

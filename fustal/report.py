@@ -41,7 +41,6 @@ DETECTIONS = {
 LABELS = {
     "proposals": "generator/proposals_train.json",
     "pseudo labels": "selection/pseudo_labels.json",
-    "student's": "student/labels_train.json",
     "teacher": "distilled/labels_before.json",
     "distilled": "distilled/labels_train.json",
 }
@@ -170,8 +169,6 @@ def page(run: Finished, where: Path) -> str:
         where: the folder that it will lie in, from which its links start.
     """
     detections, labels = run.results(DETECTIONS), run.results(LABELS)
-    if run.params.cross_folds == 1:
-        labels.pop("student's", None)  # the pseudo labels
     metrics, parameters = measured(run, detections, labels), parameter_rows(run)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

@@ -64,7 +64,6 @@ CHAIN = {
                 "student/model.safetensors",
                 "student/ema.safetensors",
                 "student/optimizer.safetensors",
-                "student/labels_train.json",
                 "student/detections_test.json",
                 "student/detections_test_ema.json",
             ),
@@ -74,7 +73,7 @@ CHAIN = {
             "distilled",
             "04_ema_distillation.ipynb",
             (
-                "student/labels_train.json",
+                "selection/pseudo_labels.json",
                 "student/model.safetensors",
                 "student/ema.safetensors",
                 "student/optimizer.safetensors",
@@ -95,7 +94,6 @@ CHAIN = {
                 "generator/proposals_train.json",
                 "generator/proposals_test.json",
                 "selection/pseudo_labels.json",
-                "student/labels_train.json",
                 "student/detections_test.json",
                 "student/detections_test_ema.json",
                 "distilled/labels_before.json",
@@ -200,7 +198,7 @@ class Run:
         return FeatureStore(self.dataset, "generator" if self.stage.name == "generator" else "student")
 
     def results(self, name: str) -> pd.DataFrame:
-        """Proposals, labels or detections, e.g. "student/labels_train.json"; unknown videos or labels are refused."""
+        """Proposals, labels or detections, e.g. "distilled/labels_train.json"; unknown videos or labels are refused."""
         path = self.inputs.get(name, self.folder / name)
         return read_results(path, self.dataset.videos.index, self.dataset.classes)
 

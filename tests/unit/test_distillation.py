@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from fustal import distillation
-from fustal.distillation import Relabel, cross_labels, distill, most_confident, predict, teacher_labels
+from fustal.distillation import Relabel, distill, most_confident, predict
 from fustal.params import Params
 from fustal.student import Student, candidates, load_student, train_student
 from fustal.student.batches import Batch
@@ -49,39 +49,6 @@ def test_single_best_where_nothing_is_confident():
     assert most_confident((*FOUND, LABELS), Params(relabel_confidence=0.95))[1].tolist() == pytest.approx([0.9])
     nothing = torch.zeros(0, 2), torch.zeros(0), torch.zeros(0, dtype=torch.long)
     assert [len(part) for part in most_confident(nothing, Params())] == [0, 0, 0]
-
-
-def test_best_of_each_class_where_it_has_nothing_confident():
-    params = Params(relabel_confidence=0.7, relabel_every_class=True)
-    segments, scores, labels = most_confident((*FOUND, LABELS), params)
-    assert scores.tolist() == pytest.approx([0.9, 0.6])
-    assert labels.tolist() == [0, 1]
-    assert segments[1].tolist() == [8, 70]
-    nothing = torch.zeros(0, 2), torch.zeros(0), torch.zeros(0, dtype=torch.long)
-    assert [len(part) for part in most_confident(nothing, params)] == [0, 0, 0]
-
-
-def test_teacher_finds_every_known_class(teacher):
-    x, mask, segments, labels, _, weights = batch_of_two()
-    batch = Batch(x, mask, segments, labels, torch.ones(2, 2), weights)
-    teacher.output.class_logits[0, 63, 1] = -3  # not confident
-    plain = Relabel(Params(**SMALL))(teacher, batch, 0)
-    thorough = Relabel(Params(**SMALL, relabel_every_class=True))(teacher, batch, 0)
-    assert plain.labels[0].tolist() == [0]
-    assert thorough.labels[0].tolist() == [0, 1]
-    assert thorough.weights[0].tolist() == [1, 1]
-    assert thorough.labels[1].tolist() == [1], "a video in which the teacher finds nothing keeps the generator's label"
-
-
-def test_doubtful_detections_count_neither_as_action_nor_as_background(teacher):
-    batch = batch_of_two()
-    teacher.output.class_logits[0, 50, 0] = -1  # a score of 0.27
-    plain = Relabel(Params(**SMALL))(teacher, batch, 0)
-    doubting = Relabel(Params(**SMALL, relabel_ignore=0.1, label_weights="equal"))(teacher, batch, 0)
-    assert len(plain.labels[0]) == 1
-    assert doubting.weights[0].tolist() == [1, 0]
-    assert_close(doubting.segments[0][0], plain.segments[0][0])
-    assert doubting.weights[1].tolist() == [1], "a video in which the teacher finds nothing keeps the generator's label"
 
 
 def batch_of_two():
@@ -152,32 +119,6 @@ def test_teacher_labels_in_evaluation_mode():
     assert not any(segments.requires_grad for segments in new.segments)
     assert all(len(segments) == len(labels) >= 1 for segments, labels in zip(new.segments, new.labels, strict=True))
     assert_close(dict(teacher.state_dict()), before)
-
-
-def test_cross_labels_are_by_students_that_have_not_seen_the_video(planted, tmp_path, monkeypatch):
-    dataset, store = planted
-    params, seen, asked = Params(**SMALL, cross_folds=2), [], []
-
-    def train(params, part, *rest):
-        seen.append((set(part.split("train")), params.student_epochs))
-        return train_student(params, part, *rest)
-
-    def label(teacher, dataset, store, videos, params):
-        asked.append((set(videos), params.relabel_confidence, params.relabel_every_class))
-        return teacher_labels(teacher, dataset, store, videos, params)
-
-    monkeypatch.setattr(distillation, "train_student", train)
-    monkeypatch.setattr(distillation, "teacher_labels", label)
-    labels = cross_labels(params, dataset, store, dataset.segments, tmp_path)
-    videos = set(dataset.split("train"))
-    for (trained, epochs), (labelled, *wanted) in zip(seen, asked, strict=True):
-        assert trained | labelled == videos
-        assert not trained & labelled
-        assert epochs == 2 * params.student_epochs, "as many steps as on all videos"
-        assert wanted == [params.cross_confidence, True]
-    known = set(dataset.segments[["video", "label"]].itertuples(index=False, name=None))
-    assert set(labels[["video", "label"]].itertuples(index=False, name=None)) <= known
-    assert set(labels.video) == videos
 
 
 def test_without_relabelling_the_student_trains_on(planted, tmp_path):

@@ -250,13 +250,6 @@ def test_percentiles_are_those_of_the_class():
     assert select(frame, 0.75, 0.0, percentile=True).score.tolist() == [1.0, 2.0, 0.1, 0.2]
 
 
-def test_every_class_of_a_video_keeps_its_best_proposal():
-    rows = [("v", "a", 0.1), ("v", "a", 0.3), ("v", "b", 0.9), ("v", "b", 0.8), ("w", "a", 0.2)]
-    frame = pd.DataFrame(rows, columns=["video", "label", "score"]).assign(iou_score=1.0)
-    assert select(frame, 0.2, 0.7).score.tolist() == [0.9, 0.8]
-    assert select(frame, 0.2, 0.7, every_class=True).score.tolist() == [0.3, 0.9, 0.8, 0.2]
-
-
 def test_fusion_averages_what_nms_suppressed():
     kept, segments = np.array([[0.0, 10.0]]), np.array([[0.0, 10.0], [2.0, 10.0], [0.0, 4.0], [1.0, 10.0]])
     params = Params(fusion_sigma=0.5)

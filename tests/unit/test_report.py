@@ -280,7 +280,7 @@ def test_what_is_not_as_it_was_is_said(make, unpainted):
         "generator": "taken from other",
         "selection": changed,
         "student": changed,
-        "distilled": "",
+        "distilled": changed,
         "evaluation": changed,
     }
     (commit,) = [row[1] for row in page.cells("Code, versions") if row[0] == "git_commit"]

@@ -178,7 +178,7 @@ def test_provenance(monkeypatch):
     [
         ("selection", "01_generator_training.ipynb"),
         ("student", "02_proposal_filtering.ipynb"),
-        ("distilled", "03_student_training.ipynb"),
+        ("distilled", "02_proposal_filtering.ipynb"),
         ("evaluation", "01_generator_training.ipynb"),
     ],
 )
@@ -192,7 +192,7 @@ def test_a_stage_without_its_inputs_says_what_to_run_first(outputs, name, first)
 def test_the_first_missing_input_decides(outputs):
     finish("generator")
     finish("selection")
-    with pytest.raises(InputError, match=r"student/labels_train\.json: no such file: run notebook 03_student"):
+    with pytest.raises(InputError, match=r"student/model\.safetensors: no such file: run notebook 03_student"):
         open_stage("distilled", {"run": "tiny"})
 
 
