@@ -62,6 +62,7 @@ ADDED = (
     Row("both, the default", "class-aware-weighted"),
     Row("thresholds by percentile", "percentile"),
     Row("uncertain borders ignored", "border-ignore"),
+    Row("learning rate that falls", "cosine"),
     Row("second round of distillation", "second-round"),
 )
 """Beyond the paper: the system with something added."""

@@ -115,6 +115,9 @@ class StudentParams(BaseModel):
     student_epochs: int = _field(12, "epochs on the generator's pseudo labels", ge=1)
     student_batch: int = _field(4, "videos per step", ge=1)
     student_lr: float = _field(1e-3, "learning rate of AdamW", gt=0)
+    student_schedule: Literal["constant", "cosine"] = _field(
+        "constant", "the rate stays, or falls to 0 by the end of a training"
+    )
     student_weight_decay: float = _field(0.05, "weight decay of AdamW", ge=0)
     ema_decay: float = _field(0.97, "decay of the moving average of the weights, per step", ge=0, lt=1)
     watched_videos: int = _field(10, "training videos on which mAP is measured after each epoch, to look at", ge=0)

@@ -4,6 +4,7 @@ Taught in notebook 03.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +66,22 @@ def update_average(ema: nn.Module, student: nn.Module, decay: float) -> None:
         average.copy_(value)
 
 
+def rate(share: float, params: Params) -> float:
+    """What part of the learning rate a student learns with, warm-up aside.
+
+    Constant in the paper; beyond it, `student_schedule` "cosine": it falls to 0 by the end of a training, and
+    distillation, a training of its own, begins with all of it again.
+
+    Args:
+        share: of the training that is done.
+        params: `student_schedule`.
+
+    >>> [round(rate(share, Params(student_schedule="cosine")), 2) for share in (0, 0.25, 0.5, 0.75)]
+    [1.0, 0.85, 0.5, 0.15]
+    """
+    return 1.0 if params.student_schedule == "constant" else (1 + math.cos(math.pi * share)) / 2
+
+
 def train_epochs(
     params: Params,
     data: TrainingVideos,
@@ -87,7 +104,7 @@ def train_epochs(
         ema: follows the student's weights.
         optimizer: of the student.
         folder: receives `model`, `ema` and `optimizer.safetensors`, from which distillation goes on, and the log.
-        epochs: numbers of the epochs; the learning rate rises linearly through epoch 0.
+        epochs: numbers of the epochs; the learning rate rises linearly through epoch 0, then see `rate`.
         relabel: replaces the labels of each batch by the average's predictions.
         each_epoch: called after each epoch with its number, from 1, the student and the average; to look at them.
         description: what the progress bar says.
@@ -118,7 +135,7 @@ def train_epochs(
         last_step=epochs.stop * steps,
         seed=params.seed,
         folder=folder,
-        lr=lambda i: min(1.0, (i + 1) / steps),
+        lr=lambda i: rate((i / steps - epochs.start) / len(epochs), params) * min(1.0, (i + 1) / steps),
         clip=1.0,
         after_step=after_step,
         description=description,

@@ -132,6 +132,16 @@ def test_without_relabelling_the_student_trains_on(planted, tmp_path):
     assert_close(ema.state_dict(), expected.state_dict(), rtol=0, atol=0)
 
 
+def test_a_falling_rate_falls_within_distillation(planted, tmp_path):
+    dataset, store = planted
+    params = Params(**SMALL | {"student_schedule": "cosine", "distill_epochs": 3})
+    train_student(params, dataset, store, dataset.segments, tmp_path / "student")
+    *networks, optimizer = load_student(tmp_path / "student", params, store.dim, 2)
+    distill(params, dataset, store, dataset.segments, *networks, optimizer, tmp_path / "distilled")
+    steps = 3 * math.ceil(8 / params.student_batch)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(params.student_lr * (1 - math.cos(math.pi / steps)) / 2)
+
+
 def test_a_second_round_starts_a_new_student_on_the_teachers_labels(planted, tmp_path):
     dataset, store = planted
     params = Params(**SMALL, distill_rounds=2)
