@@ -66,20 +66,24 @@ def update_average(ema: nn.Module, student: nn.Module, decay: float) -> None:
         average.copy_(value)
 
 
-def rate(share: float, params: Params) -> float:
-    """What part of the learning rate a student learns with, warm-up aside.
+def rate(step: int, steps: int, epochs: range, params: Params) -> float:
+    """What part of `student_lr` a student learns with: it rises through epoch 0, then stays or falls.
 
-    Constant in the paper; beyond it, `student_schedule` "cosine": it falls to 0 by the end of a training, and
+    It stays in the paper. Beyond it, with `student_schedule` "cosine", it falls to 0 by the end of a training;
     distillation, a training of its own, begins with all of it again.
 
     Args:
-        share: of the training that is done.
+        step: number of the step, from epoch 0 on.
+        steps: of an epoch.
+        epochs: numbers of the training's epochs.
         params: `student_schedule`.
 
-    >>> [round(rate(share, Params(student_schedule="cosine")), 2) for share in (0, 0.25, 0.5, 0.75)]
-    [1.0, 0.85, 0.5, 0.15]
+    >>> [round(rate(step, 2, range(4), Params(student_schedule="cosine")), 2) for step in range(8)]
+    [0.5, 0.96, 0.85, 0.69, 0.5, 0.31, 0.15, 0.04]
     """
-    return 1.0 if params.student_schedule == "constant" else (1 + math.cos(math.pi * share)) / 2
+    share = (step / steps - epochs.start) / len(epochs)
+    falling = 1.0 if params.student_schedule == "constant" else (1 + math.cos(math.pi * share)) / 2
+    return falling * min(1.0, (step + 1) / steps)
 
 
 def train_epochs(
@@ -104,7 +108,7 @@ def train_epochs(
         ema: follows the student's weights.
         optimizer: of the student.
         folder: receives `model`, `ema` and `optimizer.safetensors`, from which distillation goes on, and the log.
-        epochs: numbers of the epochs; the learning rate rises linearly through epoch 0, then see `rate`.
+        epochs: numbers of the epochs; for the learning rate see `rate`.
         relabel: replaces the labels of each batch by the average's predictions.
         each_epoch: called after each epoch with its number, from 1, the student and the average; to look at them.
         description: what the progress bar says.
@@ -135,7 +139,7 @@ def train_epochs(
         last_step=epochs.stop * steps,
         seed=params.seed,
         folder=folder,
-        lr=lambda i: rate((i / steps - epochs.start) / len(epochs), params) * min(1.0, (i + 1) / steps),
+        lr=lambda i: rate(i, steps, epochs, params),
         clip=1.0,
         after_step=after_step,
         description=description,
