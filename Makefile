@@ -53,9 +53,10 @@ site: setup
 	$(BIN)/sphinx-build -q -W --keep-going docs outputs/site
 	@echo "open outputs/site/index.html"
 
-# SBHAR=folder takes the recordings from there instead of downloading them
+# SBHAR=folder and THUMOS=folder take recordings and annotations from there instead of downloading them
 results: setup
 	$(BIN)/fustal fetch sbhar $(if $(SBHAR),--from $(SBHAR))
+	$(BIN)/fustal fetch thumos14-simulated $(if $(THUMOS),--from $(THUMOS))
 	$(BIN)/fustal sweep params/sweeps/results.yaml
 	$(BIN)/fustal results outputs/results/*/evaluation/metrics.json --readme README.md
 
