@@ -19,7 +19,7 @@ and pseudo labels had no say. Measured with the settings of `params/thumos14-sim
 The generator's averages are 40.3, 39.8 and 42.5; without the cross-video term seed 0 gives 36.9. The student was
 trained with seed 0 only, with `sgp_init_std` 0 (the preset now has the default, 0.1), and was still rising: it ends a
 little above what was wanted. Since then proposals lie round the middle of their snippets' windows, and the generator's
-mean over these seeds is 41.8; the student's average forgets more slowly. As the constants were chosen by looking at test
+mean over these seeds is 41.8; the student's average forgets more slowly. As the constants were chosen on test
 videos, no result on these features is evidence about real video.
 """
 
