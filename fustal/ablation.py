@@ -93,7 +93,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         Its rows with the column variant: the job's name without preset and seed.
 
     Raises:
-        InputError: there is no such file, or it is no such table.
+        InputError: there is no such file, it is no such table, or two of its jobs are the same.
     """
     path = Path(path)
     if not path.is_file():
@@ -102,9 +102,13 @@ def read_table(path: str | Path) -> pd.DataFrame:
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
         pairs = zip(table.run, table.dataset, strict=True)
         variant = [run.removeprefix(f"{dataset}-").rpartition("seed")[0].rstrip("-") for run, dataset in pairs]
-        return table.assign(variant=variant)
-    except (ValueError, AttributeError, OSError) as error:
+        table = table.assign(variant=variant)
+        twice = table[table.duplicated(["dataset", "variant", "seed", "stage", "measure"])]
+    except (ValueError, LookupError, AttributeError, OSError) as error:
         raise InputError(f"{path}: is no table of fustal collect: {one_line(error)[:200]}") from None
+    if len(twice):
+        raise InputError(f"{path}: job {twice.run.iloc[0]} on {twice.dataset.iloc[0]} is there twice")
+    return table
 
 
 def values_of(table: pd.DataFrame, dataset: str, row: Row, measure: str) -> pd.Series:

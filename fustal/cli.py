@@ -89,17 +89,20 @@ def sweep(
 
 @app.command()
 def collect(
-    sweep: Annotated[str, typer.Argument(help="a sweep below outputs/, or its folder or URL")],
-    out: Annotated[Path | None, typer.Option(help="a .csv or .parquet file; else <sweep>/results.csv")] = None,
+    sweeps: Annotated[list[str], typer.Argument(help="sweeps below outputs/, or their folders or URLs")],
+    out: Annotated[Path | None, typer.Option(help="a .csv or .parquet file; else the first one's results.csv")] = None,
 ) -> None:
-    """Gather the metrics of all jobs of a sweep in one table with their parameters, versions and hardware."""
+    """Gather the metrics of all jobs of sweeps in one table with their parameters, versions and hardware."""
+    import pandas as pd
+
     from fustal.results import collect_sweep, write_table
     from fustal.runs import OUTPUTS
 
-    folder = str(OUTPUTS / sweep) if (OUTPUTS / sweep).is_dir() else sweep
-    frame = collect_sweep(folder)
-    file = write_table(frame, out or Path("." if "://" in folder else folder) / "results.csv")
-    typer.echo(f"{sweep}: {frame.run.nunique()} jobs, {len(frame)} rows in {_shown(file)}")
+    folders = [str(OUTPUTS / sweep) if (OUTPUTS / sweep).is_dir() else sweep for sweep in sweeps]
+    frame = pd.concat([collect_sweep(folder) for folder in folders], ignore_index=True)
+    file = write_table(frame, out or Path("." if "://" in folders[0] else folders[0]) / "results.csv")
+    jobs = len(frame.groupby(["sweep", "run"]))
+    typer.echo(f"{', '.join(sweeps)}: {jobs} jobs, {len(frame)} rows in {_shown(file)}")
 
 
 @app.command()

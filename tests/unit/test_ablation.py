@@ -87,6 +87,12 @@ def test_csv_and_parquet_are_read_alike(table, tmp_path):
     pd.testing.assert_frame_equal(again, table)
 
 
+def test_a_job_that_two_sweeps_have_run_is_refused(tmp_path):
+    file = write_table(pd.DataFrame(lines("full", [1.0, 2.0]) + lines("full", [3.0])), tmp_path / "twice.csv")
+    with pytest.raises(InputError, match="job sbhar-full-seed0 on sbhar is there twice"):
+        read_table(file)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
