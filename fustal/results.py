@@ -60,8 +60,8 @@ def collect_sweep(folder: str) -> pd.DataFrame:
         folder: of the sweep; or its URL on any file system that fsspec knows.
 
     Returns:
-        Tidy frame: sweep, run (the job), dataset, test, stage, measure, value, the parameters, and versions and
-        hardware with the prefix "made.".
+        Tidy frame: sweep, run (the job, by its folder: the metrics of equal jobs are copies), dataset, test, stage,
+        measure, value, the parameters, and versions and hardware with the prefix "made.".
 
     Raises:
         InputError: there are no metrics.
@@ -71,7 +71,7 @@ def collect_sweep(folder: str) -> pd.DataFrame:
     for path in sorted(system.glob(f"{root}/*/evaluation/metrics.json")):
         try:
             metrics = json.loads(system.cat_file(path))
-            rows = pd.DataFrame(_measures(metrics)).assign(sweep=Path(root).name, run=metrics["run"])
+            rows = pd.DataFrame(_measures(metrics)).assign(sweep=Path(root).name, run=Path(path).parts[-3])
             rows = rows.assign(dataset=metrics["dataset"], test=metrics["test"])
             made = metrics["provenance"] | metrics["provenance"]["packages"]
             made = {f"made.{name}": value for name, value in made.items() if name != "packages"}

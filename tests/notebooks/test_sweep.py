@@ -143,9 +143,11 @@ def test_collect_makes_one_table(swept, tmp_path):
     assert (again.shape, list(again)) == (frame.shape, list(frame))
     np.testing.assert_allclose(again.value, frame.value)
     other = shutil.copytree(swept[0] / "small", tmp_path / "other")
+    (other / "full-seed0").rename(other / "equal-seed0")
     assert collect("small", other, "--out", tmp_path / "both.csv").returncode == 0
     both = pd.read_csv(tmp_path / "both.csv")
     assert (set(both.sweep), len(both)) == ({"small", "other"}, 2 * len(frame))
+    assert set(both.run) == {"full-seed0", "longer-seed0", "equal-seed0"}, "a job's name is its folder's, as in a copy"
     wrong = collect("small", "--out", tmp_path / "all.xlsx")
     assert (wrong.returncode, wrong.stderr) == (2, f"error: {tmp_path / 'all.xlsx'}: must end in .csv or .parquet\n")
     assert collect("nothing").returncode == 2
