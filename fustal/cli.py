@@ -93,15 +93,13 @@ def collect(
     out: Annotated[Path | None, typer.Option(help="a .csv or .parquet file; else the first one's results.csv")] = None,
 ) -> None:
     """Gather the metrics of all jobs of sweeps in one table with their parameters, versions and hardware."""
-    import pandas as pd
-
-    from fustal.results import collect_sweep, write_table
+    from fustal.results import collect_sweeps, write_table
     from fustal.runs import OUTPUTS
 
     folders = [str(OUTPUTS / sweep) if (OUTPUTS / sweep).is_dir() else sweep for sweep in sweeps]
-    frame = pd.concat([collect_sweep(folder) for folder in folders], ignore_index=True)
+    frame = collect_sweeps(folders)
     file = write_table(frame, out or Path("." if "://" in folders[0] else folders[0]) / "results.csv")
-    jobs = len(frame.groupby(["sweep", "run"]))
+    jobs = frame.groupby(["sweep", "run"]).ngroups
     typer.echo(f"{', '.join(sweeps)}: {jobs} jobs, {len(frame)} rows in {_shown(file)}")
 
 

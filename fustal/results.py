@@ -53,37 +53,44 @@ def collect(runs: Sequence[str | Path]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def collect_sweep(folder: str) -> pd.DataFrame:
-    """All that the jobs of a sweep measured, with what they were made with.
+def collect_sweeps(folders: Sequence[str]) -> pd.DataFrame:
+    """All that the jobs of some sweeps measured, with what they were made with.
 
     Args:
-        folder: of the sweep; or its URL on any file system that fsspec knows.
+        folders: of the sweeps; or their URLs on any file system that fsspec knows.
 
     Returns:
         Tidy frame: sweep, run (the job, by its folder: the metrics of equal jobs are copies), dataset, test, stage,
         measure, value, the parameters, and versions and hardware with the prefix "made.".
 
     Raises:
-        InputError: there are no metrics.
+        InputError: there are no metrics in one of them.
     """
-    system, root = fsspec.url_to_fs(folder)
     frames = []
-    for path in sorted(system.glob(f"{root}/*/evaluation/metrics.json")):
-        try:
-            metrics = json.loads(system.cat_file(path))
-            rows = pd.DataFrame(_measures(metrics)).assign(sweep=Path(root).name, run=Path(path).parts[-3])
-            rows = rows.assign(dataset=metrics["dataset"], test=metrics["test"])
-            made = metrics["provenance"] | metrics["provenance"]["packages"]
-            made = {f"made.{name}": value for name, value in made.items() if name != "packages"}
-            about = {name: value for name, value in metrics["parameters"].items() if name not in rows}
-            frames.append(rows.assign(**about | made))
-        except (KeyError, AttributeError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: is not the metrics of a run ({error!r})") from None
-    if not frames:
-        raise InputError(f"{folder}: holds no <job>/evaluation/metrics.json")
+    for folder in folders:
+        system, root = fsspec.url_to_fs(folder)
+        paths = sorted(system.glob(f"{root}/*/evaluation/metrics.json"))
+        if not paths:
+            raise InputError(f"{folder}: holds no <job>/evaluation/metrics.json")
+        for path in paths:
+            job = {"sweep": Path(root).name, "run": Path(path).parts[-3]}
+            frames.append(_job_rows(path, system.cat_file(path), job))
     first = ["sweep", "run", "dataset", "test", "stage", "measure", "value"]
     frame = pd.concat(frames, ignore_index=True)
     return frame[first + [name for name in frame if name not in first]]
+
+
+def _job_rows(path: str, content: bytes, job: dict[str, str]) -> pd.DataFrame:
+    """What one job measured, a row a measure; its parameters and what it was made with are the same in all."""
+    try:
+        metrics = json.loads(content)
+        rows = pd.DataFrame(_measures(metrics)).assign(**job, dataset=metrics["dataset"], test=metrics["test"])
+        made = metrics["provenance"] | metrics["provenance"]["packages"]
+        made = {f"made.{name}": value for name, value in made.items() if name != "packages"}
+        about = {name: value for name, value in metrics["parameters"].items() if name not in rows}
+        return rows.assign(**about | made)
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: is not the metrics of a run ({error!r})") from None
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> Path:

@@ -118,3 +118,11 @@ def test_rows_are_the_sweeps_variants(sweep, rows):
     variants = yaml.safe_load((ROOT / "params" / "sweeps" / f"{sweep}.yaml").read_text())["variants"]
     assert {row.variant for row in rows} == set(variants)
     assert rows[0].variant == FULL
+
+
+def test_more_seeds_of_a_variant_are_of_the_same_system():
+    files = (ROOT / "params" / "sweeps" / f"{name}.yaml" for name in ("ablation", "additions"))
+    whole, more = (yaml.safe_load(file.read_text()) for file in files)
+    assert more["base"].items() <= whole["base"].items()
+    assert {**more["variants"], FULL: {}}.items() <= {**whole["variants"], FULL: {}}.items(), "but for the upper bound"
+    assert not set(more["seeds"]) & set(whole["seeds"])
