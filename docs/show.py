@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from fustal import ROOT
-from fustal.files import atomic
+from fustal.writing import atomic
 
 SHOWN = ROOT / "docs" / "notebooks"
 FIGURE = re.compile(r'<img alt="([^"]*)" src="data:image/png;base64,([^"]*)">')

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from fustal import InputError, Problem
-from fustal.files import one_line, read_json, shown, write_json
+from fustal.files import one_line, read_json, shown
+from fustal.writing import write_json
 
 SEGMENT_COLUMNS = ["video", "label", "start", "end"]
 RESULT_COLUMNS = ["video", "label", "score", "start", "end"]

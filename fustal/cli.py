@@ -165,8 +165,8 @@ def evaluate(
     """Print mAP per tIoU and its averages."""
     from fustal.annotations import read_annotations, read_results
     from fustal.evaluation import averages, mean_average_precision
-    from fustal.files import write_json
     from fustal.params import Params, grid
+    from fustal.writing import write_json
 
     tious = grid(Params(tious=tiou).tious)
     videos, segments = read_annotations(annotations)

@@ -16,8 +16,8 @@ import pandas as pd
 
 from fustal import InputError
 from fustal.annotations import read_results, write_results
-from fustal.files import atomic
 from fustal.runs import OUTPUTS
+from fustal.writing import atomic, atomic_folder
 
 LEAST_SCORE = 0.2
 """From which on a detection becomes a subtitle, as in notebook 05, "One video": of the hundreds that soft-NMS leaves of
@@ -122,7 +122,7 @@ def write_subtitles(results: pd.DataFrame, folder: Path, form: str) -> None:
     """
     for row in results[results.end >= LATEST].itertuples():
         raise InputError(f"video {row.video!r}: {row.label!r} ends at {row.end:g} s: subtitles reach {LATEST:g} s")
-    with atomic(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         temporary.mkdir()
         for video, part in results.groupby("video"):
             with open(temporary / f"{video}.{form}", "x", encoding="utf-8") as file:  # never two names for one file

@@ -18,7 +18,8 @@ import pandas as pd
 from fustal import InputError, sbhar, simulate
 from fustal.annotations import read_annotations
 from fustal.dataset import Card, Grid, find_card
-from fustal.files import atomic, read_json, read_yaml, validated, write_json
+from fustal.files import read_json, read_yaml, validated
+from fustal.writing import atomic, write_json
 
 SBHAR_URL = (
     "https://archive.ics.uci.edu/static/public/341/"

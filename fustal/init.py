@@ -20,10 +20,11 @@ import yaml
 from fustal import InputError
 from fustal.annotations import parse_annotations
 from fustal.dataset import Card
-from fustal.files import atomic, read_json, validated
+from fustal.files import read_json, validated
 from fustal.layout import Features, find_features, ratio, walk
 from fustal.params import Params
 from fustal.splits import Split, find_split
+from fustal.writing import atomic
 from fustal.wtalc import GRID, convert, is_wtalc
 
 NEAR = 0.02

@@ -27,8 +27,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from fustal import InputError
-from fustal.files import read_json, write_json
+from fustal.files import read_json
 from fustal.params import Params
+from fustal.writing import write_json
 
 KNOWN_ERRORS: dict[str, type[Exception]] = {"InputError": InputError, "FloatingPointError": FloatingPointError}
 """Errors of a process that are raised again as what they are, by name; all others become RuntimeErrors."""

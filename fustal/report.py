@@ -24,10 +24,11 @@ from fustal.dataset import Dataset, hold_out, load_dataset
 from fustal.errors import average_precision_by_length, error_shares
 from fustal.evaluation import label_measures, mean_average_precision, precision_recall, summary
 from fustal.export import LEAST_SCORE
-from fustal.files import atomic, one_line, read_json, validated
+from fustal.files import one_line, read_json, validated
 from fustal.params import Params, grid
 from fustal.results import LABEL_MEASURES, STAGE_NAMES
 from fustal.runs import CHAIN, OUTPUTS, changed_file
+from fustal.writing import atomic
 
 DETECTIONS = {
     "generator": "generator/proposals_test.json",

@@ -12,8 +12,9 @@ import pandas as pd
 from scipy.stats import bootstrap
 
 from fustal import InputError
-from fustal.files import atomic, read_json
+from fustal.files import read_json
 from fustal.runs import OUTPUTS
+from fustal.writing import atomic
 
 STAGE_NAMES = {
     "generator": "generator",

@@ -19,13 +19,18 @@ from fustal.annotations import read_results
 from fustal.dataset import Dataset, hold_out, load_dataset
 from fustal.features import FeatureStore
 from fustal.fetch import ensure
-from fustal.files import atomic, digest, read_json, write_json
+from fustal.files import digest, read_json
 from fustal.params import STAGES, Params, SharedParams, StudentParams
 from fustal.provenance import provenance
 from fustal.training import CHECKPOINT
+from fustal.writing import atomic, write_json
 
 OUTPUTS = Path(os.environ.get("FUSTAL_OUTPUTS", ROOT / "outputs"))
 """Where run folders live: `outputs/`, or the folder in $FUSTAL_OUTPUTS."""
+
+
+RECORD = "stage.json"
+"""The file, in a stage's folder, that says that it is complete, and of what it was made."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +227,7 @@ class Run:
             record["task"] = {"classes": self.dataset.classes, "grid": grid, "dim": store.dim}
         for checkpoint in self.here.rglob(CHECKPOINT):
             checkpoint.unlink()
-        write_json(record, self.here / "stage.json")
+        write_json(record, self.here / RECORD)
         _release(self.folder)
         return list(outputs)
 
@@ -243,7 +248,7 @@ def open_stage(name: str, namespace: Mapping[str, Any]) -> Run:
     stage, started = CHAIN[name], time.time()
     params = Params.from_notebook(namespace)
     folder = OUTPUTS / params.run
-    before = [folder / Path(item).parent / "stage.json" for item in stage.inputs]
+    before = [folder / Path(item).parent / RECORD for item in stage.inputs]
     if before and before[-1].exists():
         params = Params.from_notebook(namespace, inherited=read_json(before[-1])["parameters"])
     inputs = inputs_of(stage, params, folder)
@@ -268,7 +273,7 @@ def open_stage(name: str, namespace: Mapping[str, Any]) -> Run:
     for abandoned in list(run.here.rglob(".*")):  # by `atomic`, when it was killed
         shutil.rmtree(abandoned, ignore_errors=True)
     run.here.mkdir(parents=True, exist_ok=True)
-    (run.here / "stage.json").unlink(missing_ok=True)
+    (run.here / RECORD).unlink(missing_ok=True)
     _forget_other_checkpoints(run)
     torch.set_num_threads(params.threads or os.cpu_count() or 1)
     torch.manual_seed(params.seed)
@@ -285,7 +290,7 @@ def is_done(params: Params, name: str, data: str, outputs: Path | None = None) -
         outputs: the folder above the run's, if another one than `OUTPUTS`.
     """
     folder, stage = (outputs or OUTPUTS) / params.run, CHAIN[name]
-    record_file = folder / name / "stage.json"
+    record_file = folder / name / RECORD
     if not record_file.exists():
         return False
     record = read_json(record_file)
@@ -303,12 +308,18 @@ def adopt(source: Path, params: Params, name: str, outputs: Path) -> None:
         outputs: the folder above the run's.
     """
     folder, stage = outputs / params.run, CHAIN[name]
-    with atomic(folder / name) as temporary:
-        shutil.copytree(source / name, temporary, copy_function=_link)
-        record = read_json(temporary / "stage.json") | {"parameters": params.of(Params), "taken_from": source.name}
-        write_json(record, temporary / "stage.json")
-    with atomic(folder / "notebooks" / stage.notebook) as temporary:
-        _link(source / "notebooks" / stage.notebook, temporary)
+    record = read_json(source / name / RECORD) | {"parameters": params.of(Params), "taken_from": source.name}
+    (folder / name / RECORD).unlink(missing_ok=True)  # until all of it is here
+    for path in sorted((source / name).rglob("*")):
+        if path.is_file() and path.name != RECORD:
+            _take(path, folder / path.relative_to(source))
+    _take(source / "notebooks" / stage.notebook, folder / "notebooks" / stage.notebook)
+    write_json(record, folder / name / RECORD)
+
+
+def _take(source: Path, target: Path) -> None:
+    with atomic(target) as temporary:
+        _link(source, temporary)
 
 
 def _link(source: str | Path, target: str | Path) -> None:
@@ -353,9 +364,9 @@ def code_digest(notebook: str) -> str:
 
 def _changed(maker: Stage, params: Params, folder: Path, data: str) -> str:
     """What is not any more as it was when a stage made its files, which therefore must not be read; empty: nothing."""
-    if not (folder / maker.name / "stage.json").exists():
+    if not (folder / maker.name / RECORD).exists():
         return "has not finished (another method's files are given by a parameter)"
-    record = read_json(folder / maker.name / "stage.json")
+    record = read_json(folder / maker.name / RECORD)
     if changed := changed_file(maker, params, folder, record["inputs"] | record["outputs"]):
         return f"{changed} has changed since"
     for name, value in params.of(*maker.params).items():

@@ -17,7 +17,8 @@ import scipy
 
 from fustal import InputError
 from fustal.dataset import Grid
-from fustal.files import read_json, write_json
+from fustal.files import read_json
+from fustal.writing import write_json
 
 FPS = 50
 """Samples per second of both sensors."""

@@ -34,7 +34,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from fustal.annotations import SEGMENT_COLUMNS
 from fustal.dataset import Grid
-from fustal.files import write_json
+from fustal.writing import write_json
 
 RATE = 12.5
 """Hz of the latent signal; a window of 16 frames at 25 fps averages 8 of its samples."""

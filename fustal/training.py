@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fustal import InputError
-from fustal.files import atomic, one_line
+from fustal.files import one_line
 from fustal.parallel import backward, processes, rank
 from fustal.params import Params
+from fustal.writing import atomic
 
 CHECKPOINT = "checkpoint.safetensors"
 """The file, in a training's folder, from which an interrupted training goes on."""

@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from fustal import InputError
 from fustal.dataset import Grid
-from fustal.files import atomic, one_line, shown, write_json
+from fustal.files import one_line, shown
+from fustal.writing import atomic_folder, write_json
 
 GRID = Grid(pattern="features/{video}.npy", fps=25, stride=16, window=16)
 """Where the converted features lie and when their snippets happen: what the data set's card must say."""
@@ -74,7 +75,7 @@ def convert(folder: Path, out: Path, *, trust: bool = False) -> Converted:
     name = features.name.removesuffix(FEATURES)
     beside = folder / f"{name}-Annotations"
     database = _database(beside if beside.is_dir() else folder, trust)
-    with atomic(out) as made:
+    with atomic_folder(out) as made:
         (made / "features").mkdir(parents=True)
         write_json({"version": name, "database": database}, made / "gt.json")
         _write_features(features, list(database), made, trust)

@@ -37,13 +37,13 @@ from fustal.dataset import Dataset
 from fustal.distillation import Relabel
 from fustal.evaluation import averages, mean_average_precision
 from fustal.features import FeatureStore
-from fustal.files import write_json
 from fustal.params import Params, grid
 from fustal.proposals import add_iou_score, select
 from fustal.provenance import provenance
 from fustal.simulate import Look, latent, make_prototypes, observe
 from fustal.student.learning import make_optimizer, make_student, start_average, train_epochs
 from fustal.training import has_bfloat16, pick_device, precision
+from fustal.writing import write_json
 from tests.benchmarks import shapes
 
 SMALL = {

@@ -1,13 +1,31 @@
 """Files that appear whole or not at all, and JSON without NaN."""
 
+import codecs
 import hashlib
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from fustal import InputError
-from fustal.files import atomic, digest, read_json, write_json
+from fustal import ROOT, InputError
+from fustal.files import digest, read_json, read_yaml, shown
+from fustal.writing import (
+    LOCK,
+    MADE,
+    UNFINISHED,
+    atomic,
+    atomic_folder,
+    overlap,
+    recover,
+    remove_unfinished,
+    write_json,
+)
 
 
 def _tree(folder):
@@ -32,19 +50,207 @@ def test_a_file_is_replaced(tmp_path):
     assert _tree(tmp_path) == {"a.txt": "new"}
 
 
-def test_a_folder_is_replaced_and_nothing_of_the_old_one_stays(tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "old.txt").write_text("old")
-    with atomic(tmp_path / "data") as temporary:
+def _make(folder, name, **options):
+    """Makes a folder that holds one file."""
+    with atomic_folder(folder, **options) as temporary:
         temporary.mkdir()
-        (temporary / "new.txt").write_text("new")
-    assert _tree(tmp_path) == {"data/new.txt": "new"}
+        (temporary / name).write_text(name)
+
+
+def test_a_folder_that_was_made_to_be_made_again_is_replaced(tmp_path):
+    _make(tmp_path / "data", "old", again=True)
+    _make(tmp_path / "data", "new", again=True)
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"new", MADE}
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_an_empty_folder_is_replaced(tmp_path):
+    (tmp_path / "data").mkdir()
+    _make(tmp_path / "data", "new")
+    assert _tree(tmp_path) == {"data/new": "new"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda data: (data / "mine").write_text("x"), "'mine' is not of those that fustal made"),
+        (lambda data: (data / "old").write_text("corrected"), "'old' has changed since fustal made it"),
+        (lambda data: (data / MADE).unlink(), "holds 'old', which fustal did not make"),
+        (lambda data: (data / MADE).write_text("{}"), "holds 'old', which fustal did not make"),
+        (lambda data: (data / MADE).write_bytes(bytes(99)), "holds 'old', which fustal did not make"),
+        (lambda data: ((data / "deep").mkdir(), (data / "deep" / "link").symlink_to("/")), "'deep/link' is not of"),
+        (lambda data: os.mkfifo(data / "pipe"), "'pipe' is not of those that fustal made"),
+    ],
+)
+def test_what_the_user_put_into_a_folder_is_never_lost(tmp_path, change, says):
+    _make(tmp_path / "data", "old", again=True)
+    change(tmp_path / "data")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=says):
+        _make(tmp_path / "data", "new", again=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_comes_into_a_folder_while_it_is_made_again_is_not_lost(tmp_path):
+    _make(tmp_path / "data", "old", again=True)
+
+    def come_in():
+        with atomic_folder(tmp_path / "data") as temporary:
+            temporary.mkdir()
+            (tmp_path / "data" / "mine").write_text("mine")
+
+    with pytest.raises(InputError, match="'mine' is not of"):
+        come_in()
+    assert (tmp_path / "data" / "mine").read_text() == "mine"
+    assert (tmp_path / "data" / "old").read_text() == "old"
+
+
+@pytest.mark.parametrize("kind", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/null")])
+def test_a_file_never_replaces_anything_but_a_file(tmp_path, kind):
+    kind(tmp_path / "there")
+    with pytest.raises(InputError, match="a file never replaces one"):
+        write_json({}, tmp_path / "there")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert not (tmp_path / "there").is_file()
+
+
+def test_a_folder_never_replaces_a_file(tmp_path):
+    (tmp_path / "data").write_text("mine")
+    with pytest.raises(InputError, match="is a file, and a folder never replaces one"):
+        _make(tmp_path / "data", "new", again=True)
+    assert _tree(tmp_path) == {"data": "mine"}
+
+
+def test_a_link_is_followed_and_stays(tmp_path):
+    (tmp_path / "a.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("a.json")
+    write_json({"new": 1}, tmp_path / "link.json")
+    assert (tmp_path / "link.json").is_symlink()
+    assert read_json(tmp_path / "a.json") == {"new": 1}
+
+
+def test_a_replaced_file_keeps_its_mode(tmp_path):
+    (tmp_path / "a.json").write_text("old")
+    (tmp_path / "a.json").chmod(0o640)
+    write_json({"new": 1}, tmp_path / "a.json")
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("name", ["a.txt/b.txt", "n" * 300, "zero\0byte"])
+def test_where_nothing_can_be_written_is_told_in_a_line(tmp_path, name):
+    (tmp_path / "a.txt").write_text("a file")
+    with pytest.raises(InputError, match="cannot be written: ") as error:
+        write_json({}, f"{tmp_path}/{name}")
+    assert "\n" not in str(error.value)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from fustal import writing
+
+path, moment = Path(sys.argv[1]), sys.argv[2]
+kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
+rename, replace = Path.rename, os.replace
+
+def between(self, target):
+    rename(self, target)
+    kill()
+
+def after(source, target):
+    replace(source, target)
+    kill()
+
+if moment == "between the renames":
+    Path.rename = between
+if moment == "after the renames":
+    os.replace = after
+with writing.atomic_folder(path, again=True) as temporary:
+    temporary.mkdir()
+    (temporary / "new").write_text("new")
+    if moment == "while it is made":
+        kill()
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "kept"), [("while it is made", "old"), ("between the renames", "new"), ("after the renames", "new")]
+)
+def test_a_killed_replacement_of_a_folder_is_completed_by_the_next_call(tmp_path, moment, kept, capsys):
+    _make(tmp_path / "data", "old", again=True)
+    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "data", moment], cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    recover(tmp_path / "data")
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {kept, MADE}
+    assert [path.name for path in tmp_path.iterdir()] == ["data"], "nothing hidden stays"
+    assert "a killed process" in capsys.readouterr().err
+    _make(tmp_path / "data", "newer", again=True)
+
+
+def test_a_folder_whose_new_version_is_gone_gets_the_old_one_back(tmp_path):
+    left = tmp_path / f".data{UNFINISHED}abc"
+    (left / "replaced").mkdir(parents=True)
+    (left / LOCK).touch()
+    recover(tmp_path / "data")
+    assert (tmp_path / "data").is_dir()
+    assert not left.exists()
+
+
+def test_what_a_living_process_works_on_is_left_alone(tmp_path):
+    with atomic_folder(tmp_path / "data") as temporary:
+        temporary.mkdir()
+        recover(tmp_path / "data")
+        remove_unfinished(tmp_path)
+        assert temporary.is_dir()
+
+
+def test_only_what_fustal_left_is_removed(tmp_path):
+    kept = [tmp_path / ".a.json.fustal-mine", tmp_path / ".ipynb_checkpoints", tmp_path / f".b{UNFINISHED}notes"]
+    for folder in kept:
+        folder.mkdir()
+        (folder / "mine").write_text("mine")
+    left = tmp_path / "deep" / f".c{UNFINISHED}x"
+    left.mkdir(parents=True)
+    (left / LOCK).touch()
+    remove_unfinished(tmp_path)
+    recover(tmp_path / "a.json")
+    assert all((folder / "mine").exists() for folder in kept)
+    assert not left.exists()
+
+
+def test_everything_is_flushed_before_and_after_it_gets_its_name(tmp_path, monkeypatch):
+    events = []
+    monkeypatch.setattr(os, "fsync", lambda handle: events.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name))
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (events.append("rename"), replace(a, b)))
+    write_json({}, tmp_path / "new" / "a.json")
+    assert events == [tmp_path.name, "a.json", "rename", "new"]
+    events.clear()
+    _make(tmp_path / "data", "file")
+    assert events == ["file", "data", "rename", tmp_path.name]
+
+
+def test_folders_overlap_by_path_and_by_link(tmp_path):
+    root, source = tmp_path / "data", tmp_path / "download"
+    for folder in (root, source / "deep"):
+        folder.mkdir(parents=True)
+    assert overlap(source, root) is None
+    assert overlap(root, root) == root
+    assert overlap(tmp_path, root) == tmp_path
+    assert overlap(root, root / "not there yet") == root
+    (source / "deep" / "link").symlink_to(root)
+    assert overlap(source, root) == source / "deep" / "link"
+    (source / "deep" / "link").unlink()
+    (root / "file").write_text("x")
+    (source / "deep" / "file").symlink_to(root / "file")
+    assert overlap(source, root) == source / "deep" / "file"
+    (tmp_path / "also").symlink_to(root)
+    assert overlap(tmp_path / "also", root) == tmp_path / "also"
 
 
 def _break_off(path, error):
     """Writes half of a file, or of a folder, and fails."""
-    with atomic(path) as temporary:
+    with (atomic_folder if path.is_dir() else atomic)(path) as temporary:
         if path.is_dir():
             temporary.mkdir()
         (temporary / "half.txt" if path.is_dir() else temporary).write_text("half")
@@ -54,8 +260,7 @@ def _break_off(path, error):
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_error_in_the_block_changes_nothing(tmp_path, error):
     (tmp_path / "a.txt").write_text("old")
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "old.txt").write_text("old")
+    _make(tmp_path / "data", "old", again=True)
     before = _tree(tmp_path)
     for name in ("a.txt", "data"):
         with pytest.raises(error):
@@ -93,7 +298,12 @@ def test_what_json_cannot_hold_is_not_written(tmp_path, value):
         (b'{"a": 1', "cannot be read as JSON"),
         (b'{"a": NaN}', "NaN is not a number"),
         (b'{"a": -Infinity}', "-Infinity is not a number"),
-        (b'{"a": "\xff"}', "cannot be read as JSON"),
+        (b'{"a": "\xff"}', "is not UTF-8 but perhaps Latin-1 (byte 7 is 0xff): save it as UTF-8"),
+        ('{"ä": 1}'.encode("utf-16-le"), "holds zero bytes"),
+        (codecs.BOM_UTF16_LE + b"{", "begins as UTF-16 and is not"),
+        (bytes(500), "holds zero bytes"),
+        (b'{"a": 1, "b": ":", "a": 2}', "'a' appears twice"),
+        (b'{"a": [{"c": 1, "c": 1}]}', "'c' appears twice"),
         (b"[" * 100_000, "cannot be read as JSON"),
         (b"[1, 2]", "must hold a JSON object, not a list"),
         (b"3", "must hold a JSON object, not a int"),
@@ -111,8 +321,38 @@ def test_wrong_json_is_an_error_of_one_line(tmp_path, content, says):
 def test_no_json_to_read(tmp_path):
     with pytest.raises(InputError, match=r"a\.json: no such file"):
         read_json(tmp_path / "a.json")
-    with pytest.raises(InputError, match="cannot be read as JSON"):
+    with pytest.raises(InputError, match="cannot be read: it is a folder"):
         read_json(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_text_is_read_by_its_byte_order_mark(tmp_path, encoding):
+    (tmp_path / "a.json").write_bytes('{"Übung": ":"}'.encode(encoding))
+    assert read_json(tmp_path / "a.json") == {"Übung": ":"}
+
+
+@pytest.mark.parametrize("reader", [read_json, read_yaml, digest])
+def test_what_might_never_end_is_not_opened(tmp_path, reader):
+    os.mkfifo(tmp_path / "pipe.json")
+    for path in (tmp_path / "pipe.json", Path("/dev/zero")):
+        with pytest.raises(InputError, match="it is a device, a pipe or a socket"):
+            reader(path)
+
+
+def test_keys_that_appear_twice_take_no_longer_than_others(tmp_path):
+    names = ", ".join(f'"{i}": 1' for i in range(100_000))
+    (tmp_path / "a.json").write_text(f'{{{names}, "99999": 2}}')
+    start = time.process_time()
+    with pytest.raises(InputError, match="'99999' appears twice"):
+        read_json(tmp_path / "a.json")
+    assert time.process_time() - start < 5, "it was a minute for 30,000"
+
+
+def test_a_message_shows_no_more_than_an_excerpt():
+    for value in ("x\n\x1b" * 1000, ["x" * 1000] * 1000, {"k": "x" * 1000}, 10**4000):
+        assert len(shown(value)) <= 80
+        assert shown(value).isprintable()
+    assert shown("short") == "'short'"
 
 
 def test_digest(tmp_path):

@@ -17,13 +17,13 @@ from torch.testing import assert_close
 from fustal import ROOT, InputError, distillation, generator
 from fustal.contrastive import equal_label_pairs
 from fustal.distillation import distill
-from fustal.files import write_json
 from fustal.generator import batch_of_step, train_generator
 from fustal.parallel import _first_error, backward, gather, launch, processes, rank, share, total
 from fustal.params import Params
 from fustal.student import learning, load_student, train_student
 from fustal.student.learning import make_optimizer, make_student, start_average
 from fustal.training import fit, seed_step
+from fustal.writing import write_json
 
 EXACT = {
     "device": "cpu",

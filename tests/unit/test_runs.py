@@ -143,7 +143,7 @@ def test_a_stage_that_began_again_is_not_done(outputs, dataset):
 
 def test_an_unfinished_stage_cannot_be_recorded(outputs):
     run = open_stage("generator", {"run": "tiny"})
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(InputError):
         run.finish()
     assert not (run.here / "stage.json").exists()
 

@@ -3,8 +3,9 @@ import pytest
 
 from fustal import InputError
 from fustal.dataset import Grid
-from fustal.files import read_json, write_json
+from fustal.files import read_json
 from fustal.sbhar import FPS, Recording, build, cut, describe, read_recordings
+from fustal.writing import write_json
 
 NAMES = ["exp01_user01", "exp02_user07"]
 GRIDS = {

@@ -6,10 +6,11 @@ import yaml
 from fustal import ROOT, InputError
 from fustal.dataset import load_dataset
 from fustal.fetch import ensure
-from fustal.files import digest, write_json
+from fustal.files import digest
 from fustal.params import Params
 from fustal.runs import CHAIN, adopt, data_key, is_done, stage_key
 from fustal.sweep import describe, jobs_of, plan, read_sweep
+from fustal.writing import write_json
 
 STAGES = list(CHAIN)
 
