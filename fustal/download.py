@@ -2,7 +2,6 @@
 
 import contextlib
 import glob
-import os
 import re
 import sys
 from pathlib import Path
@@ -10,11 +9,11 @@ from pathlib import Path
 import gdown
 import platformdirs
 import requests
-from filelock import FileLock
 from tqdm.auto import tqdm
 
 from fustal import InputError
-from fustal.files import digest
+from fustal.files import digest, kind_of
+from fustal.writing import held, publish
 
 TIMEOUT = 60.0
 """Seconds without a byte after which a server counts as silent."""
@@ -39,8 +38,9 @@ def download(url: str, name: str, checksum: str | None = None) -> Path:
     """
     file = cache() / name
     beginnings = file.parent / "partial"
-    beginnings.mkdir(parents=True, exist_ok=True)
-    with FileLock(beginnings / f"{name}.lock"):
+    with held(beginnings / f"{name}.lock", file):
+        if file.exists() and not file.is_file():
+            raise InputError(f"{file}: {kind_of(file)}, where a download is kept: move it away")
         if not file.exists() or wrong(file, checksum):
             fresh = beginnings / name
             try:
@@ -50,7 +50,11 @@ def download(url: str, name: str, checksum: str | None = None) -> Path:
             if problem := wrong(fresh, checksum):
                 fresh.unlink()
                 raise InputError(f"{url}: is not the file that was expected: {problem}")
-            os.replace(fresh, file)
+            publish(fresh, file)
+            if checksum is None:
+                told = f"sha256 {digest(file)}; its source publishes no checksum to compare it with"
+                secure = "" if url.startswith("https:") else ", and sends it over a connection that is not encrypted"
+                print(f"{name}: {told}{secure}", file=sys.stderr)
     return file
 
 
@@ -70,10 +74,11 @@ def wrong(file: Path, checksum: str | None) -> str:
 
 def _complete(url: str, file: Path) -> None:
     """Downloads a file, or what is missing of it; `gdown` keeps a beginning beside it until it is whole."""
-    have = sum(part.stat().st_size for part in _beginnings(file))
+    have = _tidy(file)
     size, told, resumable = _ask(url, have)
     if not resumable:
         for part in _beginnings(file):
+            print(f"{file.name}: a beginning of {_bytes(have)} is removed: the server sends no parts", file=sys.stderr)
             part.unlink()
         have = 0
     here = f", {_bytes(have)} of it are here" if have else ""
@@ -111,6 +116,15 @@ def _ask(url: str, have: int) -> tuple[int | None, str, bool]:
 def _beginnings(file: Path) -> list[Path]:
     """What `gdown` keeps of a file until it is whole: it adds eight letters of its own and `.part`."""
     return list(file.parent.glob(f"{glob.escape(file.name)}{'?' * 8}.part"))
+
+
+def _tidy(file: Path) -> int:
+    """Keeps the longest of several beginnings, as `gdown` goes on from one alone; returns how many bytes it has."""
+    parts = sorted(_beginnings(file), key=lambda part: part.stat().st_size)
+    for part in parts[:-1]:
+        print(f"{file.name}: a shorter beginning of a killed download is removed", file=sys.stderr)
+        part.unlink()
+    return parts[-1].stat().st_size if parts else 0
 
 
 def _advice(file: Path) -> str:

@@ -5,21 +5,19 @@
 
 import shutil
 import sys
-import tarfile
-import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from fustal import InputError, sbhar, simulate
-from fustal.annotations import read_annotations
+from fustal import ROOT, InputError, sbhar, simulate
+from fustal.annotations import check_name, read_annotations
+from fustal.archives import unpack
 from fustal.dataset import Card, Grid, find_card
 from fustal.files import read_json, read_yaml, validated
-from fustal.writing import atomic, write_json
+from fustal.writing import atomic_folder, held, overlap, recover, write_json
 
 SBHAR_URL = (
     "https://archive.ics.uci.edu/static/public/341/"
@@ -53,8 +51,12 @@ ACTIVITYNET_FEATURES = "https://drive.google.com/drive/folders/1W2t4UKUkV_9duAsA
 """ActivityNet v1.3's I3D features, as the README of github.com/leftthomas/UM gives them."""
 
 
+DEMO = ROOT / "params" / "datasets" / "demo.yaml"
+"""The one card whose data are made without being asked for."""
+
+
 def fetch(card: str | Path, source: Path | None = None) -> Path:
-    """Gets a data set; one that is there already is replaced.
+    """Gets a data set; one that an earlier call made, and that is as it was made, is replaced.
 
     Args:
         card: a name in `params/datasets`, or the path of a card with one of the names in `SOURCES`.
@@ -64,7 +66,8 @@ def fetch(card: str | Path, source: Path | None = None) -> Path:
         The data set's root.
 
     Raises:
-        InputError: there is no way to fetch it, `source` does not hold it, or the download failed.
+        InputError: there is no way to fetch it, `source` does not hold it or shares files with where the data set goes,
+            something of the user's is there, or the download failed.
     """
     path = find_card(card)
     known = validated(Card, read_yaml(path), path)
@@ -73,13 +76,23 @@ def fetch(card: str | Path, source: Path | None = None) -> Path:
     if source is not None and not Path(source).is_dir():
         raise InputError(f"{source}: no such folder")
     root = (path.parent / known.root).resolve()
-    with atomic(root) as folder:
+    if source is not None and (shared := overlap(Path(source), root)):
+        raise InputError(
+            f"--from {source}: shares {shared} with {root}, where the card has the data set: "
+            "have the original files in another folder, which stays as it is"
+        )
+    with _held(root), atomic_folder(root, again=True) as folder:
         SOURCES[known.name](None if source is None else Path(source), folder, known.grids)
     return root
 
 
+def _held(root: Path) -> AbstractContextManager[object]:
+    """Lets one process at a time make a data set."""
+    return held(root.parent / f".{root.name}.lock", root)
+
+
 def ensure(card: str | Path) -> None:
-    """Makes sure that a data set is there: the demo is made when it is missing, for others the command is told.
+    """Makes sure that a data set is there: the repository's own demo is made when it is missing.
 
     Several processes may call it at once: the first to finish wins.
 
@@ -91,16 +104,14 @@ def ensure(card: str | Path) -> None:
     root = (path.parent / known.root).resolve()
     if (root / known.annotations).exists():
         return
-    if known.name != "demo" or root.exists():
+    recover(root)  # it may have no name because a fetch was killed
+    if path == DEMO and not root.exists():
+        with _held(root):
+            if not root.exists():  # made by another process meanwhile
+                with atomic_folder(root, again=True) as folder:
+                    _demo(None, folder, known.grids)
+    if not (root / known.annotations).exists():
         raise InputError(f"{root / known.annotations}: no such file: run `fustal fetch {card}` first")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as folder:
-        _demo(None, Path(folder) / root.name, known.grids)
-        try:
-            (Path(folder) / root.name).rename(root)
-        except OSError:
-            if not (root / known.annotations).exists():
-                raise
 
 
 def _demo(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
@@ -110,7 +121,7 @@ def _demo(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
 
 
 def _sbhar(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
-    sbhar.build(source or _download_sbhar(), root, grids)
+    sbhar.build(source or _download_sbhar(root.with_name("unpacked")), root, grids)
 
 
 def _thumos_simulated(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
@@ -127,12 +138,11 @@ def _thumos(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
     root.mkdir(parents=True)
     place = _link
     if source is None:
-        source, place = _download_thumos_features(root / "unpacked"), shutil.move
+        source, place = _download_thumos_features(root.with_name("unpacked")), shutil.move
     simulate.write_annotations(*merge_thumos(source), root / "gt.json")
     _copy_splits(source, root)
     place(_find(source, "features/train/rgb").parents[1], root / "features")
     place(_find(source, "i3d_features"), root / "i3d_features")
-    shutil.rmtree(root / "unpacked", ignore_errors=True)
 
 
 def _activitynet(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
@@ -176,10 +186,11 @@ def lasting_annotations(path: Path) -> dict[str, dict[str, Any]]:
     database = {}
     try:
         for video, entry in read_json(path)["database"].items():
+            check_name(video)
             if entry["subset"] in ("training", "validation"):
                 lasting = [item for item in entry["annotations"] if item["segment"][0] < item["segment"][1]]
                 database[video] = {key: entry[key] for key in ("subset", "duration")} | {"annotations": lasting}
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise InputError(f"{path}: does not have the form of ActivityNet's annotations: {error!r}") from None
     return database
 
@@ -248,9 +259,8 @@ def _link(origin: Path, target: Path) -> None:
         (shutil.copytree if origin.is_dir() else shutil.copyfile)(origin, target)
 
 
-def _download_sbhar() -> Path:
-    archive = _download(SBHAR_URL, "sbhar.zip")
-    return _unpack(archive, archive.parent / "sbhar")
+def _download_sbhar(folder: Path) -> Path:
+    return unpack(_download(SBHAR_URL, "sbhar.zip"), folder)
 
 
 def _download_thumos_annotations() -> Path:
@@ -263,7 +273,7 @@ def _download_thumos_features(folder: Path) -> Path:
     annotations = _download_thumos_annotations()
     for whose, (file_id, checksum) in THUMOS_ARCHIVES.items():
         url = f"https://drive.google.com/file/d/{file_id}/view"
-        _unpack(_download(url, f"thumos14-{whose}", checksum), folder / whose)
+        unpack(_download(url, f"thumos14-{whose}", checksum), folder / whose)
     for name in THUMOS_FILES:
         shutil.copyfile(annotations / name, folder / name)
     return folder
@@ -274,25 +284,3 @@ def _download(url: str, name: str, checksum: str | None = None) -> Path:
     from fustal.download import download
 
     return download(url, name, checksum)
-
-
-def _unpack(archive: Path, folder: Path) -> Path:
-    """Unpacks an archive, and the archives in it, into a folder."""
-    _extract(archive, folder)
-    for inner in list(folder.rglob("*.zip")):
-        _extract(inner, inner.parent)
-    return folder
-
-
-def _extract(archive: Path, folder: Path) -> None:
-    """Unpacks an archive, which is known by its content; nothing lands outside the folder."""
-    try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as packed:
-                packed.extractall(folder)
-        else:
-            with tarfile.open(archive) as packed:
-                packed.extraction_filter = tarfile.data_filter
-                packed.extractall(folder)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
-        raise InputError(f"{archive}: cannot be unpacked, remove it and try again: {error}") from None

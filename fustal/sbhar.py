@@ -6,7 +6,6 @@ video-level label says nothing; a window of 60 s holds about three of them. Sour
 cite it, non-commercial use). Notebook 01 uses the windows as its videos.
 """
 
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import scipy
 
 from fustal import InputError
 from fustal.dataset import Grid
-from fustal.files import read_json
+from fustal.files import one_line, open_regular, read_json, read_text
 from fustal.writing import write_json
 
 FPS = 50
@@ -67,18 +66,24 @@ def read_recordings(folder: Path) -> list[Recording]:
     raw = next(folder.rglob("RawData"), None)
     if raw is None:
         raise InputError(f"{folder}: neither sbhar_float16.npz nor a folder RawData is here")
-    return list(_read_public(raw))
+    try:
+        return list(_read_public(raw))
+    except (ValueError, KeyError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{raw}: does not have the form of SBHAR's text files: {one_line(error)}") from None
 
 
 def _read_npz(folder: Path) -> Iterator[Recording]:
     try:
-        with open(folder / "sbhar_float16.npz", "rb") as file, np.load(file, allow_pickle=False) as signals:
+        with open_regular(folder / "sbhar_float16.npz") as file, np.load(file, allow_pickle=False) as signals:
             for name, video in read_json(folder / "gt.json")["database"].items():
                 yield Recording(name, video["subset"], signals[name].astype(np.float64), video["annotations"])
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{folder / 'sbhar_float16.npz'}: does not fit gt.json, or is broken: {error}") from None
+    except Exception as error:  # a broken archive can raise anything
+        reason = one_line(error)[:200]
+        raise InputError(f"{folder / 'sbhar_float16.npz'}: does not fit gt.json, or is broken: {reason}") from None
 
 
 def _read_public(raw: Path) -> Iterator[Recording]:
@@ -102,10 +107,7 @@ def _read_text_signal(raw: Path, name: str) -> np.ndarray:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
+    return [line for line in read_text(path).splitlines() if line.strip()]
 
 
 def cut(recording: Recording) -> dict[str, dict[str, Any]]:

@@ -135,6 +135,34 @@ def remove_unfinished(folder: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def held(lock: Path, what: Path, patience: float = -1) -> Iterator[None]:
+    """Holds a lock, which a process loses when it ends, however it ends.
+
+    Args:
+        lock: its file.
+        what: it stands for, in messages.
+        patience: seconds to wait for another process; -1: without end.
+
+    Raises:
+        InputError: another process holds it, or there can be no such file.
+    """
+    try:
+        make_folder(lock.parent)
+        if lock.exists() and not lock.is_file():
+            raise OSError(f"{lock.name} {kind_of(lock)}")
+        file_lock = FileLock(lock)
+        file_lock.acquire(timeout=patience)
+    except Timeout:
+        raise InputError(f"{what}: another process works on it: wait for it, or end it") from None
+    except OSError as error:
+        raise InputError(f"{what}: cannot be locked: {one_line(error)}") from None
+    try:
+        yield
+    finally:
+        file_lock.release()
+
+
 def publish(temporary: Path, target: Path) -> None:
     """Flushes a file, renames it, flushes the folder: after a power cut it is there, whole, or not at all."""
     if temporary.is_file():

@@ -1,16 +1,20 @@
+import io
 import json
 import multiprocessing
 import shutil
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
 import yaml
 
 from fustal import InputError, fetch
+from fustal.archives import unpack
 from fustal.dataset import load_dataset
 from fustal.features import FeatureStore
 from fustal.validation import problems_of, summary
+from fustal.writing import LOCK, UNFINISHED
 
 DATASETS = fetch.__file__.replace("fustal/fetch.py", "params/datasets")
 THUMOS = {
@@ -71,8 +75,20 @@ def _no_network(monkeypatch):
     monkeypatch.setattr(fetch, "_download", refuse)
 
 
-def test_the_demo_is_made_once_and_loads(card):
-    path = card("demo")
+@pytest.fixture
+def demo(card, monkeypatch):
+    """A copy of the demo's card in the place of the repository's."""
+    monkeypatch.setattr(fetch, "DEMO", card("demo"))
+    return fetch.DEMO
+
+
+def entries(folder):
+    """What is in a folder, but for the lock."""
+    return [entry.name for entry in folder.iterdir() if not entry.name.endswith(".lock")]
+
+
+def test_the_demo_is_made_once_and_loads(demo):
+    path = demo
     fetch.ensure(path)
     dataset = load_dataset(path)
     assert len(dataset.split("train")) == 80
@@ -81,29 +97,29 @@ def test_the_demo_is_made_once_and_loads(card):
     made = dataset.annotations.stat().st_mtime_ns
     fetch.ensure(path)
     assert dataset.annotations.stat().st_mtime_ns == made
-    assert [entry.name for entry in dataset.root.parent.iterdir()] == ["demo"]  # nothing temporary is left
+    assert entries(dataset.root.parent) == ["demo"]  # nothing temporary is left
+
+
+def ensure_in_a_process(path):
+    fetch.DEMO = path
+    fetch.ensure(path)
+    return (path.parents[1] / "data" / "demo" / "gt.json").stat().st_ino
 
 
 def test_several_processes_may_make_the_demo_at_once(card):
     path = card("demo")
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        pool.map(fetch.ensure, [path, path])
+        one, other = pool.map(ensure_in_a_process, [path, path])
+    assert one == other, "the second takes what the first has made"
     assert len(load_dataset(path).videos) == 100
-    assert [entry.name for entry in (path.parents[1] / "data").iterdir()] == ["demo"]
+    assert entries(path.parents[1] / "data") == ["demo"]
 
 
-def test_the_loser_of_a_race_keeps_the_winners_data(card, monkeypatch):
+def test_a_copy_of_the_demos_card_makes_nothing_where_it_points(card):
     path = card("demo")
-    root = path.parents[1] / "data" / "demo"
-
-    def overtaken(source, folder, grids):
-        folder.mkdir()
-        root.mkdir()
-        (root / "gt.json").write_text("the winner's")
-
-    monkeypatch.setattr(fetch, "_demo", overtaken)
-    fetch.ensure(path)
-    assert (root / "gt.json").read_text() == "the winner's"
+    with pytest.raises(InputError, match=r"gt\.json: no such file: run `fustal fetch .*demo\.yaml` first"):
+        fetch.ensure(path)
+    assert not (path.parents[1] / "data").exists()
 
 
 def test_other_data_sets_are_not_made_but_the_command_is_told(card):
@@ -111,21 +127,78 @@ def test_other_data_sets_are_not_made_but_the_command_is_told(card):
         fetch.ensure(card("sbhar"))
 
 
-def test_a_folder_that_is_not_the_demo_is_left_alone(card):
-    path = card("demo")
+def test_a_folder_that_is_not_the_demo_is_left_alone(demo):
+    path = demo
     (path.parents[1] / "data" / "demo").mkdir(parents=True)
     with pytest.raises(InputError, match=r"demo/gt\.json: no such file"):
         fetch.ensure(path)
 
 
-def test_fetching_replaces_what_is_there(card):
+def test_fetching_replaces_what_it_made(card):
     path = card("demo")
-    stale = path.parents[1] / "data" / "demo" / "stale"
-    stale.mkdir(parents=True)
     root = fetch.fetch(path)
-    assert root == stale.parent
-    assert not stale.exists()
+    made = (root / "gt.json").stat().st_ino
+    assert fetch.fetch(path) == root
+    assert (root / "gt.json").stat().st_ino != made
     assert len(load_dataset(path).videos) == 100
+
+
+def contents(folder):
+    """Every path below a folder, links as they are, with what a file holds."""
+    return {
+        path: path.read_bytes() if path.is_file() and not path.is_symlink() else path.is_symlink()
+        for path in folder.rglob("*")
+        if path.suffix != ".lock"
+    }
+
+
+@pytest.mark.parametrize("name", ["thumos14", "thumos14-simulated", "sbhar", "activitynet13"])
+@pytest.mark.parametrize("where", ["downloads", "downloads/data", ".", "link", "linked from"])
+def test_what_a_folder_holds_is_never_deleted_by_fetching_from_it(card, thumos_features, name, where, tmp_path):
+    source = tmp_path / "downloads"
+    (tmp_path / "link").symlink_to(source)
+    if where == "linked from":
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "features").symlink_to(source)
+        path, source = card(name, root=str(tmp_path / "downloads")), tmp_path / "elsewhere"
+    else:
+        path = card(name, root=f"../{where}")
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=r"shares .* where the card has the data set"):
+        fetch.fetch(path, source)
+    assert contents(tmp_path) == before
+
+
+def test_a_card_in_the_folder_that_it_names_is_not_deleted(card, tmp_path):
+    path = card("demo", root=".")
+    (path.parent / "notes.txt").write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=r"cards: holds 'demo\.yaml', which fustal did not make"):
+        fetch.fetch(path)
+    assert contents(tmp_path) == before
+
+
+def test_what_the_user_added_to_a_fetched_folder_is_not_lost(card, tmp_path):
+    path = card("demo")
+    root = fetch.fetch(path)
+    (root / "gt.json").write_text((root / "gt.json").read_text() + " ")
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=r"'gt\.json' has changed since fustal made it, and would be lost"):
+        fetch.fetch(path)
+    assert contents(tmp_path) == before
+
+
+def test_a_data_set_whose_replacement_was_killed_is_found(card, capsys):
+    path = card("demo")
+    root = fetch.fetch(path)
+    left = root.with_name(f".demo{UNFINISHED}x")
+    left.mkdir()
+    (left / LOCK).touch()
+    root.rename(left / "replaced")
+    fetch.ensure(path)
+    assert len(load_dataset(path).videos) == 100
+    assert not left.exists()
+    assert "a killed process" in capsys.readouterr().err
 
 
 def test_a_failure_leaves_the_old_data_and_nothing_else(card, monkeypatch, tmp_path):
@@ -140,7 +213,7 @@ def test_a_failure_leaves_the_old_data_and_nothing_else(card, monkeypatch, tmp_p
     with pytest.raises(InputError, match="half-way"):
         fetch.fetch(path)
     assert (root / "gt.json").exists()
-    assert [entry.name for entry in root.parent.iterdir()] == ["demo"]
+    assert entries(root.parent) == ["demo"]
 
 
 def test_wrong_calls_are_told(card, tmp_path):
@@ -149,7 +222,7 @@ def test_wrong_calls_are_told(card, tmp_path):
     with pytest.raises(InputError, match="absent: no such folder"):
         fetch.fetch(card("sbhar"), tmp_path / "absent")
     with pytest.raises(InputError, match="takes no folder"):
-        fetch.fetch(card("demo"), tmp_path)
+        fetch.fetch(card("demo"), tmp_path / "cards")
     with pytest.raises(InputError, match="no such data-set card"):
         fetch.fetch("thumos15")
 
@@ -224,28 +297,77 @@ def test_archives_in_archives_are_unpacked(tmp_path):
     (tmp_path / "in" / "RawData" / "labels.txt").write_text("1 1 1 1 2")
     shutil.make_archive(tmp_path / "outer" / "inner", "zip", tmp_path / "in")
     archive = shutil.make_archive(tmp_path / "public", "zip", tmp_path / "outer")
-    folder = fetch._unpack(tmp_path / archive, tmp_path / "unpacked")
+    folder = unpack(tmp_path / archive, tmp_path / "unpacked")
     assert next(folder.rglob("labels.txt")).read_text() == "1 1 1 1 2"
 
 
 def test_what_a_server_sends_in_place_of_an_archive_is_told(tmp_path):
     (tmp_path / "public.zip").write_text("<html>Quota exceeded</html>")
     with pytest.raises(InputError, match=r"public\.zip: cannot be unpacked, remove it and try again: "):
-        fetch._unpack(tmp_path / "public.zip", tmp_path / "unpacked")
+        unpack(tmp_path / "public.zip", tmp_path / "unpacked")
+
+
+def _packed(path, form):
+    """An archive with a file of random numbers."""
+    with tarfile.open(path, f"w:{form}") as archive:
+        content = np.random.default_rng(0).bytes(200_000)
+        entry = tarfile.TarInfo("data.bin")
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    return bytearray(path.read_bytes())
+
+
+@pytest.mark.parametrize("form", ["gz", "bz2", "xz"])
+@pytest.mark.parametrize("damage", ["flipped", "cut"])
+def test_a_damaged_archive_is_refused(tmp_path, form, damage):
+    path = tmp_path / "archive"
+    content = _packed(path, form)
+    unpack(path, tmp_path / "whole")
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+    path.write_bytes(content if damage == "flipped" else content[:-50])
+    with pytest.raises(InputError, match=r"archive: cannot be unpacked, remove it and try again: ") as error:
+        unpack(path, tmp_path / "damaged")
+    assert "\n" not in str(error.value)
+
+
+def test_a_tar_archive_cut_between_its_files_is_refused(tmp_path):
+    content = _packed(tmp_path / "archive", "")
+    (tmp_path / "archive").write_bytes(content[: 512 + 200_192])
+    with pytest.raises(InputError, match="it is cut off"):
+        unpack(tmp_path / "archive", tmp_path / "unpacked")
+
+
+@pytest.mark.parametrize("change", ["encrypted", "long name", "flipped"])
+def test_a_zip_that_cannot_be_unpacked_is_told_in_a_line(tmp_path, change):
+    path = tmp_path / "public.zip"
+    name = "n" * 300 if change == "long name" else "name.txt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, "content")
+    content = bytearray(path.read_bytes())
+    if change == "encrypted":
+        content[6] |= 1  # the flag of the file, and of its entry in the directory
+        content[content.index(b"PK\x01\x02") + 8] |= 1
+    if change == "flipped":
+        content[content.index(b"content")] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"public\.zip: cannot be unpacked, remove it and try again: ") as error:
+        unpack(path, tmp_path / "unpacked")
+    assert "\n" not in str(error.value)
 
 
 def test_nothing_of_an_archive_lands_outside_its_folder(tmp_path):
     with tarfile.open(tmp_path / "public.tar.gz", "w:gz") as archive:
         archive.add(__file__, arcname="../escaped.py")
     with pytest.raises(InputError, match="cannot be unpacked"):
-        fetch._unpack(tmp_path / "public.tar.gz", tmp_path / "unpacked")
+        unpack(tmp_path / "public.tar.gz", tmp_path / "unpacked")
     assert not (tmp_path / "escaped.py").exists()
 
 
 def test_archives_are_known_by_their_content(tmp_path):
     shutil.make_archive(tmp_path / "public", "gztar", DATASETS)
     (tmp_path / "public.tar.gz").rename(tmp_path / "nameless")
-    assert (fetch._unpack(tmp_path / "nameless", tmp_path / "unpacked") / "demo.yaml").exists()
+    assert (unpack(tmp_path / "nameless", tmp_path / "unpacked") / "demo.yaml").exists()
 
 
 def test_the_real_annotations_merge(shared):

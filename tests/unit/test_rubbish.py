@@ -255,11 +255,12 @@ IMPOSSIBLE = "video 'v2': annotation 0: "
 NAME = "the name of a video must be usable as the name of a file"
 ANNOTATIONS = {
     "missing": (lambda folder: (folder / "data/gt.json").unlink(), "gt.json: no such file"),
-    "a folder": (replaced(Path.mkdir, "data/gt.json"), "gt.json: cannot be read as JSON"),
+    "a folder": (replaced(Path.mkdir, "data/gt.json"), "gt.json: cannot be read: it is a folder"),
     "empty": (gt(""), "gt.json: cannot be read as JSON"),
     "broken": (gt('{"database": {"v0"'), "gt.json: cannot be read as JSON"),
-    "not UTF-8": (gt(b'{"database": {"\xff\xfe": {}}}'), "gt.json: cannot be read as JSON: 'utf-8' codec"),
-    "UTF-16": (gt('{"database": {}}'.encode("utf-16")), "gt.json: cannot be read as JSON"),
+    "not UTF-8": (gt(b'{"database": {"\xff\xfe": {}}}'), "gt.json: is not UTF-8 but perhaps Latin-1"),
+    "UTF-16": (gt('{"database": {}}'.encode("utf-16")), "gt.json: has no 'database' object with videos"),
+    "UTF-16 without its mark": (gt('{"database": {}}'.encode("utf-16-le")), "gt.json: holds zero bytes"),
     "deeply nested": (gt('{"database": ' + "[" * 200_000), "gt.json: cannot be read as JSON"),
     "a key twice": (gt('{"database": {"v0": {"subset": "train"}, "v0": {"subset": "test"}}}'), "'v0' appears twice"),
     "NaN": (gt('{"database": {"v0": {"subset": "train", "duration": NaN}}}'), "NaN is not a number"),
@@ -407,7 +408,7 @@ YAML = {
     "card: empty": (text("card.yaml", ""), "card.yaml: name: Field required"),
     "card: a list": (text("card.yaml", "- 1"), "card.yaml: must be lines of 'name: value'"),
     "card: broken": (text("card.yaml", "name: ["), "card.yaml: cannot be read as YAML"),
-    "card: not UTF-8": (text("card.yaml", b"name: \xff"), "card.yaml: cannot be read as YAML"),
+    "card: not UTF-8": (text("card.yaml", b"name: \xff"), "card.yaml: is not UTF-8 but perhaps Latin-1"),
     "card: a bomb": (text("card.yaml", BOMB), "card.yaml: cannot be read as YAML: *a: aliases are not allowed"),
     "card: a key twice": (
         text("card.yaml", "name: a\nname: b"),
@@ -430,7 +431,7 @@ YAML = {
     "card: an attribute": (grid(pattern="{video}{video.__class__}.npy"), "must hold {video}"),
     "card: half a field": (grid(pattern="{video"), "card.yaml: grids.generator.pattern"),
     "parameters: missing": (lambda folder: (folder / "preset.yaml").unlink(), "preset.yaml: no such parameter file"),
-    "parameters: a folder": (replaced(Path.mkdir, "preset.yaml"), "preset.yaml: cannot be read as YAML"),
+    "parameters: a folder": (replaced(Path.mkdir, "preset.yaml"), "preset.yaml: cannot be read: it is a folder"),
     "parameters: a list": (text("preset.yaml", "- 1"), "preset.yaml: must be lines of 'name: value'"),
     "parameters: a number as name": (text("preset.yaml", "1: 2"), "preset.yaml: must be lines of 'name: value'"),
     "parameters: a list as name": (text("preset.yaml", "[1]: 2"), "preset.yaml: cannot be read as YAML"),

@@ -168,7 +168,7 @@ def test_missing_recordings_and_files_are_named(tmp_path, signals):
         read_recordings(tmp_path / "npz")
     write_public_form(tmp_path / "public", signals)
     (tmp_path / "public/HAPT/RawData/gyro_exp02_user07.txt").unlink()
-    with pytest.raises(InputError, match=r"gyro_exp02_user07\.txt: cannot be read"):
+    with pytest.raises(InputError, match=r"gyro_exp02_user07\.txt: no such file"):
         read_recordings(tmp_path / "public")
 
 
