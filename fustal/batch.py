@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import papermill
-from filelock import FileLock, Timeout
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
@@ -21,6 +20,7 @@ from fustal.fetch import ensure
 from fustal.files import one_line
 from fustal.params import Params
 from fustal.runs import CHAIN, OUTPUTS, Stage, data_key, is_done, stages_of, why_not
+from fustal.writing import Busy, held, publish
 
 
 class StageError(RuntimeError):
@@ -76,17 +76,13 @@ def run_chain(
 @contextlib.contextmanager
 def _alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Holds the lock of a run's folder, which a process loses when it ends, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"{folder}: another process works on this run: waiting for it")
-        lock.acquire()
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held(folder / ".lock", folder, patience=0))
+        except Busy:
+            say(f"{folder}: another process works on this run: waiting for it")
+            stack.enter_context(held(folder / ".lock", folder))
         yield
-    finally:
-        lock.release()
 
 
 def run_notebook(stage: Stage, params: Params, outputs: Path, *, bar: bool = False) -> None:
@@ -125,7 +121,7 @@ def run_notebook(stage: Stage, params: Params, outputs: Path, *, bar: bool = Fal
                 f"{stage.notebook}: its process was killed, perhaps for want of memory; the same command goes on from "
                 "its last checkpoint"
             ) from None
-    partial.rename(folder / stage.notebook)
+    publish(partial, folder / stage.notebook)
 
 
 def _literal(path: os.PathLike) -> str:

@@ -4,33 +4,31 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 
 from fustal import ROOT, InputError
 from fustal.annotations import read_results
 from fustal.dataset import Dataset, hold_out, load_dataset
 from fustal.features import FeatureStore
 from fustal.fetch import ensure
-from fustal.files import digest, read_json
+from fustal.files import digest, read_json, shown
+from fustal.identity import RECORD, code_digest, data_key, read_record
 from fustal.params import STAGES, Params, SharedParams, StudentParams
 from fustal.provenance import provenance
 from fustal.training import CHECKPOINT
-from fustal.writing import atomic, write_json
+from fustal.writing import atomic, flush, held, make_folder, remove_unfinished, write_json
 
 OUTPUTS = Path(os.environ.get("FUSTAL_OUTPUTS", ROOT / "outputs"))
 """Where run folders live: `outputs/`, or the folder in $FUSTAL_OUTPUTS."""
-
-
-RECORD = "stage.json"
-"""The file, in a stage's folder, that says that it is complete, and of what it was made."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +178,7 @@ class Run:
         key: hash of parameters, data and code as they were when the stage began.
         data: hash of the data.
         code: hash of the code.
+        read: hashes of the inputs as they were when the stage began, by name.
         started: seconds since the epoch.
     """
 
@@ -191,6 +190,7 @@ class Run:
     key: str
     data: str
     code: str
+    read: dict[str, str]
     started: float
 
     @property
@@ -208,7 +208,17 @@ class Run:
         return read_results(path, self.dataset.videos.index, self.dataset.classes)
 
     def finish(self) -> list[str]:
-        """Records that the stage is complete: parameters, inputs, outputs, provenance. Returns what was written."""
+        """Records that the stage is complete: parameters, inputs, outputs, provenance. Returns what was written.
+
+        Raises:
+            InputError: an output is missing, or an input or the data are not any more what the stage began with.
+        """
+        again = f"has changed while notebook {self.stage.notebook} worked on it: run it again"
+        for name, path in self.inputs.items():
+            if not path.is_file() or digest(path) != self.read[name]:
+                raise InputError(f"{path}: {again}")
+        if data_key(load_dataset(self.params.dataset)) != self.data:
+            raise InputError(f"data set {self.params.dataset}: {again}")
         outputs = {name: digest(self.folder / name) for name in self.stage.outputs}
         record = {
             "stage": self.stage.name,
@@ -216,7 +226,7 @@ class Run:
             "data": self.data,
             "code": self.code,
             "parameters": self.params.of(Params),
-            "inputs": {name: digest(path) for name, path in self.inputs.items()},
+            "inputs": self.read,
             "outputs": outputs,
             "seconds": round(time.time() - self.started, 1),
             "provenance": provenance(self.params),
@@ -248,9 +258,8 @@ def open_stage(name: str, namespace: Mapping[str, Any]) -> Run:
     stage, started = CHAIN[name], time.time()
     params = Params.from_notebook(namespace)
     folder = OUTPUTS / params.run
-    before = [folder / Path(item).parent / RECORD for item in stage.inputs]
-    if before and before[-1].exists():
-        params = Params.from_notebook(namespace, inherited=read_json(before[-1])["parameters"])
+    if stage.inputs and (before := read_record(folder / Path(stage.inputs[-1]).parent)):
+        params = Params.from_notebook(namespace, inherited=before.parameters)
     inputs = inputs_of(stage, params, folder)
     for item in (item for item, path in inputs.items() if not path.is_file()):
         maker = next(s.notebook for s in CHAIN.values() if item in s.outputs)
@@ -268,12 +277,13 @@ def open_stage(name: str, namespace: Mapping[str, Any]) -> Run:
     seen = hold_out(dataset, params.held_out)
     if seen.segments_of("train").empty:
         print("no training video has true segments: what is measured on them says nothing")
-    run = Run(params, stage, folder, inputs, seen, stage_key(params, stage, data), data, code, started)
+    read = {item: digest(path) for item, path in inputs.items()}
+    run = Run(params, stage, folder, inputs, seen, stage_key(params, stage, data), data, code, read, started)
     _hold(folder, stage.name)
-    for abandoned in list(run.here.rglob(".*")):  # by `atomic`, when it was killed
-        shutil.rmtree(abandoned, ignore_errors=True)
-    run.here.mkdir(parents=True, exist_ok=True)
+    make_folder(run.here)
+    remove_unfinished(run.here)
     (run.here / RECORD).unlink(missing_ok=True)
+    flush(run.here)
     _forget_other_checkpoints(run)
     torch.set_num_threads(params.threads or os.cpu_count() or 1)
     torch.manual_seed(params.seed)
@@ -290,12 +300,10 @@ def is_done(params: Params, name: str, data: str, outputs: Path | None = None) -
         outputs: the folder above the run's, if another one than `OUTPUTS`.
     """
     folder, stage = (outputs or OUTPUTS) / params.run, CHAIN[name]
-    record_file = folder / name / RECORD
-    if not record_file.exists():
+    record = read_record(folder / name)
+    if record is None or record.key != stage_key(params, stage, data):
         return False
-    record = read_json(record_file)
-    known = record["inputs"] | record["outputs"]
-    return record["key"] == stage_key(params, stage, data) and not changed_file(stage, params, folder, known)
+    return not changed_file(stage, params, folder, record.inputs | record.outputs)
 
 
 def adopt(source: Path, params: Params, name: str, outputs: Path) -> None:
@@ -338,72 +346,50 @@ def stage_key(params: Params, stage: Stage, data: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def data_key(dataset: Dataset) -> str:
-    """Hash of a data set: annotations by content; features by name, size and time, as they may be many gigabytes."""
-    total = hashlib.sha256(digest(dataset.annotations).encode())
-    for grid in dataset.grids.values():
-        total.update(grid.model_dump_json().encode())
-    for stage in dataset.grids:
-        store = FeatureStore(dataset, stage)
-        for path in (path for video in dataset.videos.index for path in store.paths(video) if path.exists()):
-            status = path.stat()
-            total.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
-    return total.hexdigest()
-
-
-def code_digest(notebook: str) -> str:
-    """Hash of the package's source and of the code cells of one notebook, but for its exercises."""
-    cells = [
-        cell["source"]
-        for cell in read_json(ROOT / "notebooks" / notebook)["cells"]
-        if cell["cell_type"] == "code" and not {"exercise", "solution"} & set(cell["metadata"].get("tags", []))
-    ]
-    source = digest(*sorted((ROOT / "fustal").rglob("*.py")))
-    return hashlib.sha256((source + json.dumps(cells)).encode()).hexdigest()
-
-
 def _changed(maker: Stage, params: Params, folder: Path, data: str) -> str:
     """What is not any more as it was when a stage made its files, which therefore must not be read; empty: nothing."""
-    if not (folder / maker.name / RECORD).exists():
+    record = read_record(folder / maker.name)
+    if record is None:
         return "has not finished (another method's files are given by a parameter)"
-    record = read_json(folder / maker.name / RECORD)
-    if changed := changed_file(maker, params, folder, record["inputs"] | record["outputs"]):
+    if changed := changed_file(maker, params, folder, record.inputs | record.outputs):
         return f"{changed} has changed since"
     for name, value in params.of(*maker.params).items():
-        if name not in ("run", "dataset") and record["parameters"][name] != value:
-            return f"it ran with {name} = {record['parameters'][name]!r}, and this is with {value!r}"
-    if record["data"] != data:
+        if name not in ("run", "dataset") and (ran := record.parameters.get(name)) != value:
+            return f"it ran with {name} = {shown(ran)}, and this is with {value!r}"
+    if record.data != data:
         return "the data have changed since"
-    return "" if record["code"] == code_digest(maker.notebook) else "its code, or fustal's, has changed since"
+    return "" if record.code == code_digest(maker.notebook) else "its code, or fustal's, has changed since"
 
 
 PATIENCE = 5
 """Seconds that a stage waits for another process to leave it: a kernel whose parent was killed takes a moment."""
 
-_held: dict[Path, FileLock] = {}
+_locks: dict[Path, ExitStack] = {}
+"""The stage that this process works on, by the folder of its run."""
 
 
 def _hold(folder: Path, name: str) -> None:
     """Locks a run's stage until this process finishes it, opens another stage of the run, or ends."""
     _release(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f".{name}.lock")
-    try:
-        lock.acquire(timeout=PATIENCE)
-    except Timeout:
-        raise InputError(f"{folder / name}: another process works on it: wait for it, or end it") from None
-    _held[folder] = lock
+    stack = ExitStack()
+    stack.enter_context(held(folder / f".{name}.lock", folder / name, PATIENCE))
+    _locks[folder] = stack
 
 
 def _release(folder: Path) -> None:
-    if folder in _held:
-        _held.pop(folder).release()
+    if folder in _locks:
+        _locks.pop(folder).close()
 
 
 def _forget_other_checkpoints(run: Run) -> None:
     """Keeps the checkpoints of an interrupted training only when they belong to exactly this stage."""
-    marker, inputs = run.here / "started.json", {name: digest(path) for name, path in run.inputs.items()}
-    if not marker.exists() or read_json(marker) != {"key": run.key, "inputs": inputs}:
+    marker, mine = run.here / "started.json", {"key": run.key, "inputs": run.read}
+    try:
+        same = read_json(marker) == mine if marker.exists() else False
+    except InputError as error:
+        print(f"{error}: the stage begins anew", file=sys.stderr)
+        same = False
+    if not same:
         for checkpoint in run.here.rglob(CHECKPOINT):
             checkpoint.unlink()
-    write_json({"key": run.key, "inputs": inputs}, marker)
+        write_json(mine, marker)

@@ -6,9 +6,11 @@ Taught in notebook 01, section "Training".
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
@@ -144,10 +146,9 @@ def fit(
     rows: list[dict[str, float]] = []
     trained = next(iter(modules.values()))
     base = [group["lr"] for group in optimizer.param_groups]
-    if checkpoint.exists() and (step_reached := load_state(checkpoint, modules, optimizer, about)) is not None:
-        first_step = step_reached
-        log = pd.read_csv(log_file, float_precision="round_trip") if log_file.exists() else pd.DataFrame({"step": []})
-        rows = log[log.step < first_step].to_dict("records")
+    if (state := read_checkpoint(checkpoint, about)) and (known := _read_log(log_file, first_step, state)) is not None:
+        state.restore(modules, optimizer)
+        first_step, rows = state.step, known
     began, waited, steps = perf_counter(), 0.0, range(first_step, last_step)
     with closing(load_ahead(load, steps)) as batches:
         for i in progress_bar(steps, desc=description) if steps and not rank() else steps:
@@ -245,34 +246,78 @@ def save_state(
         save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
 
 
-def load_state(
-    path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, about: str = ""
-) -> int | None:
-    """Restores what `save_state` wrote and returns the step to go on with; None where it is about something else.
+@dataclass(frozen=True)
+class State:
+    """What `save_state` wrote: the number of the next step, what the training is about, and all tensors by name."""
+
+    path: Path
+    step: int
+    about: str
+    tensors: dict[str, Tensor]
+
+    def restore(self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
+        """Gives modules and optimiser their state.
+
+        Raises:
+            InputError: it does not fit them.
+        """
+        try:
+            for name, module in modules.items():
+                prefix = f"{name}/"
+                mine = {key.removeprefix(prefix): v for key, v in self.tensors.items() if key.startswith(prefix)}
+                module.load_state_dict(mine)
+            states: dict[int, dict[str, Tensor]] = {}
+            for key, value in self.tensors.items():
+                if key.startswith("optimizer/"):
+                    _, index, field = key.split("/")
+                    states.setdefault(int(index), {})[field] = value
+            optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+        except Exception as error:
+            what = "cannot be continued from (delete it to start anew)"
+            raise InputError(f"{self.path}: {what}: {one_line(error)[:200]}") from None
+
+
+def read_state(path: Path) -> State:
+    """Reads what `save_state` wrote.
 
     Raises:
-        InputError: the file is missing or broken, or does not fit.
+        InputError: the file is missing or broken.
     """
     try:
+        if not path.is_file():
+            raise OSError("there is no such file")
         with safe_open(path, framework="pt") as file:
-            state = json.loads(file.metadata()["state"])
-            if state["about"] != about:
-                return None
+            about = json.loads(file.metadata()["state"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        for name, module in modules.items():
-            module.load_state_dict(
-                {key.removeprefix(f"{name}/"): v for key, v in tensors.items() if key.startswith(f"{name}/")}
-            )
-        states: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer/"):
-                _, index, field = key.split("/")
-                states.setdefault(int(index), {})[field] = value
-        optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-    except Exception as error:
-        what = "cannot be continued from (delete it to start anew)"
-        raise InputError(f"{path}: {what}: {one_line(error)[:200]}") from None
-    return state["step"]
+        return State(path, int(about["step"]), str(about["about"]), tensors)
+    except Exception as error:  # a broken file can raise anything
+        raise InputError(f"{path}: cannot be read as a checkpoint: {one_line(error)[:200]}") from None
+
+
+def read_checkpoint(path: Path, about: str) -> State | None:
+    """The checkpoint of an interrupted training; None where there is none, or of another training, or a broken one."""
+    if not path.exists():
+        return None
+    try:
+        state = read_state(path)
+    except InputError as error:
+        print(f"{error}: the training begins anew", file=sys.stderr)
+        return None
+    return state if state.about == about else None
+
+
+def _read_log(path: Path, first_step: int, state: State) -> list[dict[str, float]] | None:
+    """The rows of the log up to a checkpoint; None, said in a line, where some are missing."""
+    try:
+        log = pd.read_csv(path, float_precision="round_trip")
+        rows = log[log.step < state.step].to_dict("records")
+        if [row["step"] for row in rows] == list(range(first_step, state.step)):
+            return rows
+        reason = "not all steps before the checkpoint are in it"
+    except Exception as error:  # a broken file can raise anything
+        reason = one_line(error)[:200]
+    print(f"{path}: is broken: {reason}: the training begins anew", file=sys.stderr)
+    return None
 
 
 def _numbers(losses: Mapping[str, Tensor]) -> dict[str, float]:

@@ -31,6 +31,10 @@ MADE = ".made-by-fustal.json"
 """List in a folder that may be made again: every file made in it, with size and time. Others are the user's."""
 
 
+class Busy(InputError):
+    """Another process holds a lock."""
+
+
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Gives a temporary path, and puts the file that the block writes there in the place of `path`, flushed to disk.
@@ -145,7 +149,8 @@ def held(lock: Path, what: Path, patience: float = -1) -> Iterator[None]:
         patience: seconds to wait for another process; -1: without end.
 
     Raises:
-        InputError: another process holds it, or there can be no such file.
+        Busy: another process holds it.
+        InputError: there can be no such file.
     """
     try:
         make_folder(lock.parent)
@@ -154,7 +159,7 @@ def held(lock: Path, what: Path, patience: float = -1) -> Iterator[None]:
         file_lock = FileLock(lock)
         file_lock.acquire(timeout=patience)
     except Timeout:
-        raise InputError(f"{what}: another process works on it: wait for it, or end it") from None
+        raise Busy(f"{what}: another process works on it: wait for it, or end it") from None
     except OSError as error:
         raise InputError(f"{what}: cannot be locked: {one_line(error)}") from None
     try:

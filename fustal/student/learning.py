@@ -24,7 +24,7 @@ from fustal.student.batches import Batch, TrainingVideos, whole_videos
 from fustal.student.decoding import Detections, detect
 from fustal.student.losses import student_loss
 from fustal.student.network import Student
-from fustal.training import fingerprint, fit, load_module, load_state, pick_device, precision, save_module, save_state
+from fustal.training import fingerprint, fit, load_module, pick_device, precision, read_state, save_module, save_state
 
 if TYPE_CHECKING:
     from fustal.distillation import Relabel
@@ -197,7 +197,7 @@ def load_student(
     load_module(student, folder / "model.safetensors")
     load_module(ema, folder / "ema.safetensors")
     optimizer = make_optimizer(student, params)
-    load_state(folder / "optimizer.safetensors", {}, optimizer)
+    read_state(folder / "optimizer.safetensors").restore({}, optimizer)
     return student, ema, optimizer
 
 

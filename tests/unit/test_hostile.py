@@ -16,7 +16,7 @@ from fustal.features import open_features
 from fustal.files import read_json, read_yaml
 from fustal.params import Params
 from fustal.sweep import read_sweep
-from fustal.training import load_module, load_state
+from fustal.training import load_module, read_state
 
 
 class Harm:
@@ -53,7 +53,7 @@ def weights(path, harm):
 def checkpoint(path, harm):
     torch.save({"weight": harm}, path)
     model = nn.Linear(1, 1)
-    load_state(path, {"model": model}, torch.optim.SGD(model.parameters()))
+    read_state(path).restore({"model": model}, torch.optim.SGD(model.parameters()))
 
 
 def annotations(path, harm):

@@ -1,22 +1,28 @@
 """The run folder: what a stage depends on, when it is done, and what it needs first."""
 
+import ast
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from fustal import InputError, runs
+from fustal import ROOT, InputError, identity, runs
 from fustal.annotations import as_labels, write_results
 from fustal.dataset import load_dataset
 from fustal.fetch import ensure
 from fustal.files import digest
+from fustal.identity import TOOLS
 from fustal.params import Params
 from fustal.provenance import provenance
 from fustal.runs import CHAIN, FOREIGN, data_key, inputs_of, is_done, open_stage, stage_key, stages_of
+from fustal.writing import LOCK, UNFINISHED
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +78,19 @@ def test_the_key_changes_with_the_data(dataset, planted, tmp_path):
     before["features"] = stage_key(Params(), stage, data_key(small))
     small.grids["student"] = small.grids["student"].model_copy(update={"stride": 2})
     before["grid"] = stage_key(Params(), stage, data_key(small))
+    small.videos.loc["test1", "subset"] = "train"
+    before["subset"] = stage_key(Params(), stage, data_key(small))
+    small.video_labels.loc[0, "label"] = "b"
+    before["labels"] = stage_key(Params(), stage, data_key(small))
+    status = path.stat()
+    np.save(path, np.load(path)[::-1])
+    path.write_bytes(path.read_bytes() + b" ")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
+    before["content of the same size and time"] = stage_key(Params(), stage, data_key(small))
     path.unlink()
     before["missing"] = stage_key(Params(), stage, data_key(small))
-    assert len(set(before.values())) == 5, before
+    assert len(set(before.values())) == 8, before
 
 
 def test_the_key_changes_with_the_code(dataset, monkeypatch, tmp_path):
@@ -85,16 +101,38 @@ def test_the_key_changes_with_the_code(dataset, monkeypatch, tmp_path):
         return stage_key(Params(), stage, data_key(dataset))
 
     stage = CHAIN["generator"]
-    original = (runs.ROOT / "notebooks" / stage.notebook).read_text()
+    original = (ROOT / "notebooks" / stage.notebook).read_text()
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "fustal").mkdir()
     (tmp_path / "fustal" / "a.py").write_text("1")
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(identity, "ROOT", tmp_path)
     now = key(lambda notebook: None)
     assert key(lambda notebook: notebook["cells"][0].update(source="# Prose")) == now, "prose may change"
     assert key(lambda notebook: notebook["cells"][1].update(source="print()", cell_type="code")) != now
+    (tmp_path / "fustal" / "report.py").write_text("a tool")
+    assert key(lambda notebook: None) == now, "a tool may change"
     (tmp_path / "fustal" / "a.py").write_text("2")
     assert key(lambda notebook: None) != now
+
+
+def _imported(path):
+    """The package's modules that a module imports when it is imported itself."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module == "fustal":
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module.startswith("fustal."):
+            found.add(node.module.split(".")[1])
+    return found
+
+
+def test_no_result_depends_on_a_tool():
+    package = ROOT / "fustal"
+    assert {path.stem for path in package.glob("*.py")} >= TOOLS
+    allowed = {"writing", "fetch", "provenance"}  # how files are written, whether data are there, what is recorded
+    for path in package.rglob("*.py"):
+        if path.parent != package or path.stem not in TOOLS:
+            assert _imported(path) & TOOLS <= allowed, path
 
 
 def test_each_input_is_made_by_an_earlier_stage():
@@ -139,6 +177,113 @@ def test_a_stage_that_began_again_is_not_done(outputs, dataset):
     finish("generator")
     open_stage("generator", {"run": "tiny"})
     assert not is_done(Params(run="tiny"), "generator", data_key(dataset))
+
+
+BROKEN = {
+    "empty": b"",
+    "zeros": bytes(500),
+    "cut off": b'{"key": "x',
+    "a list": b"[]",
+    "inputs that are a list": b'{"key": "", "data": "", "code": "", "parameters": {}, "inputs": [], "outputs": {}}',
+    "no outputs": b'{"key": "", "data": "", "code": "", "parameters": {}, "inputs": {}, "outputs": null}',
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_a_broken_record_means_not_done_and_is_said(outputs, dataset, capsys, content):
+    finish("generator")
+    record = outputs / "tiny" / "generator" / "stage.json"
+    record.write_bytes(content)
+    assert not is_done(Params(run="tiny"), "generator", data_key(dataset))
+    said = capsys.readouterr().err
+    assert re.fullmatch(r".*stage\.json: .*: the stage counts as not done\n", said)
+    with pytest.raises(InputError, match="generator: has not finished"):
+        open_stage("selection", {"run": "tiny"})
+    finish("generator")
+    assert is_done(Params(run="tiny"), "generator", data_key(dataset))
+
+
+@pytest.mark.parametrize("content", [b"", bytes(500), b'{"key'])
+def test_a_broken_mark_of_the_beginning_drops_the_checkpoint(outputs, content, capsys):
+    run = open_stage("generator", {"run": "tiny"})
+    checkpoint = run.here / "checkpoint.safetensors"
+    checkpoint.write_text("of which training?")
+    (run.here / "started.json").write_bytes(content)
+    open_stage("generator", {"run": "tiny"})
+    assert not checkpoint.exists()
+    assert capsys.readouterr().err.count("started.json: ") == 1
+
+
+@pytest.mark.parametrize("content", [b"", bytes(500)])
+def test_an_output_that_a_power_cut_emptied_is_made_again(outputs, dataset, content):
+    finish("generator")
+    (outputs / "tiny" / "generator" / "model.safetensors").write_bytes(content)
+    assert not is_done(Params(run="tiny"), "generator", data_key(dataset))
+
+
+def write_outputs(run):
+    for item in run.stage.outputs:
+        (run.folder / item).write_text("made")
+
+
+def test_a_stage_does_not_finish_when_an_input_changed_while_it_worked(outputs, dataset):
+    finish("generator")
+    run = open_stage("selection", {"run": "tiny"})
+    write_outputs(run)
+    proposals = outputs / "tiny" / "generator" / "proposals_train.json"
+    content = proposals.read_text()
+    proposals.write_text("those of another run of notebook 01")
+    with pytest.raises(InputError, match=r"proposals_train\.json: has changed while notebook 02_.* run it again"):
+        run.finish()
+    assert not is_done(Params(run="tiny"), "selection", data_key(dataset))
+    proposals.unlink()
+    with pytest.raises(InputError, match=r"proposals_train\.json: has changed while"):
+        run.finish()
+    proposals.write_text(content)
+    run.finish()
+    assert is_done(Params(run="tiny"), "selection", data_key(dataset))
+
+
+def test_a_stage_does_not_finish_when_the_data_changed_while_it_worked(outputs, dataset, tmp_path):
+    shutil.copytree(dataset.root, tmp_path / "data")
+    card = tmp_path / "card.yaml"
+    card.write_text((ROOT / "params/datasets/demo.yaml").read_text().replace("../../data/demo", str(tmp_path / "data")))
+    run = open_stage("generator", {"run": "tiny", "dataset": str(card)})
+    write_outputs(run)
+    path = run.store().paths(dataset.split("train")[0])[0]
+    path.write_bytes(path.read_bytes()[:-4] + b"abcd")
+    with pytest.raises(InputError, match=r"card\.yaml: has changed while notebook 01_.* run it again"):
+        run.finish()
+
+
+def test_a_video_that_moves_to_the_test_subset_voids_what_was_trained_on_it(outputs, dataset, tmp_path):
+    train, test = dataset.split("train"), dataset.split("test")
+    text = (ROOT / "params/datasets/demo.yaml").read_text().replace("../../data/demo", str(tmp_path / "data"))
+    shutil.copytree(dataset.root, tmp_path / "data")
+    gt = json.loads((tmp_path / "data" / "gt.json").read_text())
+    for entry in gt["database"].values():
+        entry["subset"] = "all"
+    (tmp_path / "data" / "gt.json").write_text(json.dumps(gt))
+    lists = "train_subset: all\ntest_subset: all\ntrain_split: train.txt\ntest_split: test.txt\n"
+    card = tmp_path / "card.yaml"
+    card.write_text(re.sub(r"(?m)^(train|test)_(subset|split):.*\n", "", text) + lists)
+    (tmp_path / "data" / "train.txt").write_text("\n".join(train))
+    (tmp_path / "data" / "test.txt").write_text("\n".join(test))
+    finish("generator", dataset=str(card))
+    params = Params(run="tiny", dataset=str(card))
+    assert is_done(params, "generator", data_key(load_dataset(card)))
+    (tmp_path / "data" / "train.txt").write_text("\n".join(train[:-2]))
+    (tmp_path / "data" / "test.txt").write_text("\n".join(train[-2:] + test))
+    assert not is_done(params, "generator", data_key(load_dataset(card)))
+
+
+@pytest.mark.parametrize("there", ["tiny", "tiny/.generator.lock"])
+def test_what_stands_in_the_way_of_a_run_is_told(outputs, there):
+    (outputs / there).parent.mkdir(exist_ok=True)
+    (outputs / there).write_text("a file") if there == "tiny" else (outputs / there).mkdir()
+    with pytest.raises(InputError, match="generator: cannot be locked: ") as error:
+        open_stage("generator", {"run": "tiny"})
+    assert "\n" not in str(error.value)
 
 
 def test_an_unfinished_stage_cannot_be_recorded(outputs):
@@ -339,11 +484,15 @@ def test_a_finished_stage_has_no_checkpoints(outputs):
 
 def test_what_a_killed_process_left_half_written_is_cleared_away(outputs):
     run = open_stage("generator", {"run": "tiny"})
-    half = run.here / ".proposals_train.json.x1y2"
+    half = run.here / f".proposals_train.json{UNFINISHED}x1y2"
     half.mkdir()
+    (half / LOCK).touch()
+    mine = run.here / ".ipynb_checkpoints"
+    mine.mkdir()
     (half / "proposals_train.json").write_text("{")
     open_stage("generator", {"run": "tiny"})
     assert not half.exists()
+    assert mine.exists(), "it is not fustal's"
 
 
 def test_two_processes_do_not_work_on_the_same_stage(outputs, monkeypatch):

@@ -21,9 +21,9 @@ from fustal.training import (
     generator_of,
     load_ahead,
     load_module,
-    load_state,
     pick_device,
     precision,
+    read_state,
     save_module,
     save_state,
     seed_step,
@@ -335,8 +335,9 @@ def test_state_survives_a_round_trip(tmp_path):
     toy.fit(tmp_path, last_step=6)
     modules = {"model": toy.model, "average": toy.average}
     save_state(tmp_path / "s.safetensors", modules, toy.optimizer, step=6)
-    step = load_state(tmp_path / "s.safetensors", {"model": other.model, "average": other.average}, other.optimizer)
-    assert step == 6
+    state = read_state(tmp_path / "s.safetensors")
+    state.restore({"model": other.model, "average": other.average}, other.optimizer)
+    assert state.step == 6
     assert_same_weights(toy, other)
     for index, state in toy.optimizer.state_dict()["state"].items():
         for key, value in state.items():
@@ -354,32 +355,50 @@ def test_the_same_state_is_the_same_file(tmp_path):
 def test_state_before_the_first_step_has_no_moments(tmp_path):
     toy = Toy()
     save_state(tmp_path / "s.safetensors", {"model": toy.model}, toy.optimizer, step=0)
-    assert load_state(tmp_path / "s.safetensors", {"model": toy.model}, toy.optimizer) == 0
+    state = read_state(tmp_path / "s.safetensors")
+    state.restore({"model": toy.model}, toy.optimizer)
+    assert state.step == 0
     assert toy.optimizer.state_dict()["state"] == {}
 
 
-def test_a_broken_checkpoint_is_an_error_of_one_line(tmp_path, every_five):
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "log.csv"])
+@pytest.mark.parametrize("damage", ["cut off", "empty", "zeros", "rubbish", "a folder", "gone"])
+def test_after_a_broken_checkpoint_or_log_the_training_begins_anew(tmp_path, every_five, capsys, name, damage):
+    whole = Toy()
+    log = whole.fit(tmp_path / "whole")
     with pytest.raises(RuntimeError):
-        Toy(fail_at=7).fit(tmp_path)
-    checkpoint = tmp_path / "checkpoint.safetensors"
-    content = checkpoint.read_bytes()
-    for broken in (content[: len(content) // 2], b"", b"not a checkpoint"):
-        checkpoint.write_bytes(broken)
-        with pytest.raises(
-            InputError, match=r"checkpoint\.safetensors: cannot be continued from \(delete it to start anew\): "
-        ) as error:
-            Toy().fit(tmp_path)
-        assert "\n" not in str(error.value)
+        Toy(fail_at=12).fit(tmp_path / "broken")
+    file = tmp_path / "broken" / name
+    content = file.read_bytes()
+    file.unlink()
+    if damage == "a folder":
+        file.mkdir()
+    elif damage != "gone":
+        half, zeros = content[: len(content) // 2], bytes(len(content))
+        file.write_bytes({"cut off": half, "empty": b"", "zeros": zeros, "rubbish": b"not a checkpoint"}[damage])
+    again = Toy()
+    if damage == "a folder":
+        with pytest.raises(InputError, match="is a folder, and a file never replaces one"):
+            again.fit(tmp_path / "broken")
+        return
+    pd.testing.assert_frame_equal(again.fit(tmp_path / "broken"), log, check_exact=True)
+    assert again.seen == list(range(23))
+    assert_same_weights(whole, again)
+    said = capsys.readouterr().err
+    silent = name == "checkpoint.safetensors" and damage == "gone"
+    assert said.count("the training begins anew") == (not silent)
+    assert said.count("\n") == (not silent)
 
 
 def test_a_checkpoint_of_other_modules_is_refused(tmp_path):
     toy = Toy()
     save_state(tmp_path / "s.safetensors", {"other": toy.model}, toy.optimizer, step=1)
     with pytest.raises(InputError, match="cannot be continued from"):
-        load_state(tmp_path / "s.safetensors", {"model": toy.model}, toy.optimizer)
+        read_state(tmp_path / "s.safetensors").restore({"model": toy.model}, toy.optimizer)
     save_file({"a": torch.ones(1)}, tmp_path / "no_step.safetensors")
-    with pytest.raises(InputError, match="cannot be continued from"):
-        load_state(tmp_path / "no_step.safetensors", {"model": toy.model}, toy.optimizer)
+    for name in ("no_step", "absent"):
+        with pytest.raises(InputError, match=f"{name}\\.safetensors: cannot be read as a checkpoint"):
+            read_state(tmp_path / f"{name}.safetensors")
 
 
 def test_weights_survive_a_round_trip(tmp_path):
