@@ -308,6 +308,8 @@ def read_checkpoint(path: Path, about: str) -> State | None:
 
 def _read_log(path: Path, first_step: int, state: State) -> list[dict[str, float]] | None:
     """The rows of the log up to a checkpoint; None, said in a line, where some are missing."""
+    if state.step == first_step:  # several processes are handed what to begin with as a checkpoint
+        return []
     try:
         log = pd.read_csv(path, float_precision="round_trip")
         rows = log[log.step < state.step].to_dict("records")

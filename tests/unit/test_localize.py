@@ -13,7 +13,11 @@ import torch
 from fustal import InputError, localize
 from fustal.annotations import RESULT_COLUMNS, as_labels, read_results, write_results
 from fustal.cli import main
+from fustal.dataset import load_dataset
 from fustal.distillation import distill
+from fustal.fetch import ensure
+from fustal.files import digest
+from fustal.identity import data_key
 from fustal.localize import find_files, load
 from fustal.params import Params
 from fustal.runs import CHAIN, Run, inputs_of
@@ -54,7 +58,10 @@ def trained(tmp_path_factory):
     found = localize_(ema, dataset, store, dataset.split("test"), params)
     assert (found.score > 0.3).any(), "it has learned something"
     write_results(found, folder / "distilled" / "detections_test.json")
-    Run(params, CHAIN["distilled"], folder, inputs, dataset, "key", "data", "code", time.time()).finish()
+    read = {name: digest(path) for name, path in inputs.items()}
+    ensure(params.dataset)
+    key = data_key(load_dataset(params.dataset))
+    Run(params, CHAIN["distilled"], folder, inputs, dataset, "key", key, "code", read, time.time()).finish()
     for path in data.glob("train*.npy"):
         path.unlink()
     return outputs, data

@@ -129,6 +129,8 @@ def pretend(tmp_path):
         record = {
             "stage": "generator",
             "key": stage_key(params, stage, data_key(load_dataset(params.dataset))),
+            "data": "data",
+            "code": "code",
             "parameters": params.of(Params),
             "inputs": {},
             "outputs": {name: digest(folder / name) for name in stage.outputs},
