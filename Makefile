@@ -35,7 +35,8 @@ test: setup .venv/browser
 	FUSTAL_OUTPUTS=$$outputs $(BIN)/python -m pytest -p tests.notebooks.compare --nbval --nbval-current-env \
 		--nbval-sanitize-with tests/notebooks/sanitize.cfg docs/notebooks
 
-# Kills every stage again and again, fills the disk, measures memory on 20,000 videos: a quarter of an hour on two cores
+# Kills every stage again and again, cuts the power, fills the disk, measures memory on 20,000 videos: half an hour on two
+# cores; the power is cut on a file system in an image, which needs root and loop devices
 soak: export OMP_NUM_THREADS = 1
 soak: export TQDM_DISABLE = 1
 soak: setup

@@ -35,7 +35,8 @@ class Problem:
     warning: bool = False
 
     def __str__(self) -> str:
-        return f"{self.file}: {'' if self.video is None else f'video {self.video!r}: '}{self.what}"
+        video = "" if self.video is None else f"video {self.video!r:.80}: "
+        return f"{self.file}: {video}{self.what}"
 
 
 class InputError(ValueError):

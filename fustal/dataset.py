@@ -4,6 +4,7 @@ Taught in notebook 01, section "The data set".
 """
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +13,25 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from fustal import ROOT, InputError, Problem
 from fustal.annotations import parse_annotations
 from fustal.files import read_yaml, validated
+from fustal.writing import recover
+
+MANY = 1_000_000
+"""Frames, and frames per second, beyond which a card must be wrong."""
+
+
+def _usable(text: str) -> str:
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
+        raise ValueError("holds a control character")
+    return text
+
+
+PathText = Annotated[str, Field(max_length=1000), AfterValidator(_usable)]
+"""A path in a card, or a part of one."""
 
 
 class Grid(BaseModel):
@@ -27,20 +42,23 @@ class Grid(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    pattern: str = Field(description="path below the root, with {video} and possibly {subset} and {modality}")
-    modalities: list[str] = Field(default=[], description="values of {modality}, concatenated in this order")
-    fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["annotation"] = Field(
+    pattern: PathText = Field(description="path below the root, with {video} and possibly {subset} and {modality}")
+    modalities: list[PathText] = Field(default=[], description="values of {modality}, concatenated in this order")
+    fps: Annotated[float, Field(gt=0, le=MANY, allow_inf_nan=False)] | Literal["annotation"] = Field(
         description="frames per second, or that of each video's annotation"
     )
-    stride: int = Field(ge=1, description="frames from one snippet to the next")
-    window: int = Field(ge=1, description="frames that a snippet sees")
+    stride: int = Field(ge=1, le=MANY, description="frames from one snippet to the next")
+    window: int = Field(ge=1, le=MANY, description="frames that a snippet sees")
 
     @field_validator("pattern")
     @classmethod
     def _names_each_video(cls, value: str) -> str:
-        names = {name for _, name, _, _ in Formatter().parse(value) if name is not None}
-        if "video" not in names or names - {"video", "subset", "modality"}:
-            raise ValueError("must hold {video}, and besides it only {subset} and {modality}")
+        fields = [
+            (name, form or conversion) for _, name, form, conversion in Formatter().parse(value) if name is not None
+        ]
+        names = {name for name, _ in fields}
+        if "video" not in names or names - {"video", "subset", "modality"} or any(more for _, more in fields):
+            raise ValueError("must hold {video}, and besides it only {subset} and {modality}, without : or ! in them")
         return value
 
 
@@ -49,14 +67,14 @@ class Card(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[\w][\w.-]*$")
+    name: str = Field(pattern=r"^[\w][\w.-]*$", max_length=100)
     about: str = Field(default="", description="a sentence that notebook 01 prints: what the features are")
-    root: str = Field(description="folder of the data, relative to the card")
-    annotations: str = Field(description="ActivityNet-style JSON, or CSV, relative to the root")
+    root: PathText = Field(description="folder of the data, relative to the card")
+    annotations: PathText = Field(description="ActivityNet-style JSON, or CSV, relative to the root")
     train_subset: str = "train"
     test_subset: str = "test"
-    train_split: str | None = Field(default=None, description="file of video names that restricts the subset")
-    test_split: str | None = None
+    train_split: PathText | None = Field(default=None, description="file of video names that restricts the subset")
+    test_split: PathText | None = None
     grids: dict[Literal["generator", "student"], Grid] = Field(min_length=1)
 
 
@@ -158,6 +176,7 @@ def inspect_dataset(card_path: str | Path) -> tuple[Dataset, list[Problem]]:
     card = validated(Card, read_yaml(path), path)
     root = (path.parent / card.root).resolve()
     annotations = root / card.annotations
+    recover(root)
     if not annotations.exists():
         ours = path.parent == ROOT / "params" / "datasets"
         mend = f"fustal fetch {card.name}" if ours else "correct root and annotations in the card"

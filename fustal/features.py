@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fustal import InputError, Problem
 from fustal.dataset import Dataset
-from fustal.files import one_line
+from fustal.files import one_line, printable
 
 ALL = slice(None)
 
@@ -179,8 +179,8 @@ def open_features(path: Path) -> np.ndarray:
     except FileNotFoundError:
         mend = "put it there, correct the card's pattern, or take the video out of annotations or split"
         raise InputError(Problem(path, "no such feature file", mend=mend)) from None
-    except (OSError, ValueError, EOFError) as error:
-        reason = one_line(error)
+    except Exception as error:  # a broken file can raise anything
+        reason = printable(one_line(error))[:200]
         reason = "it does not begin as one" if "allow_pickle" in reason else reason  # numpy takes anything for a pickle
         what = f"is not a readable .npy file: {reason}"
         raise InputError(Problem(path, what, mend="copy it again, or write numbers by numpy.save")) from None

@@ -1,5 +1,6 @@
-"""Kills, determinism and memory, at a length that `make test` has no time for: `make soak`, a quarter of an hour on two
-cores. Prints what it counted; exit status 1 when something was not as it should be.
+"""Kills, power cuts, determinism and memory: `make soak`, too long for `make test`, half an hour on two cores.
+
+Prints what it counted; exit status 1 when something was not as it should be.
 """
 
 import signal
@@ -8,13 +9,14 @@ from itertools import chain
 
 from tests.soak.kills import soak_kills
 from tests.soak.memory import soak_memory
+from tests.soak.power import soak_power
 
 
 def main() -> None:
     """Runs all, says all, failures as they are found."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have told its background jobs to ignore it
     failed = False
-    for line in chain(soak_kills(), soak_memory()):
+    for line in chain(soak_kills(), soak_power(), soak_memory()):
         failed = True
         print(f"FAILED: {line}", flush=True)
     sys.exit(failed)
