@@ -126,7 +126,10 @@ def plain_iou_score(proposals: pd.DataFrame) -> np.ndarray:
 def plain_mean_average_precision(
     detections: pd.DataFrame, ground_truth: pd.DataFrame, tious: list[float]
 ) -> pd.DataFrame:
-    """Interpolated AP in the manner of the ActivityNet evaluator: each class, each detection, each tIoU in turn."""
+    """Interpolated AP in the manner of the ActivityNet evaluator: each class, each detection, each tIoU in turn.
+
+    Of equal tIoUs the last is tried first, as the evaluator goes backwards through a sort.
+    """
     ap = {}
     for label, truth in sorted(ground_truth.groupby("label"), key=lambda pair: pair[0]):
         found = detections[detections.label == label].sort_values("score", ascending=False, kind="stable")
@@ -138,7 +141,7 @@ def plain_mean_average_precision(
             near = videos.get_group(one.video)
             tiou = plain_tiou(one.start, one.end, near.start.to_numpy(), near.end.to_numpy())
             for k, threshold in enumerate(tious):
-                for j in np.argsort(-tiou, kind="stable"):
+                for j in np.argsort(tiou, kind="stable")[::-1]:
                     if tiou[j] < threshold:
                         break
                     if not taken[k, near.index[j]]:
