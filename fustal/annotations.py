@@ -49,7 +49,8 @@ def read_results(
 
     Args:
         path: JSON, `results` -> video -> list of `label`, `score`, `segment` in seconds, as numbers or strings. Or CSV
-            with the columns video, label, score, start, end, as `fustal export` writes it.
+            with the columns video, label, score, start, end, as `fustal export` writes it. Blanks round names do not
+            count.
         videos: those that it may name; None: any that can be the name of a file.
         classes: the labels that it may name; None: any.
         any_time: a segment may begin before 0, and end before it begins, and any text may name a video, as in the
@@ -64,10 +65,10 @@ def read_results(
     path = Path(path)
     results = _results(path)
     for video in results:
-        if videos is not None and video not in videos:
+        if videos is not None and video.strip() not in videos:
             raise InputError(f"{path}: video {shown(video)} is not in the data set")
         with _named(path, video):
-            _text(video) if any_time else check_name(video)
+            _name(video) if any_time else check_name(video.strip())
     frame = _in_bulk(results)
     if frame is None or not _is_valid(frame, classes, any_time):
         frame = _one_by_one(results, path, classes, any_time)
@@ -126,20 +127,17 @@ def _in_bulk(results: Mapping[str, Any]) -> pd.DataFrame | None:
             return None
         start, end = np.array(times, float).reshape(-1, 2).T
         columns = {"score": np.array(score, float), "start": start, "end": end}
-        code, names = pd.factorize(np.array(label, object))  # a text for each class, not for each detection
+        code, labels = pd.factorize(np.array(label, object))
+        names = [np.array([_name(text) for text in texts], object) for texts in (results, labels)]
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    video = np.repeat(np.array(list(results), object), [len(part) for part in results.values()])
-    return pd.DataFrame({"video": video, "label": names[code]} | columns)
+    video = np.repeat(names[0], [len(part) for part in results.values()])
+    return pd.DataFrame({"video": video, "label": names[1][code]} | columns)
 
 
 def _is_valid(frame: pd.DataFrame, classes: Collection[str] | None, any_time: bool) -> bool:
     """Whether `_one_by_one` would find nothing wrong."""
-    try:
-        labels = [_text(label) for label in frame.label.unique()]
-    except TypeError:
-        return False
-    known = classes is None or all(label in classes for label in labels)
+    known = classes is None or all(label in classes for label in frame.label.unique())
     finite = np.isfinite(frame[["score", "start", "end"]].to_numpy()).all()
     in_order = any_time or ((frame.start >= 0) & (frame.end >= frame.start)).all()
     return bool(known and finite and in_order)
@@ -153,14 +151,21 @@ def _one_by_one(
     for video, items in results.items():
         with _named(path, video):
             for item in _listed(items):
-                label = _text(item["label"])
+                label = _name(item["label"])
                 if classes is not None and label not in classes:
                     raise ValueError(f"label {shown(label)} is not in the data set")
                 start, end = _segment(item["segment"])
                 if not any_time and not 0 <= start <= end:
                     raise ValueError(f"segment {shown(item['segment'])} must have 0 <= start <= end")
-                rows.append((video, label, _number(item["score"]), start, end))
+                rows.append((_name(video), label, _number(item["score"]), start, end))
     return pd.DataFrame(rows, columns=RESULT_COLUMNS).astype({"score": float, "start": float, "end": float})
+
+
+def _name(value: Any) -> str:
+    """The name of a video or a class in results, without the blanks round it: text that a file can hold."""
+    if not isinstance(value, str) or not value.strip() or value != value.encode(errors="ignore").decode():
+        raise TypeError(f"{shown(value)} is not a name")
+    return value.strip()
 
 
 @contextlib.contextmanager

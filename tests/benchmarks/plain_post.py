@@ -1,5 +1,8 @@
 """What comes after the networks, in loops as the field writes them: the speed to compare with, and the same results."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
@@ -121,6 +124,16 @@ def plain_iou_score(proposals: pd.DataFrame) -> np.ndarray:
             others = np.arange(len(rows)) != n
             score[row] = plain_tiou(start[n], end[n], start[others], end[others]).sum()
     return score
+
+
+def plain_read_results(path: Path) -> pd.DataFrame:
+    """A result file as the field reads it: Python's json, and a loop over detections; nothing is checked."""
+    rows = []
+    for video, items in json.loads(path.read_text(encoding="utf-8"))["results"].items():
+        for item in items:
+            start, end = item["segment"]
+            rows.append((video, item["label"], float(item["score"]), float(start), float(end)))
+    return pd.DataFrame(rows, columns=["video", "label", "score", "start", "end"])
 
 
 def plain_mean_average_precision(

@@ -82,12 +82,12 @@ def test_published_detections_with_a_video_that_has_no_ground_truth(call, shared
 
 
 def test_labels_that_no_true_segment_has(call):
-    results = {"a": [HIT, HIT | {"label": "run "}, HIT | {"label": "Swim"}, HIT | {"label": "Jump"}, HIT]}
+    results = {"a": [HIT, HIT | {"label": "run"}, HIT | {"label": "Swim"}, HIT | {"label": "Jump"}, HIT]}
     status, out, err = call(results, TRUTH)
     assert (status, map_of(out)) == (0, 50)
     assert out[0] == "found.json, 2 detections, on gt.json, subset test: 2 videos, 2 segments"
     assert err == [
-        "found.json: labels that no true segment has: 3, 'run ' (did you mean 'Run'?), 'Swim', 'Jump'; "
+        "found.json: labels that no true segment has: 3, 'run' (did you mean 'Run'?), 'Swim', 'Jump'; "
         "detections not counted: 3"
     ]
     results = {"a": [HIT | {"label": f"x{i}\x1b[31m"} for i in range(9)]}
@@ -97,6 +97,11 @@ def test_labels_that_no_true_segment_has(call):
         "found.json: labels that no true segment has: 9, 'x0\\x1b[31m', 'x1\\x1b[31m', 'x2\\x1b[31m', …; "
         "detections not counted: 9"
     ]
+
+
+def test_blanks_round_names_do_not_count(call):
+    status, out, err = call({" a": [HIT | {"label": " Run "}]}, TRUTH)
+    assert (status, map_of(out), err) == (0, 50, [])
 
 
 def test_a_class_that_videos_have_without_segments(call):
