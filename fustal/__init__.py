@@ -26,6 +26,7 @@ class Problem:
         video: whose entry or features.
         mend: what to do about it.
         warning: it may stay.
+        subset: of the video in the annotations, where that is known.
     """
 
     file: Path
@@ -33,6 +34,7 @@ class Problem:
     video: str | None = None
     mend: str = ""
     warning: bool = False
+    subset: str | None = None
 
     def __str__(self) -> str:
         video = "" if self.video is None else f"video {self.video!r:.80}: "

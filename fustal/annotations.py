@@ -1,16 +1,21 @@
 """Annotations and result files: ActivityNet-style JSON, or a table of labels as CSV, in; tidy frames out."""
 
+import contextlib
 import csv
+import io
 import math
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fustal import InputError, Problem
-from fustal.files import one_line, read_json, shown
+from fustal.files import json_object, no_collection, one_line, read_json, read_text, shown
 from fustal.writing import write_json
 
 SEGMENT_COLUMNS = ["video", "label", "start", "end"]
@@ -27,44 +32,149 @@ def read_annotations(path: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         InputError: names file, video and value of the first problem.
     """
     videos, labels, problems = parse_annotations(Path(path))
-    if problems:
-        raise InputError(problems[0])
+    for problem in problems:
+        if not problem.warning:
+            raise InputError(problem)
     return videos, labels.dropna().reset_index(drop=True)
 
 
 def read_results(
-    path: str | Path, videos: Collection[str] | None = None, classes: Collection[str] | None = None
+    path: str | Path,
+    videos: Collection[str] | None = None,
+    classes: Collection[str] | None = None,
+    *,
+    any_time: bool = False,
 ) -> pd.DataFrame:
-    """Reads proposals, pseudo labels or detections from an ActivityNet result file.
+    """Reads proposals, pseudo labels or detections from an ActivityNet result file, or from a CSV of them.
 
     Args:
-        path: JSON, `results` -> video -> list of `label`, `score`, `segment` in seconds.
+        path: JSON, `results` -> video -> list of `label`, `score`, `segment` in seconds, as numbers or strings. Or CSV
+            with the columns video, label, score, start, end, as `fustal export` writes it. Blanks round names do not
+            count.
         videos: those that it may name; None: any that can be the name of a file.
         classes: the labels that it may name; None: any.
+        any_time: a segment may begin before 0, and end before it begins, and any text may name a video, as in the
+            field's evaluators: to measure, and for nothing that goes on with these segments.
 
     Returns:
-        Frame with video, label, score, start (s), end (s).
+        Frame with video, label, score, start (s), end (s): video by video, the detections of a video in their order.
 
     Raises:
         InputError: names file, video and value of the first problem.
     """
-    results = read_json(path).get("results")
-    if not isinstance(results, dict):
-        raise InputError(f"{path}: has no 'results' object")
+    path = Path(path)
+    results = _results(path)
+    for video in results:
+        if videos is not None and video.strip() not in videos:
+            raise InputError(f"{path}: video {shown(video)} is not in the data set")
+        with _named(path, video):
+            _name(video) if any_time else check_name(video.strip())
+    frame = _in_bulk(results)
+    if frame is None or not _is_valid(frame, classes, any_time):
+        frame = _one_by_one(results, path, classes, any_time)
+    return frame
+
+
+def _results(path: Path) -> dict[str, Any]:
+    """Video -> detections, of a result file in either form, unchecked."""
+    text = read_text(path)
+    if path.suffix.lower() != ".json" and not text[:1000].lstrip().startswith(("{", "[")):
+        return _results_of_table(text, path)
+    value = json_object(text, path)
+    results = value.get("results")
+    if isinstance(results, dict):
+        return results
+    instead = f" but a {type(results).__name__} of that name" if "results" in value else ""
+    hint = ": it holds annotations" if "database" in value else ""
+    raise InputError(f"{path}: has no 'results' object{instead}{hint}")
+
+
+def _results_of_table(text: str, path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The text of a CSV as the `results` of the JSON form."""
+    separator = max(",;\t", key=text.partition("\n")[0].count)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        with no_collection():
+            lines = [(rows.line_num, row) for row in rows if row]
+    except csv.Error as error:
+        raise InputError(f"{path}: line {rows.line_num}: cannot be read as CSV: {one_line(error)}") from None
+    header = [name.strip().lower() for name in lines[0][1]] if lines else []
+    if not set(RESULT_COLUMNS) <= set(header):
+        what = f"a CSV whose first line names the columns {', '.join(RESULT_COLUMNS)}"
+        raise InputError(f"{path}: is neither an ActivityNet result file (JSON) nor {what}")
+    columns = itemgetter(*map(header.index, RESULT_COLUMNS))
+    results: dict[str, list[dict[str, Any]]] = {}
+    with no_collection():
+        for number, row in lines[1:]:
+            if len(row) < len(header) or any(row[len(header) :]):
+                raise InputError(f"{path}: line {number}: {len(row)} values for {len(header)} columns")
+            video, label, score, start, end = columns(row)
+            results.setdefault(video, []).append({"label": label, "score": score, "segment": [start, end]})
+    return results
+
+
+def _in_bulk(results: Mapping[str, Any]) -> pd.DataFrame | None:
+    """The frame of `read_results`, with no loop over detections; None where one has not the usual form."""
+    if set(map(type, results.values())) - {list}:
+        return None
+    items = list(chain.from_iterable(results.values()))
+    try:
+        label, score, segment = (list(map(itemgetter(name), items)) for name in ("label", "score", "segment"))
+        if set(map(type, label)) - {str} or set(map(type, segment)) - {list} or set(map(len, segment)) - {2}:
+            return None
+        times = list(chain.from_iterable(segment))
+        if {*map(type, score), *map(type, times)} - {int, float, str}:
+            return None
+        start, end = np.array(times, float).reshape(-1, 2).T
+        columns = {"score": np.array(score, float), "start": start, "end": end}
+        code, labels = pd.factorize(np.array(label, object))
+        names = [np.array([_name(text) for text in texts], object) for texts in (results, labels)]
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    video = np.repeat(names[0], [len(part) for part in results.values()])
+    return pd.DataFrame({"video": video, "label": names[1][code]} | columns)
+
+
+def _is_valid(frame: pd.DataFrame, classes: Collection[str] | None, any_time: bool) -> bool:
+    """Whether `_one_by_one` would find nothing wrong."""
+    known = classes is None or all(label in classes for label in frame.label.unique())
+    finite = np.isfinite(frame[["score", "start", "end"]].to_numpy()).all()
+    in_order = any_time or ((frame.start >= 0) & (frame.end >= frame.start)).all()
+    return bool(known and finite and in_order)
+
+
+def _one_by_one(
+    results: Mapping[str, Any], path: Path, classes: Collection[str] | None, any_time: bool
+) -> pd.DataFrame:
+    """The frame of `read_results`, or an error that names what is wrong in the first wrong detection."""
     rows = []
     for video, items in results.items():
-        if videos is not None and video not in videos:
-            raise InputError(f"{path}: video {shown(video)} is not in the data set")
-        try:
-            check_name(video)
+        with _named(path, video):
             for item in _listed(items):
-                label = _text(item["label"])
+                label = _name(item["label"])
                 if classes is not None and label not in classes:
                     raise ValueError(f"label {shown(label)} is not in the data set")
-                rows.append((video, label, _number(item["score"]), *_segment(item["segment"])))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: video {video!r}: {_say(error)}") from None
+                start, end = _segment(item["segment"])
+                if not any_time and not 0 <= start <= end:
+                    raise ValueError(f"segment {shown(item['segment'])} must have 0 <= start <= end")
+                rows.append((_name(video), label, _number(item["score"]), start, end))
     return pd.DataFrame(rows, columns=RESULT_COLUMNS).astype({"score": float, "start": float, "end": float})
+
+
+def _name(value: Any) -> str:
+    """The name of a video or a class in results, without the blanks round it: text that a file can hold."""
+    if not isinstance(value, str) or not value.strip() or value != value.encode(errors="ignore").decode():
+        raise TypeError(f"{shown(value)} is not a name")
+    return value.strip()
+
+
+@contextlib.contextmanager
+def _named(path: Path, video: str) -> Iterator[None]:
+    """Names file and video in what the checks below raise."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: video {shown(video)}: {_say(error)}") from None
 
 
 def write_results(results: pd.DataFrame, path: str | Path, **entries: Any) -> None:
@@ -99,7 +209,8 @@ def parse_annotations(path: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[Prob
 
     Returns:
         Frame of videos (index video; subset, duration, fps), frame of labels (video, label, start, end; NaN without
-        segment), and every problem.
+        segment), and every problem. A segment that does not end after it begins, as some of ActivityNet's are [0, 0]
+        (github.com/activitynet/ActivityNet, issue 56), is passed over with a warning: its label is of the video.
 
     Raises:
         InputError: it cannot be read at all.
@@ -107,30 +218,44 @@ def parse_annotations(path: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[Prob
     database = _database(path) if path.suffix.lower() == ".csv" else read_json(path).get("database")
     if not isinstance(database, dict) or not database:
         raise InputError(f"{path}: has no 'database' object with videos")
-    videos, labels, problems = [], [], []
+    videos, labels, problems, instants = {}, [], [], []
     for video, entry in database.items():
+        subset = None
         try:
-            check_name(video)
             (entry,) = _listed([entry])
             subset = _text(entry["subset"])
-            duration, fps = (_positive(entry[key], key) if key in entry else math.nan for key in ("duration", "fps"))
+            check_name(video)
+            times = {key: _positive(entry[key], key) for key in ("duration", "fps") if key in entry}
             items = _listed(entry.get("annotations", []))
         except (KeyError, TypeError, ValueError) as error:
-            problems.append(Problem(path, _say(error), video, "correct this entry, or take the video out"))
+            mend = "correct this entry, or take the video out"
+            problems.append(Problem(path, _say(error), video, mend, subset=subset))
             continue
-        videos.append((video, subset, duration, fps))
+        videos[video] = {"subset": subset} | times
         for position, item in enumerate(items):
             mend = "say what happens, by the name of a class"
             try:
-                label = _text(item["label"])
+                label, start, end = _text(item["label"]), math.nan, math.nan
                 mend = "write times in seconds, or leave the segment out: a label alone is enough to train on"
-                segment = _segment(item["segment"], lasting=True) if "segment" in item else (math.nan, math.nan)
-                labels.append((video, label, *segment))
+                if "segment" in item:
+                    start, end = _segment(item["segment"])
+                    if start < 0:
+                        raise ValueError(f"segment {shown(item['segment'])} must have 0 <= start < end")
+                    if end <= start:
+                        instants.append((video, item["segment"]))
+                        start, end = math.nan, math.nan
+                labels.append((video, label, start, end))
             except (KeyError, TypeError, ValueError) as error:
-                problems.append(Problem(path, f"annotation {position}: {_say(error)}", video, mend))
-    frame = pd.DataFrame(videos, columns=["video", "subset", "duration", "fps"]).set_index("video")
+                what = f"annotation {position}: {_say(error)}"
+                problems.append(Problem(path, what, video, mend, subset=subset))
+    if instants:
+        video, segment = instants[0]
+        what = f"segments that do not end after they begin: {len(instants)}, the first {shown(segment)}"
+        what = f"{what}; passed over, their labels stay known"
+        problems.append(Problem(path, what, video, "correct the times, or leave the segment out", warning=True))
+    frame = pd.DataFrame(videos.values(), pd.Index(videos, name="video"), ["subset", "duration", "fps"])
     table = pd.DataFrame(labels, columns=SEGMENT_COLUMNS).astype({"start": float, "end": float})
-    return frame, table, problems
+    return frame.astype({"duration": float, "fps": float}), table, problems
 
 
 WHOLE = "all"
@@ -202,13 +327,10 @@ def _positive(value: Any, what: str) -> float:
     return number
 
 
-def _segment(value: Any, *, lasting: bool = False) -> tuple[float, float]:
+def _segment(value: Any) -> tuple[float, float]:
     if not isinstance(value, list) or len(value) != 2:
         raise ValueError(f"segment {shown(value)} is not [start, end]")
-    start, end = _number(value[0]), _number(value[1])
-    if start < 0 or end < start or (lasting and end == start):
-        raise ValueError(f"segment {shown(value)} must have 0 <= start {'<' if lasting else '<='} end")
-    return start, end
+    return _number(value[0]), _number(value[1])
 
 
 def _say(error: Exception) -> str:

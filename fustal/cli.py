@@ -156,32 +156,36 @@ def validate(card: Annotated[str, typer.Argument(help="data-set card: a path, or
 
 @app.command()
 def evaluate(
-    detections: Annotated[Path, typer.Argument(help="ActivityNet result JSON")],
-    annotations: Annotated[Path, typer.Argument(help="ActivityNet-style annotation JSON")],
-    subset: Annotated[str, typer.Option(help="which videos of the annotations")] = "test",
-    tiou: Annotated[str, typer.Option(help="tIoU thresholds, first:step:last")] = "0.1:0.1:0.7",
+    detections: Annotated[Path, typer.Argument(help="ActivityNet result JSON, or a CSV of fustal export")],
+    annotations: Annotated[Path, typer.Argument(help="ActivityNet-style annotation JSON, or CSV")],
+    subset: Annotated[str | None, typer.Option(help="of the annotations; else test, or the only one")] = None,
+    tiou: Annotated[str, typer.Option(help="tIoU thresholds, first:step:last or values: 0.3,0.5")] = "0.1:0.1:0.7",
+    known_only: Annotated[
+        bool, typer.Option("--known-only", help="leave out videos that are not in the subset; else they count as false")
+    ] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="also print the AP of each class")] = False,
     json_out: Annotated[Path | None, typer.Option("--json", help="also write the numbers here")] = None,
 ) -> None:
     """Print mAP per tIoU and its averages."""
-    from fustal.annotations import read_annotations, read_results
-    from fustal.evaluation import averages, mean_average_precision
-    from fustal.params import Params, grid
-    from fustal.writing import write_json
+    from fustal.evaluate import evaluate as evaluate_
+    from fustal.params import tiou_grid
+    from fustal.writing import check_apart, write_json
 
-    tious = grid(Params(tious=tiou).tious)
-    videos, segments = read_annotations(annotations)
-    chosen = videos.index[videos.subset.str.lower() == subset.lower()]
-    if not len(chosen):
-        raise InputError(f"{annotations}: no video of subset {subset!r} (there are {sorted(set(videos.subset))})")
-    truth = segments[segments.video.isin(chosen)]
-    found = read_results(detections, set(videos.index), set(segments.label))
-    ap = mean_average_precision(found, truth, tious)
-    numbers = averages(ap)
-    typer.echo(f"{detections} on {annotations}, subset {subset}: {len(chosen)} videos, {len(truth)} segments")
-    for name, value in numbers.items():
-        typer.echo(f"mAP {'average ' if ':' in name else ''}{name:<8} {100 * value:6.2f}")
     if json_out:
-        write_json({"videos": len(chosen), "segments": len(truth), "mAP": numbers}, json_out)
+        check_apart(json_out, detections, annotations)
+    try:
+        tious = tiou_grid(tiou)
+    except ValueError as error:
+        raise InputError(f"--tiou: {error}") from None
+    found = evaluate_(detections, annotations, tious, subset, known_only=known_only)
+    for note in found.notes:
+        typer.echo(note, err=True)
+    counts = f"{found.videos} videos, {len(found.truth)} segments"
+    typer.echo(f"{detections}, {len(found.found)} detections, on {annotations}, subset {found.subset}: {counts}")
+    for line in found.lines(per_class=per_class):
+        typer.echo(line)
+    if json_out:
+        write_json(found.record(), json_out)
 
 
 @app.command()

@@ -164,9 +164,10 @@ def load_dataset(card: str | Path) -> Dataset:
         InputError: card, annotations or split files are missing or wrong; the message names the first problem.
     """
     dataset, problems = inspect_dataset(card)
-    if problems:
-        more = f" (and {len(problems) - 1} more: fustal validate {card})" if len(problems) > 1 else ""
-        raise InputError(f"{problems[0]}{more}")
+    wrong = [problem for problem in problems if not problem.warning]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more: fustal validate {card})" if len(wrong) > 1 else ""
+        raise InputError(f"{wrong[0]}{more}")
     return dataset
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from fustal import InputError
 from fustal.annotations import read_results, write_results
 from fustal.runs import OUTPUTS
-from fustal.writing import atomic, atomic_folder
+from fustal.writing import atomic, atomic_folder, check_apart
 
 LEAST_SCORE = 0.2
 """From which on a detection becomes a subtitle, as in notebook 05, "One video": of the hundreds that soft-NMS leaves of
@@ -96,6 +96,7 @@ def export(
     if math.isnan(least):
         raise InputError(f"--min-score {least}: is not a number")
     _check_free(out, subtitles)
+    check_apart(out, find_results(source))
     results = read_results(find_results(source))
     chosen = choose(results, least, top)
     FORMS[form](chosen, out)
@@ -104,7 +105,10 @@ def export(
 
 
 def write_csv(results: pd.DataFrame, path: Path) -> None:
-    """Writes a table with the columns video, label, score, start, end, as RFC 4180 has it."""
+    """Writes a table with the columns video, label, score, start, end, as RFC 4180 has it; `read_results` reads it.
+
+    Labels stay as they are: one such as "=1+1" is a formula to programs that open a CSV by a double click.
+    """
     with atomic(path) as temporary:
         results.to_csv(temporary, index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\r\n")
 

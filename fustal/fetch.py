@@ -154,7 +154,7 @@ def _activitynet(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> 
         )
     name = ACTIVITYNET_URL.rpartition("/")[2]
     annotations = next(iter(sorted(source.rglob(name))), None) or _download(ACTIVITYNET_URL, name)
-    database = lasting_annotations(annotations)
+    database = labelled_videos(annotations)
     available = set(database)
     for grid in grids.values():
         available &= _link_features(source, database, grid, root)
@@ -168,11 +168,10 @@ def _activitynet(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> 
         print(f"activitynet13: {len(chosen)} of {len(videos)} {subset} videos can be used", file=sys.stderr)
 
 
-def lasting_annotations(path: Path) -> dict[str, dict[str, Any]]:
-    """ActivityNet's training and validation videos, without the segments that last no time.
+def labelled_videos(path: Path) -> dict[str, dict[str, Any]]:
+    """ActivityNet's training and validation videos, whose annotations are published.
 
-    A few of its segments are [0, 0] (github.com/activitynet/ActivityNet, issue 56); segments that end after their video
-    stay as they are.
+    A few of their segments are [0, 0], and some end after the video: `parse_annotations` decides what becomes of them.
 
     Args:
         path: `activity_net.v1-3.min.json`.
@@ -188,9 +187,8 @@ def lasting_annotations(path: Path) -> dict[str, dict[str, Any]]:
         for video, entry in read_json(path)["database"].items():
             check_name(video)
             if entry["subset"] in ("training", "validation"):
-                lasting = [item for item in entry["annotations"] if item["segment"][0] < item["segment"][1]]
-                database[video] = {key: entry[key] for key in ("subset", "duration")} | {"annotations": lasting}
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+                database[video] = {key: entry[key] for key in ("subset", "duration", "annotations")}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: does not have the form of ActivityNet's annotations: {error!r}") from None
     return database
 

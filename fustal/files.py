@@ -1,12 +1,15 @@
 """Files that are read: regular ones alone, JSON and YAML checked while they are read, errors of one line."""
 
 import codecs
+import contextlib
 import difflib
+import gc
 import hashlib
 import json
 import reprlib
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
@@ -65,13 +68,26 @@ MARKS = {
 """Byte order mark at the beginning of a file -> its encoding. The mark of UTF-32 begins as that of UTF-16 does."""
 
 
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+"""First bytes of a file -> the program that packed it."""
+
+
 def read_text(path: str | Path) -> str:
     """The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
 
     Raises:
-        InputError: there is no such file, or it is in another encoding; the message says what it looks like.
+        InputError: there is no such file, it is compressed, or it is in another encoding; the message says what it
+            looks like.
     """
     content = read_bytes(path)
+    if packer := next((name for first, name in COMPRESSED.items() if content.startswith(first)), None):
+        raise InputError(f"{path}: is compressed by {packer}: unpack it first")
     encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
     if encoding.startswith("utf-8") and b"\0" in content:
         what = "holds zero bytes: it is no text, or UTF-16 without a byte order mark, or was lost in a power cut"
@@ -87,10 +103,14 @@ def read_text(path: str | Path) -> str:
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """Reads a JSON object; broken JSON, NaN, a key that appears twice, another encoding or type: errors of one line."""
-    path = Path(path)
-    text = read_text(path)
+    return json_object(read_text(path), path)
+
+
+def json_object(text: str, path: str | Path) -> dict[str, Any]:
+    """The JSON object in the text of a file, as `read_json` gives it."""
     try:
-        value = _parsed(text)
+        with no_collection():
+            value = _parsed(text)
     except (ValueError, RecursionError, MemoryError) as error:
         raise InputError(f"{path}: cannot be read as JSON: {_reason(error)}") from None
     if not isinstance(value, dict):
@@ -109,19 +129,32 @@ def _parsed(text: str) -> Any:
         value = None
     if value is not None and _count_keys(value) == text.count(":"):
         return value
+    del value  # two of a large file may not fit into memory
     return json.loads(text, parse_constant=_no_number, object_pairs_hook=_no_twins)
 
 
 def _count_keys(value: Any) -> int:
-    count, waiting = 0, [value]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            count += len(value)
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += [item for item in value if isinstance(item, (dict, list))]
+    """Keys of all objects in a value: level by level, as a call for each of a million objects would take seconds."""
+    count, level = 0, [value]
+    while level:
+        objects = [item for item in level if type(item) is dict]
+        lists = [item for item in level if type(item) is list]
+        count += sum(map(len, objects))
+        below = chain(chain.from_iterable(map(dict.values, objects)), chain.from_iterable(lists))
+        level = [item for item in below if type(item) is dict or type(item) is list]
     return count
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Without Python's search for circular garbage, which JSON has none of: it costs more than reading a large file."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _no_number(constant: str) -> NoReturn:

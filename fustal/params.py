@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from fustal import ROOT, InputError
 from fustal.dataset import beside
-from fustal.files import explain, read_yaml, validated
+from fustal.files import explain, read_yaml, shown, validated
 
 
 def _field(default: Any, description: str, **limits: Any) -> Any:
@@ -186,11 +186,16 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
                 return value
         return value
 
-    @field_validator("cas_thresholds", "actionness_thresholds", "tious")
+    @field_validator("cas_thresholds", "actionness_thresholds")
     @classmethod
     def _is_grid(cls, value: str) -> str:
-        if not len(grid(value)):
-            raise ValueError("no values between first and last")
+        grid(value)
+        return value
+
+    @field_validator("tious")
+    @classmethod
+    def _is_tiou_grid(cls, value: str) -> str:
+        tiou_grid(value)
         return value
 
     @model_validator(mode="after")
@@ -258,15 +263,30 @@ def located(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def grid(text: str) -> np.ndarray:
-    """Evenly spaced values from `first:step:last`, both ends included.
+    """Evenly spaced values from `first:step:last`, both ends included; or values, with commas between them.
 
-    >>> grid("0.1:0.1:0.3").tolist()
-    [0.1, 0.2, 0.3]
+    >>> grid("0.1:0.1:0.3").tolist(), grid("0.5").tolist(), grid("0.3,0.7").tolist()
+    ([0.1, 0.2, 0.3], [0.5], [0.3, 0.7])
     """
     try:
-        first, step, last = (float(part) for part in text.split(":"))
+        parts = [float(part) for part in text.split(":" if ":" in text else ",")]
+        if ":" not in text and np.isfinite(parts).all():
+            return np.unique(parts)
+        first, step, last = parts
     except ValueError:
-        raise ValueError(f"{text!r} is not first:step:last") from None
+        raise ValueError(f"{shown(text)} is not first:step:last, nor values such as 0.5 or 0.3,0.5") from None
     if not (step > 0 and first <= last < first + 1000 * step):
         raise ValueError(f"{text!r}: the step must be positive, last not before first, and the steps below 1000")
     return np.round(first + step * np.arange(int(np.floor((last - first) / step + 1e-6)) + 1), 6)
+
+
+def tiou_grid(text: str) -> np.ndarray:
+    """A grid of tIoU thresholds.
+
+    >>> tiou_grid("0.5:0.25:1").tolist()
+    [0.5, 0.75, 1.0]
+    """
+    values = grid(text)
+    for value in values[~((values > 0) & (values <= 1))]:
+        raise ValueError(f"{shown(text)}: a tIoU threshold lies above 0 and is at most 1, unlike {value:g}")
+    return values

@@ -36,7 +36,8 @@ def problems_of(card: str) -> tuple[Dataset, list[Problem]]:
     stages = ["generator"] if dataset.grids["generator"] == dataset.grids["student"] else ["generator", "student"]
     for stage in stages:
         problems += feature_problems(dataset, FeatureStore(dataset, stage))
-    wrong = {problem.video for problem in problems} - {None}  # what is odd about these may follow from it
+    # What is odd about the videos of these may follow from them.
+    wrong = {problem.video for problem in problems if not problem.warning} - {None}
     odd = label_problems(dataset) + segment_problems(dataset)
     problems += [problem for problem in odd if problem.video not in wrong]
     return dataset, sorted(problems, key=lambda problem: problem.warning)

@@ -56,6 +56,17 @@ def atomic(path: str | Path) -> Iterator[Path]:
         publish(temporary, target)
 
 
+def check_apart(out: str | Path, *inputs: str | Path) -> None:
+    """Refuses to write where a file lies that is read.
+
+    Raises:
+        InputError: `out` is one of the inputs, by whatever path or link.
+    """
+    for path in inputs:
+        if _same(Path(out), Path(path)):
+            raise InputError(f"{out}: is also read, as {path}, and would be replaced: give another name")
+
+
 @contextlib.contextmanager
 def atomic_folder(path: str | Path, *, again: bool = False) -> Iterator[Path]:
     """Gives a temporary path, and puts the folder that the block makes there in the place of `path`, flushed to disk.

@@ -1,11 +1,15 @@
 """What comes after the networks: proposals, the filter, soft-NMS and evaluation, at THUMOS'14's sizes."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
 
+from fustal.annotations import read_results
+from fustal.evaluate import evaluate
 from fustal.evaluation import mean_average_precision
 from fustal.params import Params
 from fustal.proposals import add_iou_score, propose, select
@@ -46,6 +50,47 @@ def test_map(compare, count, plain):
         (lambda: plain_post.plain_mean_average_precision(*case)) if plain else None,
         note=f"{VIDEOS} videos, {SEGMENTS} segments, {CLASSES} classes, {len(TIOUS)} tIoU",
         rounds=5 if plain else 2,
+    )
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A result file of a million detections, indented: some 107 MB. And its annotations."""
+    folder = tmp_path_factory.mktemp("large")
+    detections, truth = evaluation_case(1_000_000)
+    results = {video: _items(part, ["label", "score"]) for video, part in detections.groupby("video")}
+    database = {
+        video: {"subset": "test", "annotations": _items(part, ["label"])} for video, part in truth.groupby("video")
+    }
+    for name, value in (("found", {"results": results}), ("gt", {"database": database})):
+        (folder / f"{name}.json").write_text(json.dumps(value, indent=1))
+    return folder / "found.json", folder / "gt.json"
+
+
+def _items(frame, names):
+    times = frame[["start", "end"]].clip(lower=0).round(4).to_numpy().tolist()
+    rows = frame[names].round(6).to_dict("records")
+    return [row | {"segment": segment} for row, segment in zip(rows, times, strict=True)]
+
+
+def test_reading_results(compare, large):
+    compare(
+        "reading 1,000,000 detections",
+        "in seconds",
+        lambda: read_results(large[0]),
+        lambda: plain_post.plain_read_results(large[0]),
+        note=f"{large[0].stat().st_size / 1e6:.0f} MB of indented JSON; plain checks nothing",
+        rounds=2,
+    )
+
+
+def test_evaluating_a_file(compare, large):
+    compare(
+        "`fustal evaluate`, 1,000,000 detections",
+        "≤ 15 s",
+        lambda: evaluate(*large, np.array(TIOUS)),
+        note=f"{large[0].stat().st_size / 1e6:.0f} MB read, and mAP",
+        rounds=2,
     )
 
 

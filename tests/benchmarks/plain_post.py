@@ -1,5 +1,8 @@
 """What comes after the networks, in loops as the field writes them: the speed to compare with, and the same results."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
@@ -123,10 +126,23 @@ def plain_iou_score(proposals: pd.DataFrame) -> np.ndarray:
     return score
 
 
+def plain_read_results(path: Path) -> pd.DataFrame:
+    """A result file as the field reads it: Python's json, and a loop over detections; nothing is checked."""
+    rows = []
+    for video, items in json.loads(path.read_text(encoding="utf-8"))["results"].items():
+        for item in items:
+            start, end = item["segment"]
+            rows.append((video, item["label"], float(item["score"]), float(start), float(end)))
+    return pd.DataFrame(rows, columns=["video", "label", "score", "start", "end"])
+
+
 def plain_mean_average_precision(
     detections: pd.DataFrame, ground_truth: pd.DataFrame, tious: list[float]
 ) -> pd.DataFrame:
-    """Interpolated AP in the manner of the ActivityNet evaluator: each class, each detection, each tIoU in turn."""
+    """Interpolated AP in the manner of the ActivityNet evaluator: each class, each detection, each tIoU in turn.
+
+    Of equal tIoUs the last is tried first, as the evaluator goes backwards through a sort.
+    """
     ap = {}
     for label, truth in sorted(ground_truth.groupby("label"), key=lambda pair: pair[0]):
         found = detections[detections.label == label].sort_values("score", ascending=False, kind="stable")
@@ -138,7 +154,7 @@ def plain_mean_average_precision(
             near = videos.get_group(one.video)
             tiou = plain_tiou(one.start, one.end, near.start.to_numpy(), near.end.to_numpy())
             for k, threshold in enumerate(tious):
-                for j in np.argsort(-tiou, kind="stable"):
+                for j in np.argsort(tiou, kind="stable")[::-1]:
                     if tiou[j] < threshold:
                         break
                     if not taken[k, near.index[j]]:

@@ -1,4 +1,9 @@
-"""Mean average precision of two published result files against the values of the field's evaluator."""
+"""Mean average precision of two published result files against the values of the field's evaluator.
+
+Its sort of tIoU is not stable where a video has more than 16 true segments of a class, and depends on the processor: of
+CRNet's detections it gives an mAP at tIoU .1 of 66.24 with AVX2 and 66.27 without. Here the last of equal ones is
+taken, as it does where its sort is stable, and the mAP is 66.26.
+"""
 
 import json
 
@@ -8,6 +13,7 @@ from numpy.testing import assert_allclose
 
 from fustal.annotations import read_annotations, read_results
 from fustal.evaluation import averages, mean_average_precision
+from tests.benchmarks.plain_post import plain_mean_average_precision
 
 FILES = {"crnet_test": "detections_test_crnet.json", "pmil_train": "proposals_train_pmil.json"}
 
@@ -23,10 +29,11 @@ def test_thumos14(shared, name):
 
     ap = mean_average_precision(detections, truth, expected["tiou"])
     assert sorted(ap.index) == sorted(expected["ap"])
+    assert_allclose(ap, plain_mean_average_precision(detections, truth, expected["tiou"]).loc[ap.index], rtol=1e-9)
     # A long detection overlaps several short segments equally little: low thresholds depend on how a sort breaks ties.
     wanted = pd.DataFrame(expected["ap"], index=ap.columns).T.loc[ap.index]
     low = ap.columns < 0.25
-    assert_allclose(ap.loc[:, low], wanted.loc[:, low], atol=2e-3, rtol=0)
+    assert_allclose(ap.loc[:, low], wanted.loc[:, low], atol=7e-3, rtol=0)
     assert_allclose(ap.loc[:, ~low], wanted.loc[:, ~low], rtol=1e-9)
-    assert_allclose(ap.mean(), expected["mAP"], atol=2e-4)
+    assert_allclose(ap.mean(), expected["mAP"], atol=3e-4)
     assert averages(ap)["0.1:0.7"] == pytest.approx(expected["average_mAP"], abs=5e-5)

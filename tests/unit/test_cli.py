@@ -86,14 +86,41 @@ def test_an_unknown_subset(fustal, files):
     assert (status, out) == (2, "")
     assert is_one_line(err)
     assert "no video of subset 'validation' (there are ['Test', 'test', 'train'])" in err
+    assert (
+        "(there are ['Test', 'test', 'train']: did you mean 'train'?)"
+        in fustal("evaluate", *files, "--subset", "training")[2]
+    )
 
 
-@pytest.mark.parametrize("tiou", ["0.5", "0.5:0.1", "0.7:0.1:0.1", "a:b:c"])
-def test_wrong_thresholds(fustal, files, tiou):
-    status, _, err = fustal("evaluate", *files, "--tiou", tiou)
-    assert status == 2
-    assert is_one_line(err)
-    assert tiou in err
+@pytest.mark.parametrize(
+    ("tiou", "says"),
+    [
+        ("0.5:0.1", "is not first:step:last, nor values such as 0.5 or 0.3,0.5"),
+        ("a:b:c", "is not first:step:last, nor values such as 0.5 or 0.3,0.5"),
+        ("half", "is not first:step:last, nor values such as 0.5 or 0.3,0.5"),
+        ("0.3,", "is not first:step:last, nor values such as 0.5 or 0.3,0.5"),
+        ("nan", "is not first:step:last, nor values such as 0.5 or 0.3,0.5"),
+        ("0.7:0.1:0.1", "the step must be positive, last not before first, and the steps below 1000"),
+        ("-1:0.5:1", "a tIoU threshold lies above 0 and is at most 1, unlike -1"),
+        ("0:0.1:0.7", "a tIoU threshold lies above 0 and is at most 1, unlike 0"),
+        ("2:1:3", "a tIoU threshold lies above 0 and is at most 1, unlike 2"),
+        ("0.5,50", "a tIoU threshold lies above 0 and is at most 1, unlike 50"),
+    ],
+)
+def test_wrong_thresholds(fustal, files, tiou, says):
+    assert fustal("evaluate", *files, "--tiou", tiou)[::2] == (
+        2,
+        f"error: --tiou: {tiou!r}{':' * (not says.startswith('is'))} {says}\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("tiou", "names"), [("0.5", ["0.5"]), ("1", ["1"]), ("0.7,0.3,0.5", ["0.3", "0.5", "0.7", "0.3:0.7"])]
+)
+def test_single_thresholds(fustal, files, tiou, names):
+    status, out, _ = fustal("evaluate", *files, "--tiou", tiou)
+    assert status == 0
+    assert [line.split()[-2:] for line in out.splitlines()[1:]] == [[name, "50.00"] for name in names]
 
 
 def test_debug_shows_the_traceback(files):
@@ -109,10 +136,10 @@ def test_debug_shows_the_traceback(files):
 
 
 def test_an_error_that_is_not_the_inputs_is_status_1(fustal, files, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise ZeroDivisionError("by nought")
 
-    monkeypatch.setattr("fustal.annotations.read_results", fail)
+    monkeypatch.setattr("fustal.evaluate.read_results", fail)
     assert fustal("evaluate", *files) == (1, "", "error: ZeroDivisionError: by nought\n")
 
 

@@ -70,7 +70,7 @@ def slowly(detections, truth, tiou):
         own = {i: value for i, value in near.items() if truth.label[i] == row.label}
         free = {i: value for i, value in own.items() if i not in taken and value >= tiou}
         if free:
-            taken.add(max(free, key=free.get))
+            taken.add(max(reversed(free), key=free.get))  # the last of equal ones
             kinds[row.Index] = "right"
         elif max(own.values(), default=0) >= tiou:
             kinds[row.Index] = "double"

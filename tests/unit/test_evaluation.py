@@ -72,6 +72,42 @@ def test_a_detection_takes_the_best_free_segment():
     assert ap.loc["run"].tolist() == [1.0, 0.25]
 
 
+def test_of_equal_overlaps_the_last_true_segment_is_taken():
+    """The better detection lies between two true segments; only the first of them is left for the other, if any."""
+    twins = truth(("a", "run", 0, 4), ("a", "run", 6, 10))
+    detections = found(("a", "run", 0.9, 0, 10), ("a", "run", 0.8, 6, 10))
+    assert mean_average_precision(detections, twins, [0.4]).loc["run", 0.4] == 0.5
+    assert mean_average_precision(detections, twins[::-1], [0.4]).loc["run", 0.4] == 1
+
+
+def test_equal_scores_are_visited_in_their_order():
+    detections = found(("a", "run", 0.5, 90, 91), ("a", "run", 0.5, 0, 4))
+    one = TRUTH[:1]
+    assert mean_average_precision(detections, one, [0.5]).loc["run", 0.5] == 0.5
+    assert mean_average_precision(detections[::-1], one, [0.5]).loc["run", 0.5] == 1
+
+
+def test_detections_of_no_length_or_reversed_are_false():
+    wrong = found(("a", "run", 0.9, 2, 2), ("a", "run", 0.8, 4, 0), ("a", "run", 0.7, 14, -90))
+    right = TRUTH[:1].assign(score=0.5)
+    ap = mean_average_precision(pd.concat([wrong, right]), TRUTH[:1], TIOUS)
+    assert ap.loc["run"].tolist() == [0.25, 0.25]
+
+
+@pytest.mark.parametrize("far", [1e12, 1e17, 1.7e308])
+def test_one_detection_far_away_changes_nothing(far):
+    perfect = pd.concat([TRUTH.assign(score=0.5), found(("b", "jump", 0.1, -far, far), ("z", "run", 0.1, far, far))])
+    assert (mean_average_precision(perfect, TRUTH, [0.9]) == 1).all(axis=None)
+
+
+def test_times_of_a_clock():
+    """Milliseconds since 1970, many videos: exact, too."""
+    start = 1.7e12 + np.arange(2000.0)
+    late = pd.DataFrame({"video": [f"v{i}" for i in range(2000)], "label": "run", "start": start, "end": start + 2})
+    assert (mean_average_precision(late.assign(score=0.5), late, [1.0]) == 1).all(axis=None)
+    assert (mean_average_precision(late.assign(score=0.5, start=start + 1), late, [0.51]) == 0).all(axis=None)
+
+
 def test_no_detections():
     assert (mean_average_precision(found(), TRUTH, TIOUS) == 0).all(axis=None)
     assert pseudo_label_quality(found(), TRUTH, TIOUS)[["labels", "precision", "recall", "f1"]].eq(0).all(axis=None)
@@ -126,15 +162,17 @@ def test_agrees_with_a_slow_evaluator(seed):
 def test_agrees_with_a_loop_on_ties(true, count, coarse, seed):
     rng = np.random.default_rng(seed)
 
-    def segments(count):
+    def segments(count, lowest=0):
         names = {"video": rng.choice(["a", "b", "c"], count), "label": rng.choice(["run", "jump"], count)}
         start, length = (
-            (rng.integers(-4, 8, count), rng.integers(0, 5, count)) if coarse else rng.random((2, count)) * 5
+            (rng.integers(-4, 8, count), rng.integers(lowest, 5, count)) if coarse else rng.random((2, count)) * 5
         )
         return pd.DataFrame(names | {"start": start.astype(float), "end": start + length.astype(float)})
 
     ground_truth = pd.concat([TRUTH, segments(true)], ignore_index=True)
-    detections = pd.concat([segments(count), TRUTH, TRUTH]).assign(score=rng.choice([0.1, 0.5, 0.9], count + 8))
+    detections = pd.concat([segments(count, lowest=-3), TRUTH, TRUTH]).assign(
+        score=rng.choice([0.1, 0.5, 0.9], count + 8)
+    )
     tious = [0.1, 1 / 3, 0.5, 1.0]
     ap = mean_average_precision(detections, ground_truth, tious)
     np.testing.assert_allclose(ap, plain_mean_average_precision(detections, ground_truth, tious), atol=1e-12)
@@ -178,6 +216,10 @@ def test_the_grid_of_activitynet_counts_a_detection_up_to_its_tiou():
     measured = averages(ap)
     assert [measured[name] for name in ("0.5", "0.7", "0.75", "0.95")] == [1, 1, 0, 0]
     assert measured["0.5:0.95"] == 0.5  # .5, .55, .6, .65 and .7 of ten
+
+
+def test_one_threshold_has_no_average_over_a_range():
+    assert averages(pd.DataFrame([[0.25], [0.75]], columns=[0.5])) == {"0.5": 0.5}
 
 
 def test_summary_is_in_percent():

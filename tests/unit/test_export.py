@@ -199,6 +199,13 @@ def test_where_it_cannot_go(some, tmp_path, out, to, says):
     assert (tmp_path / "taken" / "mine.srt").read_text() == "by hand"
 
 
+def test_the_source_is_not_replaced(some, tmp_path):
+    before = (tmp_path / "found.json").read_bytes()
+    with pytest.raises(InputError, match=r"found\.json: is also read, as .*, and would be replaced"):
+        export.export(some, tmp_path / "found.json", top=1)
+    assert (tmp_path / "found.json").read_bytes() == before
+
+
 def test_a_score_that_is_not_a_number(some, tmp_path):
     with pytest.raises(InputError, match="--min-score nan: is not a number"):
         export.export(some, tmp_path / "a.csv", min_score=float("nan"))

@@ -412,11 +412,11 @@ def test_activitynet_is_linked_and_loads(card, activitynet, capsys):
     fetch.fetch(path, activitynet)
     told = capsys.readouterr().err.splitlines()
     assert told == [
-        "activitynet13: 2 of 3 training videos can be used",
+        "activitynet13: 3 of 3 training videos can be used",
         "activitynet13: 1 of 2 validation videos can be used",
     ]
     dataset = load_dataset(path)
-    assert dataset.split("train") == ["aaaaaaaaaaa", "-cccccccccc"]
+    assert dataset.split("train") == ["aaaaaaaaaaa", "bbbbbbbbbbb", "-cccccccccc"], "a label is enough to train on"
     assert dataset.split("test") == ["ddddddddddd"]
     assert dataset.segments[["start", "end"]].to_numpy().tolist() == [[1.0, 30.0], [0.01, 40.5], [5.0, 35.0]]
     for stage in ("generator", "student"):
@@ -424,7 +424,7 @@ def test_activitynet_is_linked_and_loads(card, activitynet, capsys):
     assert (dataset.root / "features/rgb/v_ddddddddddd.npy").is_symlink()
     dataset, problems = problems_of(path)
     assert [problem for problem in problems if not problem.warning] == []
-    assert summary(dataset) == "2 training and 1 test videos, 2 classes, 3 segments"
+    assert summary(dataset) == "3 training and 1 test videos, 2 classes, 3 segments"
 
 
 def test_features_of_both_modalities_in_one_file_need_a_card_of_their_own(card, activitynet):

@@ -1,8 +1,12 @@
 """Files that appear whole or not at all, and JSON without NaN."""
 
+import bz2
 import codecs
+import gc
+import gzip
 import hashlib
 import json
+import lzma
 import math
 import os
 import signal
@@ -21,6 +25,7 @@ from fustal.writing import (
     UNFINISHED,
     atomic,
     atomic_folder,
+    check_apart,
     overlap,
     recover,
     remove_unfinished,
@@ -257,6 +262,15 @@ def _break_off(path, error):
         raise error
 
 
+def test_what_is_read_is_not_written_to(tmp_path):
+    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / "link.json").symlink_to("a.json")
+    for out in ("a.json", "link.json", "../" + tmp_path.name + "/a.json"):
+        with pytest.raises(InputError, match=r"is also read, as .*a\.json, and would be replaced: give another name"):
+            check_apart(tmp_path / out, tmp_path / "b.json", tmp_path / "a.json")
+    check_apart(tmp_path / "b.json", tmp_path / "a.json", tmp_path / "b.json")  # neither is there
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_error_in_the_block_changes_nothing(tmp_path, error):
     (tmp_path / "a.txt").write_text("old")
@@ -302,8 +316,12 @@ def test_what_json_cannot_hold_is_not_written(tmp_path, value):
         ('{"ä": 1}'.encode("utf-16-le"), "holds zero bytes"),
         (codecs.BOM_UTF16_LE + b"{", "begins as UTF-16 and is not"),
         (bytes(500), "holds zero bytes"),
+        (gzip.compress(b"{}"), "is compressed by gzip: unpack it first"),
+        (lzma.compress(b"{}"), "is compressed by xz: unpack it first"),
+        (bz2.compress(b"{}"), "is compressed by bzip2: unpack it first"),
         (b'{"a": 1, "b": ":", "a": 2}', "'a' appears twice"),
         (b'{"a": [{"c": 1, "c": 1}]}', "'c' appears twice"),
+        (b'{"a": [[], [[{"b": {"c": 1, "c": 1}}]]], "d": {}}', "'c' appears twice"),
         (b"[" * 100_000, "cannot be read as JSON"),
         (b"[1, 2]", "must hold a JSON object, not a list"),
         (b"3", "must hold a JSON object, not a int"),
@@ -316,6 +334,20 @@ def test_wrong_json_is_an_error_of_one_line(tmp_path, content, says):
     assert str(error.value).startswith(f"{tmp_path / 'a.json'}: {says}") or says in str(error.value)
     assert "a.json" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_reading_leaves_the_garbage_collector_as_it_was(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": [1]}')
+    (tmp_path / "b.json").write_text("[")
+    for was_on in (True, False):
+        try:
+            (gc.enable if was_on else gc.disable)()
+            read_json(tmp_path / "a.json")
+            with pytest.raises(InputError):
+                read_json(tmp_path / "b.json")
+            assert gc.isenabled() == was_on
+        finally:
+            gc.enable()
 
 
 def test_no_json_to_read(tmp_path):

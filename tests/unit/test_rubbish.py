@@ -4,6 +4,7 @@ value, and nothing written or lost.
 A case is a name, what breaks a healthy data set, and what the line must say.
 """
 
+import gzip
 import io
 import json
 import os
@@ -284,9 +285,7 @@ ANNOTATIONS = {
     "no label": (entry(annotations=[{"segment": [1, 2]}]), IMPOSSIBLE + "'label' is missing"),
     "an empty label": (segment([1, 2], ""), IMPOSSIBLE + "'' is not a name"),
     "a label that is no text": (segment([1, 2], {"a": 1}), IMPOSSIBLE + "{'a': 1} is not a name"),
-    "reversed": (segment([4, 1]), IMPOSSIBLE + "segment [4, 1] must have 0 <= start < end"),
     "below zero": (segment([-1, 1]), IMPOSSIBLE + "segment [-1, 1] must have 0 <= start < end"),
-    "of no length": (segment([2, 2]), IMPOSSIBLE + "segment [2, 2] must have 0 <= start < end"),
     "in words": (segment(["one", 2]), IMPOSSIBLE + "'one' is not a finite number"),
     "not a number": (segment(["nan", 2]), IMPOSSIBLE + "'nan' is not a finite number"),
     "null": (segment([None, 2]), IMPOSSIBLE + "None is not a finite number"),
@@ -339,7 +338,10 @@ def nine_snippets(folder):
         features(np.ones((9, width), np.float32), "v2", modality)(folder)
 
 
+PASSED = "video 'v2': segments that do not end after they begin: 1, the first "
 SUSPICIOUS = {
+    "a reversed segment": (segment([4, 1]), PASSED + "[4, 1]"),
+    "a segment of no length": (segment([2, 2]), PASSED + "[2, 2]"),
     "beyond the duration": (segment([3, 99]), "video 'v2': segment [3.0, 99.0] ends after the video (20.0 s)"),
     "a training video without a label": (entry(annotations=[]), "video 'v2': a training video without a label"),
     "no fps where the card takes it from there": (
@@ -510,6 +512,7 @@ def detection(**changes):
     return found({key: value for key, value in item.items() if value is not ...})
 
 
+RESULT = '{"results": {"v4": [{"label": "Sit", "score": %s, "segment": [1, 4]}]}}'
 DETECTIONS = {
     "missing": (lambda folder: (folder / "found.json").unlink(), "no such file"),
     "no results": (lambda folder: write_json(folder / "found.json", {"v4": []}), "has no 'results' object"),
@@ -523,13 +526,25 @@ DETECTIONS = {
     "an endless score": (detection(score="inf"), "video 'v4': 'inf' is not a finite number"),
     "no label": (detection(label=...), "video 'v4': 'label' is missing"),
     "a label that is a number": (detection(label=7), "video 'v4': 7 is not a name"),
-    "a reversed segment": (detection(segment=[4, 1]), "video 'v4': segment [4, 1] must have 0 <= start <= end"),
     "half a segment": (detection(segment=[4]), "video 'v4': segment [4] is not [start, end]"),
-    "an unknown label": (detection(label="Fly"), "video 'v4': label 'Fly' is not in"),
-    "an unknown video": (
-        lambda folder: write_json(folder / "found.json", {"results": {"v9": []}}),
-        "video 'v9' is not in",
-    ),
+    "three numbers": (detection(segment=[1, 2, 3]), "video 'v4': segment [1, 2, 3] is not [start, end]"),
+    "no segment": (detection(segment=...), "video 'v4': 'segment' is missing"),
+    "a segment that is text": (detection(segment="12"), "video 'v4': segment '12' is not [start, end]"),
+    "a segment with null": (detection(segment=[None, 2]), "video 'v4': None is not a finite number"),
+    "a segment with true": (detection(segment=[True, 2]), "video 'v4': True is not a finite number"),
+    "a score that is true": (detection(score=True), "video 'v4': True is not a finite number"),
+    "a score beyond numbers": (detection(score=10**400), "video 'v4': 1000000"),
+    "an endless number": (text("found.json", RESULT % "1e999"), "video 'v4': inf is not a finite number"),
+    "a score of text that is NaN": (detection(score="nan"), "video 'v4': 'nan' is not a finite number"),
+    "an empty label": (detection(label=""), "video 'v4': '' is not a name"),
+    "half a letter": (text("found.json", RESULT.replace("Sit", "\\ud800") % "1"), "'\\ud800' is not a name"),
+    "a video without a name": (lambda folder: write_json(folder / "found.json", {"results": {"": []}}), "'' is not a"),
+    "null for no detections": (lambda folder: write_json(folder / "found.json", {"results": {"v4": None}}), "None is"),
+    "annotations": (lambda folder: write_json(folder / "found.json", {"database": {}}), "object: it holds annotations"),
+    "a list": (lambda folder: write_json(folder / "found.json", []), "must hold a JSON object, not a list"),
+    "packed by gzip": (text("found.json", gzip.compress(b"{}")), "is compressed by gzip: unpack it first"),
+    "packed by zip": (text("found.json", b"PK\x03\x04" + bytes(40)), "is compressed by zip: unpack it first"),
+    "empty": (text("found.json", ""), "cannot be read as JSON"),
 }
 
 

@@ -86,13 +86,16 @@ def test_problems_of_annotations_and_segments(make):
     card = make(
         b={"subset": "train", "duration": 12, "annotations": []},
         c={"subset": "test", "duration": 12, "annotations": [{"label": "Run", "segment": [3, 99]}]},
-        d={"subset": "test", "annotations": [{"label": "Run", "segment": [3, 1]}, {"label": "Fly", "segment": [0, 1]}]},
+        d={
+            "subset": "test",
+            "annotations": [{"label": "Run", "segment": [-1, 1]}, {"label": "Fly", "segment": [0, 1]}],
+        },
         e={"subset": "test", "duration": "long"},
     )
     dataset, problems = problems_of(card)
     where = make.data.resolve() / "gt.json"
     assert [str(problem) for problem in problems if not problem.warning] == [
-        f"{where}: video 'd': annotation 0: segment [3, 1] must have 0 <= start < end",
+        f"{where}: video 'd': annotation 0: segment [-1, 1] must have 0 <= start < end",
         f"{where}: video 'e': duration 'long' is not a finite number",
     ]
     assert [str(problem) for problem in problems if problem.warning] == [
@@ -101,6 +104,17 @@ def test_problems_of_annotations_and_segments(make):
         f"{where}: video 'c': segment [3.0, 99.0] ends after the video (12.0 s)",
     ]
     assert "2 training and 2 test videos" in summary(dataset)
+
+
+def test_segments_that_last_no_time_are_passed_over(make):
+    """Their labels are of the video; the line names the first and says how many."""
+    none = {"subset": "test", "annotations": [{"label": "Run", "segment": [0, 0]}, {"label": "Fly", "segment": [3, 1]}]}
+    dataset, problems = problems_of(make(c=none))
+    what = "segments that do not end after they begin: 2, the first [0, 0]; passed over, their labels stay known"
+    assert [str(p) for p in problems if "segments" in p.what] == [f"{dataset.annotations}: video 'c': {what}"]
+    assert all(problem.warning for problem in problems)
+    assert "c" not in set(dataset.segments.video)
+    assert set(dataset.video_labels[dataset.video_labels.video == "c"].label) == {"Run", "Fly"}
 
 
 def test_a_segment_may_end_a_little_after_the_video(make):
