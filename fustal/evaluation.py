@@ -245,7 +245,8 @@ def interpolated(hits: np.ndarray, count: int) -> np.ndarray:
 
 def matches(detections: pd.DataFrame, ground_truth: pd.DataFrame, tious: Iterable[float]) -> Iterable[np.ndarray]:
     """For each tIoU the row (N,) of the true segment that each detection takes, -1 for none."""
-    found, true, overlap = overlaps(detections, ground_truth)
+    tious = list(tious)
+    found, true, overlap = overlaps(detections, ground_truth, min(tious, default=0.0))
     ranking = ranking_of(detections)
     rank = np.empty(len(detections), dtype=int)
     rank[ranking] = np.arange(len(detections))
@@ -289,11 +290,22 @@ def ranking_of(detections: pd.DataFrame) -> np.ndarray:
     return np.argsort(-detections.score.to_numpy(float), kind="stable")
 
 
-def overlaps(detections: pd.DataFrame, ground_truth: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+PAIRS = 1 << 22
+"""How many pairs of a detection and a true segment are looked at together: a million detections can have billions."""
+
+
+def overlaps(
+    detections: pd.DataFrame, ground_truth: pd.DataFrame, least: float = 0.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows (P,) of the overlapping detections and true segments of the same video and class, and their tIoU (P,).
 
     Times are compared by their ranks among the true ones, and ranks of different videos and classes kept apart, all in
     integers: exact for times of any size.
+
+    Args:
+        detections: video, label, start, end.
+        ground_truth: likewise.
+        least: pairs of a lower tIoU are left out.
     """
     found, true = _times(detections), _times(ground_truth)
     starts, ends = np.sort(true[0]), np.sort(true[1])
@@ -304,10 +316,15 @@ def overlaps(detections: pd.DataFrame, ground_truth: pd.DataFrame) -> tuple[np.n
     # The first true segment that ends after the detection starts, and how many from there start before it ends.
     first = np.searchsorted(ended, group + np.searchsorted(ends, found[0], side="right"))
     count = np.maximum(np.searchsorted(begun[order], group + np.searchsorted(starts, found[1])) - first, 0)
-    i = np.repeat(np.arange(len(count)), count)
-    j = order[np.arange(len(i)) + np.repeat(first - np.cumsum(count) + count, count)]
-    overlap = _tiou(found[:, i], true[:, j])
-    return i[overlap > 0], j[overlap > 0], overlap[overlap > 0]
+    parts = []
+    for rows in np.split(np.arange(len(count)), np.flatnonzero(np.diff(np.cumsum(count) // PAIRS)) + 1):
+        i = np.repeat(rows, count[rows])
+        j = order[np.arange(len(i)) + np.repeat(first[rows] - np.cumsum(count[rows]) + count[rows], count[rows])]
+        overlap = _tiou(found[:, i], true[:, j])
+        near = (overlap > 0) & (overlap >= least)
+        parts.append((i[near], j[near], overlap[near]))
+    i, j, overlap = map(np.concatenate, zip(*parts, strict=True))
+    return i, j, overlap
 
 
 def _keys(*frames: pd.DataFrame) -> list[np.ndarray]:

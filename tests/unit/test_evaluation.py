@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fustal import ROOT, InputError
+from fustal import ROOT, InputError, evaluation
 from fustal.evaluation import (
     averages,
     label_measures,
@@ -187,6 +187,19 @@ def test_whoever_loses_its_choice_takes_the_next_one():
     detections = pd.concat([first, chain.assign(score=np.linspace(0.9, 0.1, 20))], ignore_index=True)
     assert pseudo_label_quality(detections, ground_truth, [0.3]).loc[0.3, "recall"] == 1
     assert precision_recall(detections, ground_truth, 0.3).precision.iloc[-2:].tolist() == [1.0, 20 / 21]
+
+
+@pytest.mark.parametrize("pairs", [1, 7, 50])
+def test_pairs_are_looked_at_in_parts(monkeypatch, pairs):
+    rng = np.random.default_rng(0)
+    start = rng.integers(0, 20, 60).astype(float)
+    frame = pd.DataFrame({"video": rng.choice(["a", "b"], 60), "label": "run", "start": start, "end": start + 5})
+    whole = evaluation.overlaps(frame, frame[:20])
+    monkeypatch.setattr(evaluation, "PAIRS", pairs)
+    for part, all_at_once in zip(evaluation.overlaps(frame, frame[:20]), whole, strict=True):
+        np.testing.assert_array_equal(part, all_at_once)
+    near = whole[2] >= 0.5
+    np.testing.assert_array_equal(evaluation.overlaps(frame, frame[:20], 0.5)[0], whole[0][near])
 
 
 def test_the_order_and_index_of_the_rows_do_not_matter():
