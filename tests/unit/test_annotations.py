@@ -131,8 +131,8 @@ def test_a_table_of_labels(text, tmp_path):
         ("video,label,start,end\na,Run,1,\n", "video 'a': annotation 0: '' is not a finite number"),
         ("video,label,start,end\na,,1,2\n", "video 'a': annotation 0: 'label' is missing"),
         ("video,label\n../a,Run\n", "video '../a': the name of a video must be usable"),
-        (b"video,label\n\xff\xfe,Run\n", "cannot be read as CSV"),
-        (b"video,label\na,\x00\x80", "cannot be read as CSV"),
+        (b"video,label\n\xff\xfe,Run\n", "is not UTF-8 but perhaps Latin-1"),
+        (b"video,label\na,\x00\x80", "holds zero bytes"),
     ],
 )
 def test_a_broken_table_of_labels(text, says, tmp_path):

@@ -255,11 +255,15 @@ IMPOSSIBLE = "video 'v2': annotation 0: "
 NAME = "the name of a video must be usable as the name of a file"
 ANNOTATIONS = {
     "missing": (lambda folder: (folder / "data/gt.json").unlink(), "gt.json: no such file"),
-    "a folder": (replaced(Path.mkdir, "data/gt.json"), "gt.json: cannot be read as JSON"),
+    "a folder": (replaced(Path.mkdir, "data/gt.json"), "gt.json: cannot be read: it is a folder"),
     "empty": (gt(""), "gt.json: cannot be read as JSON"),
     "broken": (gt('{"database": {"v0"'), "gt.json: cannot be read as JSON"),
-    "not UTF-8": (gt(b'{"database": {"\xff\xfe": {}}}'), "gt.json: cannot be read as JSON: 'utf-8' codec"),
-    "UTF-16": (gt('{"database": {}}'.encode("utf-16")), "gt.json: cannot be read as JSON"),
+    "not UTF-8": (gt(b'{"database": {"\xff\xfe": {}}}'), "gt.json: is not UTF-8 but perhaps Latin-1"),
+    "UTF-16": (gt('{"database": {}}'.encode("utf-16")), "gt.json: has no 'database' object"),
+    "UTF-16 without a mark": (gt('{"database": {}}'.encode("utf-16-le")), "gt.json: holds zero bytes"),
+    "a class with an escape sequence": (segment([1, 2], "\033[31mRun"), IMPOSSIBLE + "'\\x1b[31mRun' holds control"),
+    "a class of two lines": (segment([1, 2], "Run\nSit"), IMPOSSIBLE + "'Run\\nSit' holds control"),
+    "a decimal comma": (segment(["1,5", 2]), IMPOSSIBLE + "'1,5' is not a finite number: write a point"),
     "deeply nested": (gt('{"database": ' + "[" * 200_000), "gt.json: cannot be read as JSON"),
     "a key twice": (gt('{"database": {"v0": {"subset": "train"}, "v0": {"subset": "test"}}}'), "'v0' appears twice"),
     "NaN": (gt('{"database": {"v0": {"subset": "train", "duration": NaN}}}'), "NaN is not a number"),
@@ -307,7 +311,7 @@ ANNOTATIONS = {
         lambda folder: write_yaml(folder / "card.yaml", CARD | {"train_split": "train.txt"}),
         "train.txt: no such split file",
     ),
-    "a split not UTF-8": (split(b"v0\n\xff\n"), "train.txt: cannot be read"),
+    "a split not UTF-8": (split(b"v0\n\xff\n"), "train.txt: is not UTF-8"),
     "a split with an unknown video": (split(b"v0\nv1\nv9\n"), "video 'v9': is not in subset 'train'"),
     "a split with a test video": (split(b"v0\nv1\nv4\n"), "video 'v4': is not in subset 'train'"),
 }
@@ -346,7 +350,7 @@ SUSPICIOUS = {
             folder / "card.yaml",
             CARD | {"grids": {"generator": CARD["grids"]["generator"] | {"fps": "annotation"}}},
         ),
-        "video 'v2': has no fps, and the card takes it from there",
+        "6 videos ('v0', 'v1', 'v2', ...): has no fps, and the card takes it from there",
         "wrong",
     ),
     "a label of no training video": (
