@@ -21,7 +21,7 @@ def grouped(problems: Iterable[Problem]) -> list[Problem]:
         problems: any number.
 
     Returns:
-        In the order of the first of each kind. Where there are more than `EXAMPLES`, they are one, whose `what` tells how
+        In the order of the first of each kind. More than `EXAMPLES` of a kind are one, whose `what` tells how
         many there are, and names the first ones.
 
     >>> file = Path("gt.json")
