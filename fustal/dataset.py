@@ -197,7 +197,7 @@ def inspect_dataset(card_path: str | Path) -> tuple[Dataset, list[Problem]]:
     videos = videos[~videos.index.duplicated()]
     labels = labels[labels.video.isin(videos.index)]
     for label in card.ignored_labels:
-        count = (labels.label == label).sum()
+        count = int((labels.label == label).sum())
         what = f"ignored_labels: {count or 'no'} annotation{'s' * (count != 1)} of {shown(label)} left out"
         problems.append(Problem(path, what, mend="" if count else "correct the label", warning=True))
     labels = labels[~labels.label.isin(card.ignored_labels)]

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from fustal import InputError
+from fustal import InputError, Problem
 from fustal.annotations import parse_annotations
 from fustal.dataset import Card, inspect_dataset
 from fustal.features import FeatureStore
@@ -22,7 +22,7 @@ from fustal.files import MARKS, open_regular, read_json, shown, validated
 from fustal.layout import Features, find_features, walk
 from fustal.params import Params
 from fustal.problems import EXAMPLES, grouped
-from fustal.sizes import LONG, Known, preset_text
+from fustal.sizes import LONG, LONGEST, Known, preset_text
 from fustal.splits import OURS, Split, find_split
 from fustal.tables import TABLES, table_header
 from fustal.timing import Given, Step, find_grids
@@ -110,8 +110,8 @@ def _init(folder: Path, root: str, name: str, given: Given, chosen: Path | None)
         f"split: {len(split.train)} training and {len(split.test)} test videos, {split.how}",
         *(f"note: {note}" for note in split.notes),
         *_notes(videos, set(labels.video), features, split, known),
+        *map(_line, wrong),
         *_oddities(folder / "card.yaml"),
-        *([f"annotations: {len(problems)} problems, the next command lists them"] if wrong else []),
         f"wrote card.yaml, params.yaml{''.join(f', {file}' for file in split.new)}; next:",
         f"  fustal validate {shlex.quote(str(folder / 'card.yaml'))}",
         f"  fustal run {shlex.quote(str(folder / 'params.yaml'))}",
@@ -234,7 +234,12 @@ def _oddities(card: Path) -> list[str]:
     problems = [problem for problem in problems if problem.warning]
     problems += annotation_problems(dataset) + segment_problems(dataset, FeatureStore(dataset, "student"))
     told = [problem for problem in grouped(problems) if "without a label" not in problem.what]  # by a note
-    return [f"{'note' if problem.warning else 'wrong'}: {problem.what}: {problem.mend}" for problem in told]
+    return [_line(problem) for problem in told]
+
+
+def _line(problem: Problem) -> str:
+    """A problem without its file."""
+    return f"{'note' if problem.warning else 'wrong'}: {problem.what}{': ' * bool(problem.mend)}{problem.mend}"
 
 
 def _notes(videos: pd.DataFrame, labelled: set[str], features: list[Features], split: Split, known: Known) -> list[str]:
@@ -250,6 +255,10 @@ def _notes(videos: pd.DataFrame, labelled: set[str], features: list[Features], s
         (
             (known.generator > LONG).sum(),
             f"videos have more than {LONG} snippets, of which the generator takes {LONG}, evenly spaced",
+        ),
+        (
+            (known.student > LONGEST).sum(),
+            f"videos have more than {LONGEST} snippets: the student trains on parts of them",
         ),
         (len(used - stored), "videos of the split files have no features: fustal validate lists them"),
         (len(set(videos.index) - stored - used), "annotated videos have no features: left out"),

@@ -55,7 +55,7 @@ def walk(folder: Path, ending: str | tuple[str, ...], depth: int | None = None) 
 
     Args:
         folder: where.
-        ending: of the names, such as ".npy", or several.
+        ending: of the names, in any case, such as ".npy", or several.
         depth: how many folders deep at most; None: any.
 
     Yields:
@@ -66,7 +66,7 @@ def walk(folder: Path, ending: str | tuple[str, ...], depth: int | None = None) 
         known, level = os.path.realpath(here) in seen, len(Path(here).relative_to(folder).parts)
         seen.add(os.path.realpath(here))
         folders[:] = [] if known or level == depth else sorted(f for f in folders if not f.startswith("."))
-        named = [] if known else [name for name in sorted(names) if _is_plain(name) and name.endswith(ending)]
+        named = [] if known else [name for name in sorted(names) if _is_plain(name) and name.lower().endswith(ending)]
         yield from (path for name in named if (path := Path(here) / name).is_file())
 
 
@@ -83,7 +83,7 @@ def find_features(folder: Path, videos: Collection[str]) -> list[Features]:
     Raises:
         InputError: there are none, or no card could say where they lie.
     """
-    paths = list(walk(folder, ".npy"))
+    paths = [path for path in walk(folder, ".npy") if path.suffix == ".npy"]
     if not paths:
         raise InputError(f"{folder}: holds no .npy file: write the features of each video as one, numpy.save")
     named = _by_pattern(folder, paths, set(videos))

@@ -341,6 +341,8 @@ def stage_key(params: Params, stage: Stage, data: str) -> str:
 def data_key(dataset: Dataset) -> str:
     """Hash of a data set: annotations by content; features by name, size and time, as they may be many gigabytes."""
     total = hashlib.sha256(digest(dataset.annotations).encode())
+    for frame in (dataset.video_labels, dataset.segments):  # a list of classes and the card have a say in them
+        total.update(frame.to_csv(index=False).encode())
     for grid in dataset.grids.values():
         total.update(grid.model_dump_json().encode())
     for stage in dataset.grids:

@@ -18,6 +18,9 @@ GENERATOR_PASSES = 40
 LONG = 750
 """Snippets that the generator takes of a video at most, the paper's number."""
 
+LONGEST = 2304
+"""Snippets of which the student's training sequences are at most, the paper's number."""
+
 TOP_SECONDS = 60.0
 """The snippets that speak for a class last so long together at most: a fifth of a video of five minutes."""
 
@@ -85,7 +88,7 @@ def _of_generator(known: Known) -> list[Size]:
 
 
 def _of_student(known: Known) -> list[Size]:
-    longest = _between(32, 32 * np.ceil(np.percentile(known.student, 90) / 32), 2304)
+    longest = _between(32, 32 * np.ceil(np.percentile(known.student, 90) / 32), LONGEST)
     cropped = (known.student > longest).sum()
     batch = next(size for size, below in ((2, 8), (4, 200), (8, 2000), (16, np.inf)) if known.videos < below)
     steps = int(np.ceil(known.videos / batch))
@@ -97,7 +100,9 @@ def _of_student(known: Known) -> list[Size]:
     why = "a detection for each snippet of the longest video, 200 to 2000"
     why += f"; or twice the most actions of a video, {known.most_actions}" if known.most_actions else ""
     found = [
-        Size("max_snippets", longest, f"nine of ten videos, a multiple of 32, at most 2304; {cropped} are cropped"),
+        Size(
+            "max_snippets", longest, f"nine of ten videos, a multiple of 32, at most {LONGEST}; {cropped} are cropped"
+        ),
         Size("student_batch", batch, f"videos, for {known.videos}"),
         Size("student_epochs", epochs, f"of {steps} steps: about {STUDENT_STEPS} steps; 8 to 60 epochs"),
         Size("mil_ratio", _between(5, inside / TOP_SECONDS, longest // 4), "as easy_ratio, for the student"),

@@ -167,7 +167,7 @@ def _likely_fps(line: Line, stride: int | None) -> float:
 def _in_seconds(fps: float, line: Line, found: Features, given: Given, features: list[Features], unit: float) -> Step:
     slope, clear = settled(line, [frames / fps for frames in STRIDES])
     stride = _given_stride(found, given, features) or max(1, round(slope * fps))
-    framed = line._replace(extents=line.extents * fps, slope=line.slope * fps)
+    framed = line._replace(slope=line.slope * fps, mean=line.mean * fps, extents=line.extents * fps)
     return _step(float(fps), stride, framed, clear or bool(given.stride and given.fps), given, fps, unit * fps)
 
 
