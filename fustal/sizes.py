@@ -109,6 +109,7 @@ def _of_student(known: Known) -> list[Size]:
         Size("ema_decay", decay, f"per step: forgets over {MEMORY:.0%} of both trainings, as the paper's"),
         Size("max_detections", kept, why),
         Size("distill_epochs", more, "half of student_epochs, as it goes on from the student"),
+        Size("relabel_confidence", 0.2, "an average over many steps is less sure than the last weights; see agreement"),
     ]
     if known.segments:
         return [
