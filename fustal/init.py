@@ -110,7 +110,6 @@ def _init(folder: Path, root: str, name: str, given: Given, chosen: Path | None)
         f"split: {len(split.train)} training and {len(split.test)} test videos, {split.how}",
         *(f"note: {note}" for note in split.notes),
         *_notes(videos, set(labels.video), features, split, known),
-        *map(_line, wrong),
         *_oddities(folder / "card.yaml"),
         f"wrote card.yaml, params.yaml{''.join(f', {file}' for file in split.new)}; next:",
         f"  fustal validate {shlex.quote(str(folder / 'card.yaml'))}",
@@ -231,7 +230,6 @@ def _write(folder: Path, texts: dict[str, str]) -> None:
 def _oddities(card: Path) -> list[str]:
     """What is odd, or wrong, about labels and times, a line for each kind."""
     dataset, problems = inspect_dataset(card)
-    problems = [problem for problem in problems if problem.warning]
     problems += annotation_problems(dataset) + segment_problems(dataset, FeatureStore(dataset, "student"))
     told = [problem for problem in grouped(problems) if "without a label" not in problem.what]  # by a note
     return [_line(problem) for problem in told]

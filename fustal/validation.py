@@ -32,7 +32,7 @@ TWICE = 0.9
 EVERYWHERE = 0.9
 """A class in so large a share of the labelled training videos is hardly told by labels."""
 
-NO_ACTIONS = {"ambiguous", "background", "bg", "none", "null", "nothing", "noaction", "unknown", "ignore", "unlabeled"}
+NO_ACTIONS = {"ambiguous", "background", "bg", "none", "null", "nan", "n/a", "nothing", "noaction", "unknown", "ignore"}
 """Names of classes, as `plain_name` writes them, that say that what they mark is no action."""
 
 
@@ -154,7 +154,8 @@ def name_problems(dataset: Dataset) -> list[Problem]:
         alike.setdefault(plain_name(label), []).append(label)
     for labels in alike.values():
         if len(labels) > 1:
-            names = " and ".join(map(ascii, labels))[:200]
+            look_alike = len({unicodedata.normalize("NFC", label) for label in labels}) < len(labels)
+            names = " and ".join(map(ascii if look_alike else shown, labels))[:200]
             what = f"classes {names} differ in case, blanks, '_', '-' or the form of letters alone"
             problems.append(Problem(file, what, mend="write one name everywhere, if they are one class", warning=True))
     for label in (label for label in dataset.classes if plain_name(label) in NO_ACTIONS):

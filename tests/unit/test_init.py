@@ -334,6 +334,12 @@ def test_lists_that_cannot_be_used_are_refused(root, lists, message):
     assert not (root / "card.yaml").exists()
 
 
+def test_lists_that_overlap_are_told(root):
+    with_lists(root, TRAIN, [*TRAIN[:4], *TEST])
+    (line,) = [line for line in init(root) if line.startswith("wrong: ")]
+    assert line.startswith("wrong: 4 videos ('train_0', 'train_1', 'train_2', ...): is in training and in test")
+
+
 def test_lists_across_subsets_are_refused(root):
     save(root, TRAIN + TEST)
     annotate(root / "gt.json", {"train": TRAIN[::2], "val": TRAIN[1::2], "test": TEST})
