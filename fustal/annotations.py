@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import math
+import re
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
@@ -16,6 +17,7 @@ import pandas as pd
 
 from fustal import InputError, Problem
 from fustal.files import json_object, no_collection, one_line, read_json, read_text, shown
+from fustal.tables import TABLES, read_classes, read_table
 from fustal.writing import write_json
 
 SEGMENT_COLUMNS = ["video", "label", "start", "end"]
@@ -206,6 +208,8 @@ def parse_annotations(path: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[Prob
         path: JSON, `database` -> video -> `subset`, `annotations` (`label`, `segment` in seconds as numbers or
             strings), optionally `duration` and `fps`. Or CSV, a line for each action: `video`, `label`, optionally
             `subset`, `start`, `end`, `duration`, `fps`. Without segment or start and end, a label is of the video.
+            Labels that are numbers are named by a list of classes beside the file, see `fustal.tables`. Blanks round
+            names do not count.
 
     Returns:
         Frame of videos (index video; subset, duration, fps), frame of labels (video, label, start, end; NaN without
@@ -215,16 +219,23 @@ def parse_annotations(path: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[Prob
     Raises:
         InputError: it cannot be read at all.
     """
-    database = _database(path) if path.suffix.lower() == ".csv" else read_json(path).get("database")
+    if path.suffix.lower() in TABLES:
+        database, problems = read_table(path)
+    else:
+        database, problems = read_json(path).get("database"), []
     if not isinstance(database, dict) or not database:
         raise InputError(f"{path}: has no 'database' object with videos")
-    videos, labels, problems, instants = {}, [], [], []
-    for video, entry in database.items():
-        subset = None
+    names, unnamed = _names_of_numbers(path, database)
+    problems += unnamed
+    videos, labels, instants = {}, [], []
+    for key, entry in database.items():
+        video, subset = key.strip(), None
         try:
             (entry,) = _listed([entry])
             subset = _text(entry["subset"])
             check_name(video)
+            if video in videos:
+                raise ValueError("appears twice, with and without blanks round its name")
             times = {key: _positive(entry[key], key) for key in ("duration", "fps") if key in entry}
             items = _listed(entry.get("annotations", []))
         except (KeyError, TypeError, ValueError) as error:
@@ -235,7 +246,8 @@ def parse_annotations(path: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[Prob
         for position, item in enumerate(items):
             mend = "say what happens, by the name of a class"
             try:
-                label, start, end = _text(item["label"]), math.nan, math.nan
+                number, start, end = _as_number(_label(item)), math.nan, math.nan
+                label = _text(names[number] if number in names else item["label"])
                 mend = "write times in seconds, or leave the segment out: a label alone is enough to train on"
                 if "segment" in item:
                     start, end = _segment(item["segment"])
@@ -258,41 +270,61 @@ def parse_annotations(path: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[Prob
     return frame.astype({"duration": float, "fps": float}), table, problems
 
 
-WHOLE = "all"
-"""The subset of videos in a CSV that names none."""
+def _names_of_numbers(path: Path, database: dict[str, Any]) -> tuple[dict[int, str], list[Problem]]:
+    """Number -> name of the class, where all labels are numbers; what cannot be named is a problem."""
+    labels = [_label(item) for entry in database.values() for item in _items(entry)]
+    labels = [label for label in labels if label is not None]
+    numbers = [_as_number(label) for label in labels]
+    if not labels or None in numbers:
+        return {}, []
+    names = read_classes(path, set(numbers))
+    missing = sorted({number for number in numbers if number not in names})
+    if not missing:
+        return names, []
+    some = ", ".join(map(str, missing[:3])) + ", ..." * (len(missing) > 3)
+    mend = "write their names into classes.txt beside it, one a line from number 0 on, or lines of 'number name'"
+    as_they_are = names | {number: str(number) for number in missing}
+    if names:
+        what = f"labels are numbers, and the list of classes has no name for {some}"
+        return as_they_are, [Problem(path, what, mend=mend)]
+    texts = all(isinstance(label, str) for label in labels)  # which can be names
+    what = f"labels are numbers ({some}), and no list of classes tells their names"
+    return {} if texts else as_they_are, [Problem(path, what, mend=mend, warning=texts)]
 
 
-def _database(path: Path) -> dict[str, Any]:
-    """A CSV as the `database` of the JSON form."""
-    try:
-        table = pd.read_csv(path, sep=None, engine="python", dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV: {one_line(error)}") from None
-    table.columns = table.columns.str.strip().str.lower()
-    if not {"video", "label"} <= set(table):
-        raise InputError(f"{path}: its first line must name the columns video and label, not {', '.join(table)}")
-    database = {}
-    for video, rows in table.groupby("video", sort=False):
-        entry: dict[str, Any] = {"subset": WHOLE}
-        for name in rows.columns.intersection(["subset", "duration", "fps"]):
-            if said := [value for value in rows[name].unique() if value]:
-                entry[name] = said[0] if len(said) == 1 else said  # more than one is refused as what it should be
-        items = [item for row in rows.to_dict("records") if (item := _item(row))]
-        database[video] = entry | {"annotations": items}
-    return database
+def _items(entry: Any) -> list[dict[str, Any]]:
+    items = entry.get("annotations") if isinstance(entry, dict) else None
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
 
 
-def _item(row: dict[str, str]) -> dict[str, Any]:
-    """A line of a CSV as an annotation; empty where the video has none."""
-    segment = [row.get("start", ""), row.get("end", "")]
-    return {name: value for name, value in (("label", row["label"]), ("segment", segment)) if any(value)}
+def _label(item: dict[str, Any]) -> Any:
+    """What an annotation says happens; a `label_id` alone, where there is no label, is a number to be named."""
+    return item.get("label", item.get("label_id"))
+
+
+def _as_number(label: Any) -> int | None:
+    """The number of a class: 3, "3", or "3.0", which tables make of it."""
+    if isinstance(label, bool) or not isinstance(label, (int, float, str)):
+        return None
+    found = re.fullmatch(r"(\d{1,9})(\.0)?", str(label).strip(), re.ASCII)
+    return int(found[1]) if found else None
 
 
 def check_name(video: str) -> None:
     """Refuses, by a ValueError, a name of a video that cannot be the name of a file."""
-    control = any(unicodedata.category(letter) in ("Cc", "Cs") for letter in video)
-    if not video or control or "/" in video or "\\" in video or video in (".", "..") or len(video.encode()) > 200:
+    if not can_name_a_file(video):
         raise ValueError("the name of a video must be usable as the name of a file")
+
+
+def can_name_a_file(video: str) -> bool:
+    """Whether a video's name can be that of a file: not too long, without slashes and control characters.
+
+    >>> can_name_a_file("Größe 1"), can_name_a_file("../x")
+    (True, False)
+    """
+    if not video or _has_control(video) or video in (".", ".."):
+        return False
+    return not {*"/\\"} & {*video} and len(video.encode()) <= 200
 
 
 def _listed(items: Any) -> list[dict[str, Any]]:
@@ -305,9 +337,17 @@ def _listed(items: Any) -> list[dict[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value or value != value.encode(errors="ignore").decode():
+    """A name, without the blanks round it. One with control characters, which a terminal might obey, is refused."""
+    if not isinstance(value, str) or not value.strip():
         raise TypeError(f"{shown(value)} is not a name")
-    return value
+    if _has_control(value.strip()):
+        raise ValueError(f"{shown(value)} holds control characters, and is no name")
+    return value.strip()
+
+
+def _has_control(text: str) -> bool:
+    """Whether there are control characters, line separators, or halves of letters (surrogates) in a text."""
+    return any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text)
 
 
 def _number(value: Any, what: str = "") -> float:
@@ -316,7 +356,8 @@ def _number(value: Any, what: str = "") -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{what}{shown(value)} is not a finite number")
+        comma = isinstance(value, str) and re.fullmatch(r"\d+,\d+", value)
+        raise ValueError(f"{what}{shown(value)} is not a finite number{': write a point for the comma' * bool(comma)}")
     return number
 
 

@@ -13,11 +13,13 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fustal import ROOT, InputError, Problem
-from fustal.annotations import parse_annotations
-from fustal.files import read_yaml, validated
+from fustal.annotations import can_name_a_file, parse_annotations
+from fustal.files import read_yaml, shown, validated
+from fustal.problems import grouped
+from fustal.tables import read_video_list
 from fustal.writing import recover
 
 MANY = 1_000_000
@@ -61,6 +63,17 @@ class Grid(BaseModel):
             raise ValueError("must hold {video}, and besides it only {subset} and {modality}, without : or ! in them")
         return value
 
+    @model_validator(mode="after")
+    def _names_each_modality(self) -> "Grid":
+        names = {name for _, name, _, _ in Formatter().parse(self.pattern)}
+        if len(set(self.modalities)) < len(self.modalities):
+            raise ValueError(f"modalities: one of {shown(self.modalities)} is there twice")
+        if len(self.modalities) > 1 and "modality" not in names:
+            raise ValueError("several modalities need {modality} in the pattern, or each would be the same file")
+        if "modality" in names and not self.modalities:
+            raise ValueError("{modality} in the pattern needs modalities: [rgb, flow], or what yours are called")
+        return self
+
 
 class Card(BaseModel):
     """A data-set card, `params/datasets/*.yaml`."""
@@ -75,6 +88,7 @@ class Card(BaseModel):
     test_subset: str = "test"
     train_split: PathText | None = Field(default=None, description="file of video names that restricts the subset")
     test_split: PathText | None = None
+    ignored_labels: list[str] = Field(default=[], description="labels that are no classes, such as Ambiguous: left out")
     grids: dict[Literal["generator", "student"], Grid] = Field(min_length=1)
 
 
@@ -164,15 +178,14 @@ def load_dataset(card: str | Path) -> Dataset:
         InputError: card, annotations or split files are missing or wrong; the message names the first problem.
     """
     dataset, problems = inspect_dataset(card)
-    wrong = [problem for problem in problems if not problem.warning]
-    if wrong:
+    if wrong := grouped(problem for problem in problems if not problem.warning):
         more = f" (and {len(wrong) - 1} more: fustal validate {card})" if len(wrong) > 1 else ""
         raise InputError(f"{wrong[0]}{more}")
     return dataset
 
 
 def inspect_dataset(card_path: str | Path) -> tuple[Dataset, list[Problem]]:
-    """Like `load_dataset`, but returns every problem of annotations and splits instead of raising the first."""
+    """Like `load_dataset`, but returns all problems and warnings of annotations and splits, and raises none."""
     path = find_card(card_path)
     card = validated(Card, read_yaml(path), path)
     root = (path.parent / card.root).resolve()
@@ -193,14 +206,8 @@ def inspect_dataset(card_path: str | Path) -> tuple[Dataset, list[Problem]]:
             what = f"no video of subset {name!r} (there are {sorted(set(videos.subset))})"
             problems.append(Problem(annotations, what, mend=f"set {subset}_subset in the card"))
         if split:
-            names = _names(root / split)
-            unknown = [video for video in names if video not in chosen.index]
-            chosen = chosen[chosen.index.isin(names)]
-            if subset == "test":  # what nothing is known of can still be localised
-                new = pd.DataFrame(math.nan, [v for v in unknown if v not in videos.index], ["duration", "fps"])
-                chosen, unknown = pd.concat([chosen, new]), [v for v in unknown if v in videos.index]
-            mend = "correct the name, or take it out of the split file"
-            problems += [Problem(root / split, f"is not in subset {name!r}", video, mend) for video in unknown]
+            chosen, wrong = _restricted(chosen, videos, root / split, name, subset)
+            problems += wrong
         parts.append(chosen.assign(subset=subset))
     if both := parts[0].index.intersection(parts[1].index).tolist():
         mend = "set train_split and test_split, or different subsets, in the card"
@@ -208,7 +215,13 @@ def inspect_dataset(card_path: str | Path) -> tuple[Dataset, list[Problem]]:
     videos = pd.concat(parts)
     videos = videos[~videos.index.duplicated()]
     labels = labels[labels.video.isin(videos.index)]
-    if not labels.video.isin(parts[0].index).any():
+    for label in card.ignored_labels:
+        count = int((labels.label == label).sum())
+        what = f"ignored_labels: {count or 'no'} annotation{'s' * (count != 1)} of {shown(label)} left out"
+        problems.append(Problem(path, what, mend="" if count else "correct the label", warning=True))
+    labels = labels[~labels.label.isin(card.ignored_labels)]
+    known = all(problem.warning for problem in problems)  # what is wrong may be why there is none
+    if known and not labels.video.isin(parts[0].index).any():
         problems.append(Problem(annotations, "no training video has a label", mend="say which classes occur in them"))
     grids = {stage: card.grids.get(stage) or next(iter(card.grids.values())) for stage in ("generator", "student")}
     return Dataset(
@@ -222,6 +235,36 @@ def inspect_dataset(card_path: str | Path) -> tuple[Dataset, list[Problem]]:
         segments=labels.dropna().reset_index(drop=True),
         grids=grids,
     ), problems
+
+
+def _restricted(
+    chosen: pd.DataFrame, videos: pd.DataFrame, split: Path, name: str, subset: str
+) -> tuple[pd.DataFrame, list[Problem]]:
+    """The videos of a subset that a list names, and what is wrong with the list.
+
+    Args:
+        chosen: of the subset.
+        videos: all of the annotations.
+        split: the list.
+        name: of the subset, in the annotations.
+        subset: "train", or "test", where the list may name videos that are not in the annotations: what nothing is
+            known of can still be localised.
+    """
+    if not split.exists():
+        raise InputError(f"{split}: no such split file")
+    names = read_video_list(split, set(videos.index))
+    unknown = [video for video in names if video not in chosen.index]
+    kept = chosen[chosen.index.isin(names)]
+    if subset == "test":
+        new = [video for video in unknown if video not in videos.index and can_name_a_file(video)]
+        unknown = [video for video in unknown if video not in set(new)]
+        kept = pd.concat([kept, pd.DataFrame(math.nan, new, ["duration", "fps"])])
+    if kept.empty:
+        such = f", such as {shown(names[0][:40])}" if names else ""
+        what = f"none of its {len(names)} lines names a video of subset {name!r}{such}"
+        return kept, [Problem(split, what, mend="write the names of videos there, one a line")]
+    mend = "correct the name, or take it out of the split file"
+    return kept, [Problem(split, f"is not in subset {name!r}", video, mend) for video in unknown]
 
 
 def find_card(card: str | Path) -> Path:
@@ -244,14 +287,3 @@ def beside(card: str, folder: Path) -> str:
     named = (ROOT / "params" / "datasets" / f"{card}.yaml").exists()
     is_path = Path(card).suffix in (".yaml", ".yml") or (folder / card).is_file()
     return str((folder / card).resolve()) if is_path and not named else card
-
-
-def _names(split: Path) -> list[str]:
-    """The video names of a split file, one a line."""
-    if not split.is_file():
-        raise InputError(f"{split}: no such split file")
-    try:
-        lines = split.read_text(encoding="utf-8").splitlines()
-    except ValueError as error:
-        raise InputError(f"{split}: cannot be read: {error}") from None
-    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))

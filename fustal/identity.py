@@ -16,11 +16,12 @@ from fustal.files import digest, open_regular, read_json, validated
 RECORD = "stage.json"
 """The file, in a stage's folder, that says that it is complete, and of what it was made."""
 
-TOOLS = {
-    *("__main__", "ablation", "archives", "batch", "cli", "cluster", "download", "export", "fetch", "init", "layout"),
-    *("localize", "progress", "provenance", "report", "results", "sbhar", "simulate", "splits", "sweep", "validation"),
-    *("writing", "wtalc"),
-}
+TOOLS = frozenset(
+    """
+    __main__ ablation archives batch cli cluster download evaluate export fetch init layout localize progress
+    provenance report results sbhar simulate sizes splits sweep timing validation writing wtalc
+    """.split()
+)
 """Modules that no result depends on: they make data sets, call stages, or show what stages have made."""
 
 PIECE = 4096
@@ -60,7 +61,8 @@ def data_key(dataset: Dataset) -> str:
     total = hashlib.sha256(digest(dataset.annotations).encode())
     total.update(json.dumps(dataset.classes).encode())
     total.update(dataset.videos.to_csv().encode())
-    total.update(dataset.video_labels.to_csv().encode())
+    for frame in (dataset.video_labels, dataset.segments):  # the card and a list of classes have a say in them
+        total.update(frame.to_csv(index=False).encode())
     for stage, grid in dataset.grids.items():
         total.update(grid.model_dump_json().encode())
         store = FeatureStore(dataset, stage)

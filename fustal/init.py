@@ -4,49 +4,37 @@ The page "Your own data" (docs/own_data.md) says what is looked for and by which
 """
 
 import contextlib
-import csv
 import json
 import re
 import shlex
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import yaml
 
-from fustal import InputError
+from fustal import InputError, Problem
 from fustal.annotations import parse_annotations
-from fustal.dataset import Card
-from fustal.files import read_json, validated
-from fustal.layout import Features, find_features, ratio, walk
+from fustal.dataset import Card, inspect_dataset
+from fustal.features import FeatureStore
+from fustal.files import MARKS, open_regular, read_json, shown, validated
+from fustal.layout import Features, find_features, walk
 from fustal.params import Params
-from fustal.splits import Split, find_split
+from fustal.problems import EXAMPLES, grouped
+from fustal.sizes import LONG, LONGEST, Known, preset_text
+from fustal.splits import OURS, Split, find_split
+from fustal.tables import TABLES, table_header
+from fustal.timing import Given, Step, find_grids
+from fustal.validation import annotation_problems, plain_name, segment_problems
 from fustal.writing import atomic
 from fustal.wtalc import GRID, convert, is_wtalc
 
-NEAR = 0.02
-"""A stride in frames is believed where it comes so near to a usual one."""
+AMBIGUOUS = "ambiguous"
+"""THUMOS'14's label for what counts neither as an action nor as none."""
 
-
-@dataclass
-class Given:
-    """What the user says of the grid: frames per second, frames from snippet to snippet, frames that a snippet sees."""
-
-    fps: float | None = None
-    stride: int | None = None
-    window: int | None = None
-
-
-class Step(NamedTuple):
-    """A grid as the card says it, and how it was found."""
-
-    fps: float | str
-    stride: int
-    window: int
-    how: str
+HEAD = 100_000
+"""Bytes of a table that are read to see whether it is one of labels."""
 
 
 def init(
@@ -97,133 +85,105 @@ def _init(folder: Path, root: str, name: str, given: Given, chosen: Path | None)
     data = folder / root
     file = chosen or find_annotations(data)
     videos, labels, problems = parse_annotations(file)
-    if videos.empty:
-        raise InputError(problems[0])
+    wrong = grouped(problem for problem in problems if not problem.warning)
+    if wrong and (videos.empty or labels.empty):
+        raise InputError(f"{wrong[0]}: {wrong[0].mend}")
+    ignored = sorted(label for label in set(labels.label) if plain_name(label) == AMBIGUOUS)
+    labels = labels[~labels.label.isin(ignored)]
     features = find_features(data, videos.index)
     split = find_split(data, videos, set(labels.video), features)
     grids = find_grids(features, videos, given)
     inside = file.resolve().is_relative_to(data.resolve())
     place = file.resolve().relative_to(data.resolve()).as_posix() if inside else str(file.resolve())
-    card = card_text(name, root, place, split, features, grids)
-    classes = labels.label.nunique()
-    known = labels.video[labels.start.notna()].isin(split.train).any()
-    preset = preset_text(name, features, classes, bool(known))
-    texts = {f"{root}/{file}": "".join(f"{video}\n" for video in videos) for file, videos in split.new.items()}
+    card = card_text(name, root, place, split, features, grids, ignored)
+    known = _known(videos, labels, split, features, grids)
+    preset = preset_text(_yaml(name), known)
+    texts = {f"{root}/{file}": "\n".join([OURS, *videos, ""]) for file, videos in split.new.items()}
     _check(folder, card, preset)
     _write(folder, texts | {"card.yaml": card, "params.yaml": preset})
+    classes = sorted(set(labels.label))
+    named = ", ".join(classes[:EXAMPLES]) + ", ..." * (len(classes) > EXAMPLES)
+    counts = f"{len(videos)} videos, {len(classes)} classes ({named}), {labels.start.notna().sum()} segments"
     return [
-        f"annotations: {place}, {len(videos)} videos, {classes} classes, {labels.start.notna().sum()} segments",
+        f"annotations: {place}, {counts}",
         *(f"features: {len(f.files)} videos, {_said(f)}; {step.how}" for f, step in zip(features, grids, strict=True)),
         f"split: {len(split.train)} training and {len(split.test)} test videos, {split.how}",
-        *_notes(videos, set(labels.video), features, split),
-        *([f"annotations: {len(problems)} problems, the next command lists them"] if problems else []),
+        *(f"note: {note}" for note in split.notes),
+        *_notes(videos, set(labels.video), features, split, known),
+        *_oddities(folder / "card.yaml"),
         f"wrote card.yaml, params.yaml{''.join(f', {file}' for file in split.new)}; next:",
         f"  fustal validate {shlex.quote(str(folder / 'card.yaml'))}",
         f"  fustal run {shlex.quote(str(folder / 'params.yaml'))}",
     ]
 
 
+def _known(
+    videos: pd.DataFrame, labels: pd.DataFrame, split: Split, features: list[Features], grids: list[Step]
+) -> Known:
+    """What the sizes of the preset follow from."""
+    fps = videos.fps.median() if grids[0].fps == "annotation" else grids[0].fps
+    shorter, longer = (np.array([*found.lengths.values()]) for found in (features[0], features[-1]))
+    segments = labels.dropna()
+    return Known(
+        videos=len(split.train),
+        classes=labels.label.nunique(),
+        seconds=float(np.median(shorter) * grids[0].stride / fps),
+        generator=shorter,
+        student=longer,
+        most_actions=int(segments.groupby("video").size().max()) if len(segments) else 0,
+        segments=bool(segments.video.isin(split.train).any()),
+    )
+
+
 def find_annotations(folder: Path) -> Path:
-    """The JSON with a `database`, or the CSV with `video` and `label`, not more than two folders deep.
+    """The JSON with a `database`, or the table with `video` and `label`, not more than two folders deep.
 
     Raises:
         InputError: there is none, or more than one.
     """
-    tables = [path for path in walk(folder, ".csv", depth=2) if _is_table(path)]
-    broken, found = [], tables
-    for path in walk(folder, ".json", depth=2):
+    found, others = [], []
+    for path in walk(folder, (*TABLES, ".json"), depth=2):
         try:
-            found += [path] if isinstance(read_json(path).get("database"), dict) else []
+            reason = _is_no_table(path) if path.suffix.lower() in TABLES else _is_no_database(path)
         except InputError as error:
-            broken.append(str(error))
+            reason = str(error)
+        if reason:
+            others.append(reason)
+        else:
+            found.append(path)
     if len(found) > 1:
         listed = ", ".join(path.relative_to(folder).as_posix() for path in found)
         raise InputError(f"{folder}: holds several annotations ({listed}): choose by --annotations FILE")
     if not found:
-        more = f" ({broken[0]})" if broken else ""
+        more = f" ({others[0]})" if others else ""
         form = "a CSV with columns video and label, or a JSON with a 'database'"
         raise InputError(f"{folder}: holds no annotations: write {form}{more}")
     return found[0]
 
 
-def _is_table(path: Path) -> bool:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            first = file.readline(10_000)
-        names = next(csv.reader([first], delimiter=max(",;\t", key=first.count)), [])
-    except (OSError, ValueError, csv.Error):
-        return False
-    return {"video", "label"} <= {name.strip().lower() for name in names}
+def _is_no_table(path: Path) -> str:
+    """Why a table is none of labels; empty: it is one. Only its beginning is read; the encoding is checked later."""
+    with open_regular(path) as file:
+        head = file.read(HEAD)
+    encoding = next((name for mark, name in MARKS.items() if head.startswith(mark)), "utf-8")
+    names = table_header(head.decode(encoding, errors="replace")).names
+    return "" if {"video", "label"} <= set(names) else f"{path.name}: its columns are {shown(', '.join(names))[1:-1]}"
 
 
-def find_grids(features: list[Features], videos: pd.DataFrame, given: Given) -> list[Step]:
-    """When the snippets of each grid happen.
-
-    Args:
-        features: of one grid, or of two, the shorter first; a given stride is that of the first.
-        videos: frame of the annotations, with duration (s) and fps, NaN where unknown.
-        given: what the user says.
-
-    Raises:
-        InputError: durations are unknown and fps or stride is not given.
-    """
-    durations = _steps(features[0], videos.duration)
-    stored = videos.loc[videos.index.isin(features[0].lengths)]
-    annotated = given.fps is None and stored.fps.notna().all() and len(stored) == len(features[0].lengths)
-    if durations.empty and not (given.stride and (given.fps or annotated)):
-        what = "durations of the videos are not annotated, so that the time of a snippet is unknown"
-        raise InputError(
-            f"{what}: give --fps F and --stride S (frames from one snippet to the next), or write durations (s) there"
-        )
-    if annotated:
-        return [
-            _step("annotation", found, _steps(found, videos.duration * videos.fps), given, features)
-            for found in features
-        ]
-    if durations.empty:
-        return [_step(given.fps, found, durations, given, features) for found in features]
-    fps = given.fps or _likely_fps(float(durations.median()), given.stride)
-    return [_step(fps, found, _steps(found, videos.duration * fps), given, features) for found in features]
+def _is_no_database(path: Path) -> str:
+    """Why a JSON is no annotations; empty: it is such."""
+    return "" if isinstance(read_json(path).get("database"), dict) else f"{path.name}: has no 'database'"
 
 
-def _steps(found: Features, extent: pd.Series) -> pd.Series:
-    """Of each video its extent, in seconds or frames, by its number of snippets."""
-    return (extent / pd.Series(found.lengths, dtype=float)).dropna()
-
-
-def _likely_fps(seconds: float, stride: int | None) -> float:
-    """25 or 30 where that makes a usual stride, else milliseconds taken as frames."""
-    for fps in (25, 30):
-        for frames in [stride] if stride else (1, 2, 4, 8, 16, 32, 64):
-            if abs(seconds * fps / frames - 1) < NEAR:
-                return fps
-    return round(stride / seconds, 3) if stride else 1000
-
-
-def _step(fps: float | str, found: Features, frames: pd.Series, given: Given, features: list[Features]) -> Step:
-    """The grid of one kind of features.
-
-    Args:
-        fps: of the card.
-        found: the features.
-        frames: of each video its frames by its snippets; empty where durations are unknown.
-        given: stride and window of the user.
-        features: all, as a given stride is that of the first.
-    """
-    if given.stride:
-        stride = max(1, round(given.stride * ratio(features[0], found)))
-    else:
-        stride = max(1, round(float(frames.median())))
-    how = f"every {stride} frames at {'the annotated' if fps == 'annotation' else f'{fps:g}'} fps"
-    how += ", as given" if given.stride else f": duration / snippets, median of {len(frames)} videos"
-    how += "" if fps != 1000 or given.fps else " (a frame is a millisecond here)"
-    low, high = frames.quantile([0.1, 0.9]) if len(frames) else (stride, stride)
-    if high > 1.25 * low:
-        how += f"; ODD: it differs, {low:.3g} to {high:.3g} frames; features stretched to one length fit no grid"
-    return Step(fps if fps == "annotation" else float(fps), stride, given.window or stride, how)
-
-
-def card_text(name: str, root: str, annotations: str, split: Split, features: list[Features], grids: list[Step]) -> str:
+def card_text(
+    name: str,
+    root: str,
+    annotations: str,
+    split: Split,
+    features: list[Features],
+    grids: list[Step],
+    ignored: list[str],
+) -> str:
     """The card, with comments that say where its numbers come from."""
     lines = [
         "# Written by `fustal init`, from what is in this folder. `fustal validate` checks it; correct it by hand.",
@@ -237,43 +197,17 @@ def card_text(name: str, root: str, annotations: str, split: Split, features: li
     ]
     for side, file in zip(("train", "test"), split.files or (), strict=False):
         lines.append(f"{side}_split: {_yaml(file)}")
+    if ignored:
+        lines += ["# what has this label is left out: it marks what is neither an action nor none"]
+        lines += [f"ignored_labels: {_yaml(ignored)}"]
     lines.append("grids:")
     for stage, found, step in zip(("generator", "student"), features, grids, strict=False):
         fps = step.fps if step.fps == "annotation" else f"{step.fps:g}"
         lines.append(f"  # {step.how}")
-        if step.window == step.stride:
-            lines.append("  # window: taken as the stride, snippets side by side; correct it if yours see more frames")
         entries = f"fps: {fps}, stride: {step.stride}, window: {step.window}"
         lines.append(
             f"  {stage}: {{pattern: {_yaml(found.pattern)}, modalities: {_yaml(found.modalities)}, {entries}}}"
         )
-    return "\n".join(lines) + "\n"
-
-
-def preset_text(name: str, features: list[Features], classes: int, segments: bool) -> str:
-    """The preset: sizes that follow from the lengths of the videos, and the rest as its default is.
-
-    Args:
-        name: of the run.
-        features: of one grid or two, the shorter first.
-        classes: how many.
-        segments: whether those of training videos are known, to measure.
-    """
-    shorter, longer = (np.percentile([*found.lengths.values()], 90) for found in (features[0], features[-1]))
-    lines = [
-        "# Written by `fustal init`. What is not named here keeps its default (fustal/params.py).",
-        f"run: {_yaml(name)}",
-        "dataset: card.yaml",
-        "# nine of ten videos have at most so many snippets; at most 750, the paper's",
-        f"generator_snippets: {int(max(20, min(750, np.ceil(shorter))))}",
-        "# the same for the student, a multiple of 32, at most 2304",
-        f"max_snippets: {int(min(2304, 32 * np.ceil(longer / 32)))}",
-    ]
-    if not segments:
-        lines += ["# no segments of training videos are known: nothing to measure, and no upper bound"]
-        lines += ["watched_videos: 0", "upper_bound_epochs: 0"]
-    if classes > 100:
-        lines += ["# as on ActivityNet, which has as many classes", 'tious: "0.5:0.05:0.95"']
     return "\n".join(lines) + "\n"
 
 
@@ -293,7 +227,20 @@ def _write(folder: Path, texts: dict[str, str]) -> None:
             stack.enter_context(atomic(folder / name)).write_text(text, encoding="utf-8")
 
 
-def _notes(videos: pd.DataFrame, labelled: set[str], features: list[Features], split: Split) -> list[str]:
+def _oddities(card: Path) -> list[str]:
+    """What is odd, or wrong, about labels and times, a line for each kind."""
+    dataset, problems = inspect_dataset(card)
+    problems += annotation_problems(dataset) + segment_problems(dataset, FeatureStore(dataset, "student"))
+    told = [problem for problem in grouped(problems) if "without a label" not in problem.what]  # by a note
+    return [_line(problem) for problem in told]
+
+
+def _line(problem: Problem) -> str:
+    """A problem without its file."""
+    return f"{'note' if problem.warning else 'wrong'}: {problem.what}{': ' * bool(problem.mend)}{problem.mend}"
+
+
+def _notes(videos: pd.DataFrame, labelled: set[str], features: list[Features], split: Split, known: Known) -> list[str]:
     """What is not used, or will be missing, or is taken to mean something."""
     stored = set.intersection(*(set(found.files) for found in features))
     used = {*split.train, *split.test}
@@ -302,6 +249,14 @@ def _notes(videos: pd.DataFrame, labelled: set[str], features: list[Features], s
             len({*split.train} & set(videos.index) - labelled),
             "training videos are listed without a label: nothing happens in them; those of which nothing is known, "
             "to be localised, must not be listed",
+        ),
+        (
+            (known.generator > LONG).sum(),
+            f"videos have more than {LONG} snippets, of which the generator takes {LONG}, evenly spaced",
+        ),
+        (
+            (known.student > LONGEST).sum(),
+            f"videos have more than {LONGEST} snippets: the student trains on parts of them",
         ),
         (len(used - stored), "videos of the split files have no features: fustal validate lists them"),
         (len(set(videos.index) - stored - used), "annotated videos have no features: left out"),

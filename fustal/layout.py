@@ -6,7 +6,7 @@ Used by `fustal init`; the page "Your own data" (docs/own_data.md) lists the lay
 import os
 import re
 from collections.abc import Collection, Iterator
-from itertools import takewhile
+from itertools import combinations, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,9 @@ ALIKE = 0.02
 
 STRAY = 10
 """Where one way of naming files fits so many times as many videos as another in a folder, that is an accident."""
+
+SAMPLE = 3
+"""So many videos of two modalities are compared, to see whether one is a copy of the other."""
 
 SUBSETS = ("train", "training", "val", "valid", "validation", "test", "testing")
 """Names of folders that tell training from test videos; a card can say the first and the last but one."""
@@ -47,12 +50,12 @@ class Features(NamedTuple):
     folders: dict[str, str]
 
 
-def walk(folder: Path, ending: str, depth: int | None = None) -> Iterator[Path]:
-    """Files below a folder, links to folders followed, hidden ones left out.
+def walk(folder: Path, ending: str | tuple[str, ...], depth: int | None = None) -> Iterator[Path]:
+    """Regular files below a folder, links to folders followed, hidden ones left out.
 
     Args:
         folder: where.
-        ending: of the names, such as ".npy".
+        ending: of the names, in any case, such as ".npy", or several.
         depth: how many folders deep at most; None: any.
 
     Yields:
@@ -63,8 +66,8 @@ def walk(folder: Path, ending: str, depth: int | None = None) -> Iterator[Path]:
         known, level = os.path.realpath(here) in seen, len(Path(here).relative_to(folder).parts)
         seen.add(os.path.realpath(here))
         folders[:] = [] if known or level == depth else sorted(f for f in folders if not f.startswith("."))
-        if not known:
-            yield from (Path(here) / name for name in sorted(names) if _is_plain(name) and name.endswith(ending))
+        named = [] if known else [name for name in sorted(names) if _is_plain(name) and name.lower().endswith(ending)]
+        yield from (path for name in named if (path := Path(here) / name).is_file())
 
 
 def find_features(folder: Path, videos: Collection[str]) -> list[Features]:
@@ -80,7 +83,7 @@ def find_features(folder: Path, videos: Collection[str]) -> list[Features]:
     Raises:
         InputError: there are none, or no card could say where they lie.
     """
-    paths = list(walk(folder, ".npy"))
+    paths = [path for path in walk(folder, ".npy") if path.suffix == ".npy"]
     if not paths:
         raise InputError(f"{folder}: holds no .npy file: write the features of each video as one, numpy.save")
     named = _by_pattern(folder, paths, set(videos))
@@ -239,9 +242,19 @@ def _join_modalities(folder: Path, group: list[_Series]) -> Features:
     order = {"rgb": 0, "flow": 1}
     modalities = sorted((_plain(value) for value in values), key=lambda value: (order.get(value.lower(), 2), value))
     common = set.intersection(*(set(one.files) for one in group))
+    _check_that_they_differ(folder, group, sorted(common)[:SAMPLE])
     files = {video: path for video, path in first.files.items() if video in common}
     lengths = {video: length for video, length in first.lengths.items() if video in common}
     return Features("".join([*before, "{modality}", *after]), modalities, files, lengths, first.folders)
+
+
+def _check_that_they_differ(folder: Path, group: list[_Series], videos: list[str]) -> None:
+    """Refuses two modalities that hold the same numbers in some videos: one is a copy. Constant ones tell nothing."""
+    for one, other in combinations(group, 2):
+        pairs = [(open_features(one.files[video]), open_features(other.files[video])) for video in videos]
+        if all(np.array_equal(a, b) and np.ptp(a) > 0 for a, b in pairs):
+            what = f"{one.pattern} and {other.pattern} hold the same numbers"
+            raise InputError(f"{folder}: {what}: keep one, and move the other away")
 
 
 def _common(rows: list[list[str]]) -> list[str]:

@@ -5,11 +5,15 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 from fustal import InputError
+from fustal.files import read_text, shown
 from fustal.layout import Features, walk
+from fustal.problems import EXAMPLES
+from fustal.tables import read_video_list
 
 TRAIN, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
 """Names of subsets, in any case."""
@@ -26,6 +30,7 @@ class Split:
         how: by what they were told apart.
         files: split files that the card names, relative to the root; None: the subset as it is.
         new: split files to be written -> their videos.
+        notes: what of the lists was left out.
     """
 
     subsets: tuple[str, str]
@@ -34,6 +39,7 @@ class Split:
     how: str
     files: tuple[str, str] | None = None
     new: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def find_split(folder: Path, videos: pd.DataFrame, labelled: set[str], features: list[Features]) -> Split:
@@ -50,7 +56,7 @@ def find_split(folder: Path, videos: pd.DataFrame, labelled: set[str], features:
     """
     stored = sorted(set.intersection(*(set(found.files) for found in features)))
     known = videos.loc[videos.index.isin(stored), "subset"]
-    split = _by_files(folder, videos.subset, stored) or _by_subsets(known, labelled, videos.subset)
+    split = _by_lists(folder, videos.subset, set(stored)) or _by_subsets(known, labelled, videos.subset)
     if not split:
         if known.str.lower().nunique() > 1:
             there = ", ".join(sorted(set(known)))
@@ -66,35 +72,102 @@ def find_split(folder: Path, videos: pd.DataFrame, labelled: set[str], features:
         raise InputError(f"{folder}: no training video has a label ({split.how}): say which classes occur in them")
     for file in split.new:
         if (folder / file).exists():
-            raise InputError(f"{folder / file}: is no list of videos with features: mend it, or move it away")
+            raise InputError(f"{folder / file}: is there already, and would be replaced: move it away")
     return split
 
 
-def _by_files(folder: Path, subsets: pd.Series, stored: list[str]) -> Split | None:
-    """Lists of videos beside the annotations, such as split_train.txt and split_test.txt."""
-    lists: dict[str, tuple[str, list[str]]] = {}
-    for path in sorted(walk(folder, ".txt", depth=2), key=lambda path: len(path.parts)):
-        words = re.split(r"[^a-z]+", path.stem.lower())
-        kind = next((group[0] for group in (TRAIN, TEST, VALIDATION) if set(words) & set(group)), None)
-        names = _lines(path)
-        if kind and names and set(names) <= {*subsets.index, *stored}:
-            lists.setdefault(kind, (path.relative_to(folder).as_posix(), names))
-    kinds = [kind for kind in (TRAIN[0], VALIDATION[0], TEST[0]) if kind in lists]
-    if len(kinds) < 2:
-        return None
-    (train_file, train), (test_file, test) = lists[kinds[0]], lists[kinds[-1]]
-    first = _usual(subsets, train)
-    if first is None:
-        return None
-    pair = (first, _usual(subsets, test) or first)
-    return Split(pair, train, test, f"as {train_file} and {test_file} say", (train_file, test_file))
+OURS = "# Written by `fustal init`: one video a line. Change it as you like."
+"""How the lists begin that are written here. If there are such, they go before others."""
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError):
-        return []
+class _List(NamedTuple):
+    """A list of videos.
+
+    Attributes:
+        file: where it lies below the folder.
+        names: what it names.
+        known: those of them that are in the annotations or have features.
+        alone: whether the annotations are enough to read it, as is done where a card names it.
+    """
+
+    file: str
+    names: list[str]
+    known: list[str]
+    alone: bool
+
+
+def _by_lists(folder: Path, subsets: pd.Series, stored: set[str]) -> Split | None:
+    """Lists of videos beside the annotations, such as split_train.txt and split_test.txt.
+
+    Raises:
+        InputError: a file is called like one and cannot be used.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in sorted(walk(folder, (".txt", ".lst", ".list"), depth=2), key=lambda path: (len(path.parts), path)):
+        words = set(re.split(r"[^a-z]+", path.stem.lower()))
+        kind = next((group[0] for group in (TRAIN, TEST, VALIDATION) if words & set(group)), None)
+        if kind:
+            found.setdefault(kind, []).append(path)
+    if TRAIN[0] in found and TEST[0] in found:
+        found.pop(VALIDATION[0], None)
+    lists = {kind: _the_list(folder, paths, subsets, stored) for kind, paths in found.items()}
+    if not lists:
+        return None
+    if len(lists) == 1:
+        ((kind, only),) = lists.items()
+        missing = "training" if kind == TEST[0] else "test"
+        raise InputError(f"{folder / only.file}: lists videos, and no other file the {missing} videos: write that too")
+    train, test = (lists[kind] for kind in (TRAIN[0], VALIDATION[0], TEST[0]) if kind in lists)
+    return _of_lists(folder, subsets, train, test)
+
+
+def _the_list(folder: Path, paths: list[Path], subsets: pd.Series, stored: set[str]) -> _List:
+    """The list of one part: of several the one that was written here, or the one that all others agree with."""
+    ours = [path for path in paths if read_text(path).startswith(OURS)]
+    lists, unusable = [], []
+    for path in ours or paths:
+        names = read_video_list(path, {*subsets.index, *stored})
+        known = [name for name in names if name in subsets.index or name in stored]
+        if known:
+            alone = read_video_list(path, set(subsets.index)) == names
+            lists.append(_List(path.relative_to(folder).as_posix(), names, known, alone))
+        else:
+            such = f" (such as {shown(names[0][:40])})" if names else ""
+            what = f"none of its {len(names)} lines names a video{such}"
+            unusable.append(f"{path}: is called like a list of videos, and {what}: correct, rename or remove it")
+    if not lists:
+        raise InputError(unusable[0])
+    if any(set(one.names) != set(lists[0].names) for one in lists):
+        files = ", ".join(one.file for one in lists)
+        raise InputError(f"{folder}: holds several lists of the same part ({files}): keep one, move the others away")
+    return lists[0]
+
+
+def _of_lists(folder: Path, subsets: pd.Series, train: _List, test: _List) -> Split:
+    """A split by two lists. Names in them that cannot be used are left out, in lists of their own."""
+    annotated = [name for name in train.known if name in subsets.index]
+    if not annotated:
+        raise InputError(f"{folder / train.file}: none of its videos is in the annotations: say what happens in them")
+    for one, names in ((train, annotated), (test, test.known)):
+        several = sorted(set(subsets[subsets.index.isin(names)].str.lower()))
+        if len(several) > 1:
+            what = f"names videos of the subsets {shown(several)}, and a card takes one"
+            raise InputError(f"{folder / one.file}: {what}: write one subset for all of them into the annotations")
+    first = _usual(subsets, annotated)
+    pair = (first, _usual(subsets, test.known) or first)
+    split = Split(pair, annotated, test.known, f"as {train.file} and {test.file} say", (train.file, test.file))
+    parts = ((train, annotated, "in the annotations"), (test, test.known, "in annotations or features"))
+    for one, kept, where in parts:
+        if left := [name for name in one.names if name not in set(kept)]:
+            examples = ", ".join(map(shown, left[:EXAMPLES])) + ", ..." * (len(left) > EXAMPLES)
+            count = f"{len(left)} of {len(one.names)} names are"
+            split.notes.append(f"{one.file}: {count} not {where} and left out: {examples}")
+    if split.notes or not (train.alone and test.alone):
+        names = ("train.txt", "test.txt")
+        if any((folder / name).exists() for name in names):
+            names = ("train_used.txt", "test_used.txt")
+        split.files, split.new = names, dict(zip(names, (annotated, test.known), strict=True))
+    return split
 
 
 def _usual(subsets: pd.Series, names: list[str]) -> str | None:

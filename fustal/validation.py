@@ -1,23 +1,39 @@
 """Every problem of a data set at once, and what is legal but odd: what `fustal validate` prints."""
 
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fustal import InputError, Problem
-from fustal.dataset import Dataset, inspect_dataset
+from fustal import ROOT, InputError, Problem
+from fustal.dataset import Dataset, find_card, inspect_dataset
 from fustal.features import FeatureStore
 from fustal.files import shown
+from fustal.params import Params
+from fustal.problems import EXAMPLES, grouped
 
 TOLERANCE = 1.0
 """Seconds that a segment may end after its video before that is odd."""
+
+FAR = 3
+"""Segments that end so many times as late as their videos, in most of them, are in another unit."""
+
+TWICE = 0.9
+"""Two segments of a class in a video whose tIoU is at least this are one action, annotated twice."""
+
+EVERYWHERE = 0.9
+"""A class in so large a share of the labelled training videos is hardly told by labels."""
+
+NO_ACTIONS = {"ambiguous", "background", "bg", "none", "null", "nan", "n/a", "nothing", "noaction", "unknown", "ignore"}
+"""Names of classes, as `plain_name` writes them, that say that what they mark is no action."""
 
 
 def problems_of(card: str) -> tuple[Dataset, list[Problem]]:
@@ -36,9 +52,10 @@ def problems_of(card: str) -> tuple[Dataset, list[Problem]]:
     stages = ["generator"] if dataset.grids["generator"] == dataset.grids["student"] else ["generator", "student"]
     for stage in stages:
         problems += feature_problems(dataset, FeatureStore(dataset, stage))
-    # What is odd about the videos of these may follow from them.
+    # What is unusual about the videos of these may follow from them.
     wrong = {problem.video for problem in problems if not problem.warning} - {None}
-    odd = label_problems(dataset) + segment_problems(dataset)
+    odd = annotation_problems(dataset) + segment_problems(dataset, FeatureStore(dataset, "student"))
+    odd += cap_problems(dataset, _preset_of(find_card(card)))
     problems += [problem for problem in odd if problem.video not in wrong]
     return dataset, sorted(problems, key=lambda problem: problem.warning)
 
@@ -85,6 +102,11 @@ def _length_problems(dataset: Dataset, store: FeatureStore, video: str) -> list[
     return [Problem(store.paths(video)[0], what, video, mend, warning=True)]
 
 
+def annotation_problems(dataset: Dataset) -> list[Problem]:
+    """What is odd about labels and segments, whatever the features are."""
+    return label_problems(dataset) + name_problems(dataset) + double_problems(dataset)
+
+
 def label_problems(dataset: Dataset) -> list[Problem]:
     """Training videos without a label, classes without a training video, and labels that tell nothing."""
     file, train = dataset.annotations, dataset.split("train")
@@ -97,23 +119,95 @@ def label_problems(dataset: Dataset) -> list[Problem]:
     ]
     mend = "give it one, or take it out: it cannot be learned, and counts as 0 in mAP"
     problems += [
-        Problem(file, f"class {dataset.classes[i]!r} has no training video", mend=mend, warning=True)
+        Problem(file, f"class {shown(dataset.classes[i])} has no training video", mend=mend, warning=True)
         for i in np.flatnonzero(labels.sum(axis=0) == 0)
     ]
+    mend = "cut the videos into shorter ones: labels teach by what does not happen"
     if len(train) > 1 and len(dataset.classes) > 1 and labels.all():
-        mend = "cut the videos into shorter ones: labels teach by what does not happen"
-        problems.append(Problem(file, "every training video has every label", mend=mend, warning=True))
+        return [*problems, Problem(file, "every training video has every label", mend=mend, warning=True)]
+    labelled = int(labels.any(axis=1).sum())
+    if len(dataset.classes) < 2 or labelled <= EXAMPLES:
+        return problems
+    mend = "cut the videos into shorter ones, or take the class out: labels teach by what does not happen"
+    for i in np.flatnonzero(labels.sum(axis=0) >= EVERYWHERE * labelled):
+        what = (
+            f"class {shown(dataset.classes[i])} is in {labels[:, i].sum():.0f} of {labelled} labelled training videos"
+        )
+        problems.append(Problem(file, what, mend=mend, warning=True))
     return problems
 
 
-def segment_problems(dataset: Dataset) -> list[Problem]:
-    """Segments that end after their video."""
-    duration = dataset.segments.video.map(dataset.videos.duration)
-    late = dataset.segments[dataset.segments.end > duration + TOLERANCE]
+def plain_name(label: str) -> str:
+    """A class's name without what is easily written otherwise: case, blanks, `_`, `-`, the form of letters.
+
+    >>> plain_name("Golf Swing") == plain_name("golf_swing ")
+    True
+    """
+    letters = unicodedata.normalize("NFKC", label).casefold()
+    return "".join(x for x in letters if x not in "_-" and unicodedata.category(x) not in ("Zs", "Cf")) or label
+
+
+def name_problems(dataset: Dataset) -> list[Problem]:
+    """Classes whose names are nearly the same, and those whose name says that they are none."""
+    file, problems = dataset.annotations, []
+    alike: dict[str, list[str]] = {}
+    for label in dataset.classes:
+        alike.setdefault(plain_name(label), []).append(label)
+    for labels in alike.values():
+        if len(labels) > 1:
+            look_alike = len({unicodedata.normalize("NFC", label) for label in labels}) < len(labels)
+            names = " and ".join(map(ascii if look_alike else shown, labels))[:200]
+            what = f"classes {names} differ in case, blanks, '_', '-' or the form of letters alone"
+            problems.append(Problem(file, what, mend="write one name everywhere, if they are one class", warning=True))
+    for label in (label for label in dataset.classes if plain_name(label) in NO_ACTIONS):
+        what = f"{shown(label)} counts as a class like others"
+        mend = f"if it marks what is no action, write ignored_labels: [{label}] into the card"
+        problems.append(Problem(file, what, mend=mend, warning=True))
+    return problems
+
+
+def double_problems(dataset: Dataset) -> list[Problem]:
+    """Actions that are annotated twice: segments of one class and video that are equal, or nearly."""
+    ordered = dataset.segments.sort_values(["video", "label", "start", "end"], ignore_index=True)
+    before = ordered.shift()
+    same = (ordered.video == before.video) & (ordered.label == before.label)
+    shared = np.minimum(ordered.end, before.end) - np.maximum(ordered.start, before.start)
+    whole = np.maximum(ordered.end, before.end) - np.minimum(ordered.start, before.start)
+    double = ordered[same & (shared >= TWICE * whole)]
+    if double.empty:
+        return []
+    one = double.iloc[0]
+    equal = dataset.segments.duplicated(["video", "label", "start", "end"]).sum()
+    what = f"{len(double)} of {len(ordered)} segments repeat another one, {equal} of them exactly"
+    such = f"such as {shown(one.label)} at [{one.start:g}, {one.end:g}] in {shown(one.video)}"
+    mend = "keep one of each: each counts as an action, and of two equal ones no more than one is found"
+    return [Problem(dataset.annotations, f"{what}, {such}", mend=mend, warning=True)]
+
+
+def segment_problems(dataset: Dataset, store: FeatureStore) -> list[Problem]:
+    """Segments that end after their video, and such as are written in frames or milliseconds.
+
+    Args:
+        dataset: its segments.
+        store: tells how long a video is whose duration is not annotated.
+    """
+    videos = dataset.segments.video.unique()
+    lengths = pd.Series({video: _seconds(store, video) for video in videos}, dtype=float)
+    last = dataset.segments.groupby("video").end.max()
+    times = (last / lengths).dropna()
+    if len(times) and (times > FAR).mean() > 0.5:
+        video = times.idxmax()
+        unit, rate = ("milliseconds", "1000") if times.max() > 200 else ("frames", "the frames per second")
+        last_one = f"up to {last[video]:g} in {shown(video)}, which lasts {lengths[video]:.1f} s"
+        mend = f"times look like {unit}: divide them by {rate}, as they must be in seconds"
+        return [Problem(dataset.annotations, f"segments lie far outside their videos, {last_one}", mend=mend)]
+    known = dataset.segments.video.map(dataset.videos.duration)
+    length = dataset.segments.video.map(lengths)
+    late = dataset.segments[dataset.segments.end > length + TOLERANCE + (0.1 * length).where(known.isna(), 0)]
     return [
         Problem(
             dataset.annotations,
-            f"segment [{row.start}, {row.end}] ends after the video ({dataset.videos.duration[row.video]} s)",
+            f"segment [{row.start}, {row.end}] ends after the video ({lengths[row.video]:.1f} s)",
             row.video,
             "check times and duration; what lies outside cannot be found",
             warning=True,
@@ -122,8 +216,43 @@ def segment_problems(dataset: Dataset) -> list[Problem]:
     ]
 
 
+def _seconds(store: FeatureStore, video: str) -> float:
+    """Of a video; NaN where its features cannot be read either."""
+    try:
+        return store.duration(video)
+    except InputError:
+        return np.nan
+
+
+def cap_problems(dataset: Dataset, preset: Path | None) -> list[Problem]:
+    """Videos with more actions than detections are kept of them.
+
+    Args:
+        dataset: its segments.
+        preset: the parameters; None: the default.
+    """
+    most = Params.read(preset).max_detections if preset else Params().max_detections
+    counts = dataset.segments.groupby("video").size()
+    mend = "set max_detections in the preset to more than that: what is beyond it cannot be found"
+    said = preset or dataset.annotations
+    return [
+        Problem(said, f"{count} actions, and max_detections keeps {most} detections", video, mend, warning=True)
+        for video, count in counts[counts > most].items()
+    ]
+
+
+def _preset_of(card: Path) -> Path | None:
+    """The preset beside a card that names it, or that of one in the repository."""
+    ours = card.parent == ROOT / "params" / "datasets"
+    preset = ROOT / "params" / card.name if ours else card.parent / "params.yaml"
+    try:
+        return preset if preset.is_file() and find_card(Params.read(preset).dataset) == card else None
+    except InputError:
+        return None
+
+
 def show(problems: Sequence[Problem], root: Path) -> None:
-    """Prints problems as a table: what to do about which file and video; a line each where nobody has a terminal.
+    """Prints problems as a table, a line for each kind: what to do about which file and video.
 
     Args:
         problems: any number.
@@ -132,7 +261,7 @@ def show(problems: Sequence[Problem], root: Path) -> None:
     table = Table(box=None, pad_edge=False, show_edge=False)
     for title in ("", "file", "video", "what is wrong", "what to do"):
         table.add_column(title, overflow="fold")
-    for problem in problems:
+    for problem in grouped(problems):
         file = problem.file.relative_to(root) if problem.file.is_relative_to(root) else problem.file
         kind = "odd" if problem.warning else "wrong"
         row = (kind, str(file), "" if problem.video is None else shown(problem.video), problem.what, problem.mend)

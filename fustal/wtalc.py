@@ -24,8 +24,9 @@ import numpy as np
 from tqdm import tqdm
 
 from fustal import InputError
+from fustal.annotations import can_name_a_file
 from fustal.dataset import Grid
-from fustal.files import one_line, shown
+from fustal.files import one_line, open_regular, shown
 from fustal.writing import atomic_folder, write_json
 
 GRID = Grid(pattern="features/{video}.npy", fps=25, stride=16, window=16)
@@ -52,7 +53,7 @@ def is_wtalc(folder: Path) -> bool:
     >>> is_wtalc(Path("no such folder"))
     False
     """
-    return any(folder.glob(f"*{FEATURES}"))
+    return any(path.is_file() for path in folder.glob(f"*{FEATURES}"))
 
 
 def convert(folder: Path, out: Path, *, trust: bool = False) -> Converted:
@@ -71,7 +72,7 @@ def convert(folder: Path, out: Path, *, trust: bool = False) -> Converted:
     """
     if out.exists():
         raise InputError(f"{out}: is there already")
-    features = _only([*folder.glob(f"*{FEATURES}")], folder)
+    features = _only([path for path in folder.glob(f"*{FEATURES}") if path.is_file()], folder)
     name = features.name.removesuffix(FEATURES)
     beside = folder / f"{name}-Annotations"
     database = _database(beside if beside.is_dir() else folder, trust)
@@ -118,7 +119,7 @@ def _columns(folder: Path, trust: bool) -> dict[str, list[Any]]:
     for column, values in columns.items():
         _check_count(folder / f"{column}.npy", values, columns["videoname"])
     for video, count in Counter(columns["videoname"]).items():
-        if count > 1 or video in ("", ".", "..") or re.search(r"[\\/\x00-\x1f]", video):
+        if count > 1 or not can_name_a_file(video):
             raise InputError(f"{folder / 'videoname.npy'}: video {shown(video)} appears twice, or cannot name a file")
     return columns
 
@@ -204,7 +205,7 @@ def _read_names(path: Path, trust: bool) -> list[str]:
 def _read_list(path: Path, trust: bool) -> list[Any]:
     """The entries of a `.npy` file, numbers or names or lists or arrays of them; a pickle only if it is trusted."""
     try:
-        with open(path, "rb") as file, warnings.catch_warnings():
+        with open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # numpy's, of headers that Python 2 wrote
             if not _is_pickle(file):
                 return list(np.load(path, mmap_mode="r", allow_pickle=False))
@@ -219,8 +220,6 @@ def _read_list(path: Path, trust: bool) -> list[Any]:
             return entries
     except InputError:
         raise
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
     except MemoryError:
         raise InputError(f"{path}: does not fit into memory ({_size(path)})") from None
     except Exception as error:  # a broken pickle can raise anything

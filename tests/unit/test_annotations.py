@@ -71,6 +71,21 @@ def test_wrong_cards(make, tmp_path):
         load_dataset(make(train_subset="validation"))
 
 
+@pytest.mark.parametrize(
+    ("pattern", "modalities", "says"),
+    [
+        ("{video}.npy", ["rgb", "flow"], "several modalities need {modality} in the pattern"),
+        ("{modality}/{video}.npy", ["rgb", "rgb"], "one of ['rgb', 'rgb'] is there twice"),
+        ("{modality}/{video}.npy", [], "{modality} in the pattern needs modalities"),
+    ],
+)
+def test_modalities_that_would_be_the_same_file(make, pattern, modalities, says):
+    grid = CARD["grids"]["generator"] | {"pattern": pattern, "modalities": modalities}
+    with pytest.raises(InputError, match=re.escape(says)) as error:
+        load_dataset(make(grids={"generator": grid}))
+    assert "card.yaml" in str(error.value)
+
+
 def test_results_survive_a_round_trip(tmp_path):
     results = pd.DataFrame(
         {"video": ["a", "b"], "label": ["Run", "Sit"], "score": [0.5, 1.0], "start": [0.0, 2.0], "end": [1.25, 3.0]}
@@ -131,8 +146,8 @@ def test_a_table_of_labels(text, tmp_path):
         ("video,label,start,end\na,Run,1,\n", "video 'a': annotation 0: '' is not a finite number"),
         ("video,label,start,end\na,,1,2\n", "video 'a': annotation 0: 'label' is missing"),
         ("video,label\n../a,Run\n", "video '../a': the name of a video must be usable"),
-        (b"video,label\n\xff\xfe,Run\n", "cannot be read as CSV"),
-        (b"video,label\na,\x00\x80", "cannot be read as CSV"),
+        (b"video,label\n\xff\xfe,Run\n", "is not UTF-8 but perhaps Latin-1"),
+        (b"video,label\na,\x00\x80", "holds zero bytes"),
     ],
 )
 def test_a_broken_table_of_labels(text, says, tmp_path):

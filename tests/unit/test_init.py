@@ -1,6 +1,8 @@
 """A folder of one's own: what `fustal init` finds out, for each layout, and what it refuses in a line."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -263,6 +265,160 @@ def test_folders_tell_where_annotations_do_not(root):
     assert (dataset.split("train"), dataset.split("test")) == (TRAIN, TEST)
 
 
+# --- lists of videos --------------------------------------------------------------------------------------------------
+
+
+def with_lists(root, train, test, names=("split_train.txt", "split_test.txt")):
+    save(root, TRAIN + TEST)
+    annotate(root / "gt.json", {"all": TRAIN + TEST})
+    for name, content in zip(names, (train, test), strict=True):
+        content = content if isinstance(content, bytes) else "".join(f"{line}\n" for line in content).encode()
+        (root / name).write_bytes(content)
+
+
+def test_lists_are_used_when_a_name_is_unknown_and_it_is_named(root):
+    with_lists(root, ["lost_1", "lost_2", "lost_3", "lost_4", *TRAIN[1:]], [*TEST, "video_test_0001292"])
+    lines = init(root)
+    assert "split: 7 training and 4 test videos, as split_train.txt and split_test.txt say" in lines
+    said = "4 of 11 names are not in the annotations and left out: 'lost_1', 'lost_2', 'lost_3', ..."
+    assert f"note: split_train.txt: {said}" in lines
+    assert any("split_test.txt: 1 of 5 names" in line and "'video_test_0001292'" in line for line in lines)
+    dataset = checked(root)
+    assert (dataset.split("train"), dataset.split("test")) == (TRAIN[1:], TEST)
+    assert (root / "split_test.txt").read_text().splitlines() == [*TEST, "video_test_0001292"], "is the user's"
+    init(root, force=True)
+    assert checked(root).split("train") == TRAIN[1:], "by its own lists, which go first"
+
+
+@pytest.mark.parametrize("names", [("train.txt", "test.txt"), ("Train_List.txt", "my-testing-set.lst")])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_as_people_write_them(root, names, encoding):
+    train = "# mine\r\n" + "".join(f" {video}.npy\r\n" for video in TRAIN)
+    test = "\n\n".join(f"videos/{video}.mp4" for video in TEST)
+    with_lists(root, train.encode(encoding), test.encode(encoding), names)
+    lines = init(root)
+    assert f"split: 8 training and 4 test videos, as {names[0]} and {names[1]} say" in lines
+    dataset = checked(root)
+    assert (dataset.split("train"), dataset.split("test")) == (TRAIN, TEST)
+
+
+def test_a_list_may_name_test_videos_of_which_nothing_is_known(root):
+    with_lists(root, TRAIN, [f"features/{video}.npy 7" for video in ("new_1", "new_2")])
+    save(root, ["new_1", "new_2"])
+    init(root)
+    dataset, problems = problems_of(str(root / "card.yaml"))
+    assert dataset.split("test") == ["new_1", "new_2"]
+    assert not [problem for problem in problems if not problem.warning]
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"train.txt": TRAIN}, r"train\.txt: lists videos, and no other file the test videos"),
+        ({"test.txt": TEST}, r"test\.txt: lists videos, and no other file the training videos"),
+        ({"train.txt": TRAIN, "test.txt": ["a", "b"]}, r"test\.txt: .* none of its 2 lines names a video .*'a'"),
+        ({"train.txt": [], "test.txt": TEST}, r"train\.txt: .* none of its 0 lines names a video"),
+        ({"train.txt": b"Gr\xfc\xdfe\n", "test.txt": TEST}, r"train\.txt: is not UTF-8 but perhaps Latin-1"),
+        ({"train1.txt": TRAIN, "train2.txt": TRAIN[1:], "test.txt": TEST}, r"\(train1\.txt, train2\.txt\): keep one"),
+        ({"train.txt": ["a/v.mp4", "b/v.mp4"], "test.txt": TEST}, "stand for the same video, 'v'"),
+    ],
+)
+def test_lists_that_cannot_be_used_are_refused(root, lists, message):
+    with_lists(root, *lists.values(), names=lists) if len(lists) == 2 else with_lists(root, [], [], ("a", "b"))
+    for name, content in lists.items():
+        content = content if isinstance(content, bytes) else "".join(f"{line}\n" for line in content).encode()
+        (root / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as error:
+        init(root)
+    assert "\n" not in str(error.value)
+    assert not (root / "card.yaml").exists()
+
+
+def test_lists_that_overlap_are_told(root):
+    with_lists(root, TRAIN, [*TRAIN[:4], *TEST])
+    (line,) = [line for line in init(root) if line.startswith("wrong: ")]
+    assert line.startswith("wrong: 4 videos ('train_0', 'train_1', 'train_2', ...): is in training and in test")
+
+
+def test_lists_across_subsets_are_refused(root):
+    save(root, TRAIN + TEST)
+    annotate(root / "gt.json", {"train": TRAIN[::2], "val": TRAIN[1::2], "test": TEST})
+    for name, videos in (("train.txt", TRAIN), ("test.txt", TEST)):
+        (root / name).write_text("\n".join(videos))
+    with pytest.raises(InputError, match=r"train\.txt: names videos of the subsets \['train', 'val'\]"):
+        init(root)
+
+
+# --- what people have in their folders --------------------------------------------------------------------------------
+
+
+def test_pipes_and_devices_are_passed_over(root):
+    save(root, TRAIN + TEST)
+    annotate(root / "gt.json", {"train": TRAIN, "test": TEST})
+    for name in ("a.csv", "b.json", "notes.txt", "train.txt", "train_0_copy.npy"):
+        os.mkfifo(root / name)
+    (root / "zero.json").symlink_to("/dev/zero")
+    (root / "null.csv").symlink_to("/dev/null")
+    init(root)
+    checked(root)
+
+
+def test_a_copy_is_no_modality(root):
+    random = np.random.default_rng(0)
+    for video in TRAIN:
+        for folder in ("features", "backup"):
+            (root / folder).mkdir(exist_ok=True)
+        np.save(root / "features" / f"{video}.npy", random.standard_normal((length(video), 3)).astype(np.float32))
+        shutil.copy(root / "features" / f"{video}.npy", root / "backup")
+    table(root, [f"{video},A,{length(video) * STEP}" for video in TRAIN], "video,label,duration")
+    with pytest.raises(InputError, match=r"hold the same numbers: keep one"):
+        init(root)
+
+
+@pytest.mark.parametrize("name", ["LABELS.CSV", "labels.tsv"])
+def test_a_table_as_excel_writes_it(root, name):
+    save(root, TRAIN)
+    lines = ["sep=;", "Video;Label;Duration;", *(f"{v};{'AB'[i % 2]};{length(v) * STEP};" for i, v in enumerate(TRAIN))]
+    (root / name).write_bytes("\r\n".join(lines).encode("utf-16"))
+    init(root)
+    assert card_of(root)["annotations"] == name
+    assert checked(root).classes == ["A", "B"]
+
+
+def test_numbers_as_labels(root):
+    save(root, TRAIN + TEST)
+    annotate(root / "gt.json", {"train": TRAIN, "test": TEST})
+    text = (root / "gt.json").read_text()
+    (root / "gt.json").write_text(text.replace('"A"', "0").replace('"B"', "1"))
+    (line,) = [line for line in init(root) if "labels are numbers" in line]
+    assert line.startswith("wrong: labels are numbers (0, 1), and no list of classes tells their names: write")
+    (root / "classes.txt").write_text("Run\nSit\n")
+    lines = init(root, force=True)
+    assert "12 videos, 2 classes (Run, Sit), 12 segments" in lines[0]
+    assert checked(root).classes == ["Run", "Sit"]
+
+
+def test_ambiguous_is_left_out_and_said(root):
+    save(root, TRAIN)
+    rows = [f"{v},{'AB'[i % 2]},{length(v) * STEP}" for i, v in enumerate(TRAIN)]
+    table(root, [*rows, f"{TRAIN[0]},AMBIGUOUS,"], "video,label,duration")
+    lines = init(root)
+    assert card_of(root)["ignored_labels"] == ["AMBIGUOUS"]
+    assert "note: ignored_labels: 1 annotation of 'AMBIGUOUS' left out" in lines
+    dataset, (problem,) = problems_of(str(root / "card.yaml"))
+    assert dataset.classes == ["A", "B"]
+    assert problem.warning
+
+
+def test_frames_as_seconds_are_told_without_durations(root):
+    save(root, TRAIN)
+    table(root, [f"{v},{'AB'[i % 2]},100,{16 * length(v) - 50}" for i, v in enumerate(TRAIN)], "video,label,start,end")
+    lines = init(root, given=Given(fps=25, stride=16))
+    (line,) = [line for line in lines if line.startswith("wrong: ")]
+    assert "far outside their videos" in line
+    assert "times look like frames: divide them" in line
+
+
 # --- the grid and the sizes -------------------------------------------------------------------------------------------
 
 
@@ -304,7 +460,27 @@ def test_sizes_follow_from_the_lengths(root):
     table(root, [f"{v},A,1,2" for v in TRAIN], "video,label,start,end")
     init(root, given=Given(fps=25, stride=16), force=True)
     params = Params.read(root / "params.yaml")
-    assert (params.tious, params.upper_bound_epochs) == (Params().tious, Params().upper_bound_epochs)
+    assert params.tious == Params().tious
+    assert params.upper_bound_epochs == params.student_epochs + params.distill_epochs
+
+
+def test_long_videos_and_many_actions_are_told_and_do_not_bind(root):
+    for i, video in enumerate(TRAIN):
+        np.save(root / f"{video}.npy", np.ones((2500 if i < 3 else 40, 1), np.float16))
+    actions = [f"{TRAIN[0]},{'AB'[i % 2]},{i},{i + 0.9}" for i in range(1297)]
+    table(root, [*actions, *(f"{v},B,1,2" for v in TRAIN[1:])], "video,label,start,end")
+    lines = init(root, given=Given(fps=25, stride=16))
+    assert any("3 videos have more than 750 snippets" in line for line in lines)
+    assert any("3 videos have more than 2304 snippets" in line for line in lines)
+    assert Params.read(root / "params.yaml").max_detections == 2600
+    _, problems = problems_of(str(root / "card.yaml"))
+    assert not any("max_detections" in problem.what for problem in problems)
+    preset = (root / "params.yaml").read_text().replace("max_detections: 2600", "max_detections: 200")
+    (root / "params.yaml").write_text(preset)
+    _, problems = problems_of(str(root / "card.yaml"))
+    (problem,) = [problem for problem in problems if "max_detections" in problem.what]
+    assert (problem.video, problem.warning) == (TRAIN[0], True)
+    assert problem.what == "1297 actions, and max_detections keeps 200 detections"
 
 
 # --- refused, in a line, and nothing written --------------------------------------------------------------------------
@@ -394,7 +570,7 @@ def _text_in_the_way(root):
         (_strange_subsets, "fold 1, fold 2: name them train and test"),
         (_nothing_labelled, "no training video has a label"),
         (_one_video, "no training video has features"),
-        (_text_in_the_way, r"train\.txt: is no list of videos"),
+        (_text_in_the_way, r"train\.txt: .* none of its 1 lines names a video \(such as 'something else'\)"),
     ],
 )
 def test_what_is_not_clear_is_refused_and_nothing_written(root, make, message):

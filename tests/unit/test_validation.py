@@ -1,13 +1,15 @@
 """A data set with faults: each is listed, with file, video and value."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
 from fustal import InputError
-from fustal.validation import problems_of, summary
+from fustal.dataset import inspect_dataset, load_dataset
+from fustal.validation import annotation_problems, problems_of, show, summary
 
 GRIDS = {
     "generator": {"pattern": "slow/{video}.npy", "fps": 10, "stride": 10, "window": 10},
@@ -171,3 +173,129 @@ def test_what_is_odd_may_follow_from_what_is_wrong_and_is_not_told_before_it_is_
     (problem,) = problems
     assert str(problem).endswith("gt.json: video 'b': annotation 0: 'label' is missing")
     assert problem.mend == "say what happens, by the name of a class"
+
+
+# --- what is silent otherwise -----------------------------------------------------------------------------------------
+
+
+def warned(make, database, **card):
+    """Warnings of a data set with this database; its features are not looked at."""
+    path = make(**database)
+    if card:
+        text = yaml.safe_load(Path(path).read_text())
+        Path(path).write_text(yaml.safe_dump(text | card))
+    dataset, problems = problems_of(path)
+    return dataset, [str(p).split(": ", 1)[1] for p in problems if p.warning and p.file.suffix in (".json", ".yaml")]
+
+
+def entry(*annotations, duration=12):
+    items = [{"label": label} | ({"segment": list(segment)} if segment else {}) for label, *segment in annotations]
+    return {"subset": "train", "duration": duration, "annotations": items}
+
+
+@pytest.mark.parametrize(
+    "pair", [("Run", "run"), ("Golf Swing", "Golf_Swing"), ("a-b", "ab"), ("Caf\u00e9", "Cafe\u0301")]
+)
+def test_classes_that_are_nearly_the_same(make, pair):
+    _, told = warned(
+        make, {"a": entry((pair[0],), ("Sit",)), "b": entry((pair[1],), ("Run fast",)), "c": entry(("Run",))}
+    )
+    (line,) = [line for line in told if "alone" in line]
+    assert " and ".join(map(ascii if "Caf" in pair[0] else repr, sorted(pair))) in line
+
+
+def test_classes_that_differ(make):
+    _, told = warned(make, {"a": entry(("Run",), ("Sit",)), "b": entry(("Runs",), ("C",)), "e": entry(("C++",))})
+    assert not [line for line in told if "alone" in line]
+
+
+@pytest.mark.parametrize("label", ["Ambiguous", "ambiguous ", "BACKGROUND", "no action"])
+def test_labels_that_are_no_classes(make, label):
+    database = {"a": entry((label, 1, 2), ("Run", 3, 4)), "b": entry(("Sit", 1, 2))}
+    dataset, told = warned(make, database)
+    assert label.strip() in dataset.classes
+    assert f"{label.strip()!r} counts as a class like others" in told
+    dataset, told = warned(make, database, ignored_labels=[label.strip()])
+    assert label.strip() not in dataset.classes
+    assert label.strip() not in set(dataset.segments.label)
+    assert f"ignored_labels: 1 annotation of {label.strip()!r} left out" in told
+
+
+def test_an_ignored_label_that_nothing_has(make):
+    _, told = warned(make, {}, ignored_labels=["Ambigous"])
+    assert "ignored_labels: no annotations of 'Ambigous' left out" in told
+
+
+def test_actions_that_are_annotated_twice(make):
+    twice = entry(("Run", 1, 4), ("Run", 1, 4), ("Run", 5, 9), ("Run", 5.05, 9.1), ("Sit", 1, 4), ("Run", 8, 11))
+    _, told = warned(make, {"a": twice})
+    (line,) = [line for line in told if "repeat" in line]
+    assert line == "2 of 11 segments repeat another one, 1 of them exactly, such as 'Run' at [1, 4] in 'a'"
+    _, told = warned(make, {})
+    assert not [line for line in told if "repeat" in line]
+
+
+def test_a_class_that_nearly_all_training_videos_have(make):
+    def labels(i):
+        return [("Person",)] * (i != 3) + [("Run",)] * (i % 2)
+
+    _, told = warned(make, {f"t{i}": entry(*labels(i)) for i in range(20)})
+    assert "class 'Person' is in 19 of 22 labelled training videos" not in told, "86 %"
+    many = {f"t{i}": entry(*labels(i)) for i in range(40)}
+    _, told = warned(make, many)
+    assert "class 'Person' is in 39 of 42 labelled training videos" in told
+
+
+@pytest.mark.parametrize("duration", [12, None])
+@pytest.mark.parametrize(("rate", "unit"), [(25, "frames"), (10, "frames"), (1000, "milliseconds")])
+def test_times_in_another_unit(make, rate, unit, duration):
+    actions = ("Run", 1 * rate, 9 * rate), ("Sit", 2 * rate, 4 * rate)
+    database = {name: entry(*actions[: 1 + (name == "a")]) for name in "abcd"}
+    for name, item in database.items():
+        item["subset"] = "train" if name < "c" else "test"
+        if duration is None:
+            del item["duration"]
+    _, (problem,) = problems_of(make(**database))
+    assert not problem.warning
+    assert problem.what.startswith(
+        f"segments lie far outside their videos, up to {9 * rate} in 'a', which lasts 12.0 s"
+    )
+    assert problem.mend.startswith(f"times look like {unit}: divide them")
+
+
+def test_402_empty_videos_are_one_line(make, capsys):
+    database = {f"t{i:03}": entry() for i in range(402)} | {name: entry(("Run",)) for name in "ab"}
+    dataset, _ = inspect_dataset(make(**database))
+    show(annotation_problems(dataset), dataset.root)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "without a label" in line]
+    assert "402 videos ('t000', 't001', 't002', ...): a training video without a label" in line
+    with pytest.raises(InputError, match=r"and 1 more: fustal validate"):
+        load_dataset(make(**{f"t{i}": {"subset": 1} for i in range(9)}, e=entry(("Run", -2, 1))))
+
+
+def test_more_actions_than_detections_are_kept(make, tmp_path):
+    card = make(a=entry(*(("Run", i / 100, i / 100 + 0.005) for i in range(900)), ("Sit", 1, 2)))
+    caps = [str(p) for p in problems_of(card)[1] if "max_detections" in p.what]
+    assert [line.split(": ", 1)[1] for line in caps] == [
+        "video 'a': 901 actions, and max_detections keeps 200 detections"
+    ]
+    (tmp_path / "params.yaml").write_text("{run: own, dataset: card.yaml, max_detections: 1000}")
+    assert not [p for p in problems_of(card)[1] if "max_detections" in p.what]
+
+
+@pytest.mark.parametrize("what", ["annotations", "train_split", "test_split"])
+@pytest.mark.parametrize("name", ["passwd", "passwd.csv"])
+def test_a_card_that_points_at_another_file_shows_a_short_excerpt(make, tmp_path, capsys, what, name):
+    secrets = [f"user{i}:x:{i}:{i}:Secret {i},,,:/home/user{i}:/bin/bash{i}" for i in range(40)]
+    (tmp_path / name).write_text("\n".join([*secrets, "\033[2J"]))
+    card = Path(make())
+    card.write_text(yaml.safe_dump(yaml.safe_load(card.read_text()) | {what: str(tmp_path / name)}))
+    try:
+        dataset, problems = problems_of(str(card))
+        show(problems, dataset.root)
+        assert any(not problem.warning for problem in problems)
+        said = capsys.readouterr().out
+    except InputError as error:
+        said = str(error)
+    assert said.count("Secret") <= 1
+    assert "\033" not in said
