@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from fustal import ROOT, InputError, Problem
 from fustal.annotations import parse_annotations
-from fustal.files import read_yaml, validated
+from fustal.files import validated
+from fustal.names import find_card, read_as
 
 
 class Grid(BaseModel):
@@ -28,12 +29,14 @@ class Grid(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pattern: str = Field(description="path below the root, with {video} and possibly {subset} and {modality}")
-    modalities: list[str] = Field(default=[], description="values of {modality}, concatenated in this order")
-    fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["annotation"] = Field(
+    modalities: list[str] = Field(
+        default=[], max_length=100, description="values of {modality}, concatenated in this order"
+    )
+    fps: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | Literal["annotation"] = Field(
         description="frames per second, or that of each video's annotation"
     )
-    stride: int = Field(ge=1, description="frames from one snippet to the next")
-    window: int = Field(ge=1, description="frames that a snippet sees")
+    stride: int = Field(ge=1, le=1_000_000, description="frames from one snippet to the next")
+    window: int = Field(ge=1, le=1_000_000, description="frames that a snippet sees")
 
     @field_validator("pattern")
     @classmethod
@@ -136,6 +139,15 @@ def hold_out(dataset: Dataset, share: float) -> Dataset:
     return replace(dataset, videos=videos, video_labels=video_labels, segments=segments)
 
 
+def read_card(path: Path) -> Card:
+    """Reads a data-set card, whose path `find_card` gives.
+
+    Raises:
+        InputError: it cannot be read, is another kind of file, or has an entry that does not fit.
+    """
+    return validated(Card, read_as("card", path, Card.model_fields), path)
+
+
 def load_dataset(card: str | Path) -> Dataset:
     """Reads a data-set card and the annotations it names.
 
@@ -155,7 +167,7 @@ def load_dataset(card: str | Path) -> Dataset:
 def inspect_dataset(card_path: str | Path) -> tuple[Dataset, list[Problem]]:
     """Like `load_dataset`, but returns every problem of annotations and splits instead of raising the first."""
     path = find_card(card_path)
-    card = validated(Card, read_yaml(path), path)
+    card = read_card(path)
     root = (path.parent / card.root).resolve()
     annotations = root / card.annotations
     if not annotations.exists():
@@ -202,28 +214,6 @@ def inspect_dataset(card_path: str | Path) -> tuple[Dataset, list[Problem]]:
         segments=labels.dropna().reset_index(drop=True),
         grids=grids,
     ), problems
-
-
-def find_card(card: str | Path) -> Path:
-    """The path of a data-set card, given its name in `params/datasets` or a path."""
-    named = ROOT / "params" / "datasets" / f"{card}.yaml"
-    if named.exists():
-        return named
-    if Path(card).is_file():
-        return Path(card).resolve()
-    known = sorted(path.stem for path in named.parent.glob("*.yaml"))
-    raise InputError(f"{card}: no such data-set card (there are {', '.join(known)}, or give the path of a YAML file)")
-
-
-def beside(card: str, folder: Path) -> str:
-    """A card that is named in a file of a folder, or on a command line: a path is relative to that folder.
-
-    >>> beside("demo", Path("/data")), beside("card.yaml", Path("/data"))
-    ('demo', '/data/card.yaml')
-    """
-    named = (ROOT / "params" / "datasets" / f"{card}.yaml").exists()
-    is_path = Path(card).suffix in (".yaml", ".yml") or (folder / card).is_file()
-    return str((folder / card).resolve()) if is_path and not named else card
 
 
 def _names(split: Path) -> list[str]:

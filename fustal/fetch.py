@@ -17,8 +17,9 @@ import pandas as pd
 
 from fustal import InputError, sbhar, simulate
 from fustal.annotations import read_annotations
-from fustal.dataset import Card, Grid, find_card
-from fustal.files import atomic, read_json, read_yaml, validated, write_json
+from fustal.dataset import Grid, read_card
+from fustal.files import atomic, read_json, write_json
+from fustal.names import find_card
 
 SBHAR_URL = (
     "https://archive.ics.uci.edu/static/public/341/"
@@ -66,7 +67,7 @@ def fetch(card: str | Path, source: Path | None = None) -> Path:
         InputError: there is no way to fetch it, `source` does not hold it, or the download failed.
     """
     path = find_card(card)
-    known = validated(Card, read_yaml(path), path)
+    known = read_card(path)
     if known.name not in SOURCES:
         raise InputError(f"{path}: there is nothing to fetch for {known.name!r} (only for {', '.join(SOURCES)})")
     if source is not None and not Path(source).is_dir():
@@ -86,7 +87,7 @@ def ensure(card: str | Path) -> None:
         InputError: the data set is missing, and it is not the demo.
     """
     path = find_card(card)
-    known = validated(Card, read_yaml(path), path)
+    known = read_card(path)
     root = (path.parent / known.root).resolve()
     if (root / known.annotations).exists():
         return

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+from unicodedata import category
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,6 +17,9 @@ from pydantic import BaseModel, ValidationError
 from fustal import InputError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+ESCAPED = ("Cc", "Cs", "Zl", "Zp")
+"""Kinds of characters that do not reach a terminal: controls, halves of letters, ends of lines and paragraphs."""
 
 
 @contextlib.contextmanager
@@ -134,6 +138,15 @@ def shown(value: Any) -> str:
     """A value as an error message shows it, not more than a line of it."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def printable(text: str) -> str:
+    r"""A text for a terminal: control characters, and letters that end a line but for the newline, are escaped.
+
+    >>> printable("a" + chr(27) + "[31mb")
+    'a\\x1b[31mb'
+    """
+    return "".join(c if c == "\n" or category(c) not in ESCAPED else ascii(c)[1:-1] for c in text)
 
 
 def write_json(value: Any, path: str | Path) -> None:

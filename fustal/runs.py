@@ -20,12 +20,10 @@ from fustal.dataset import Dataset, hold_out, load_dataset
 from fustal.features import FeatureStore
 from fustal.fetch import ensure
 from fustal.files import atomic, digest, read_json, write_json
+from fustal.names import OUTPUTS
 from fustal.params import STAGES, Params, SharedParams, StudentParams
 from fustal.provenance import provenance
 from fustal.training import CHECKPOINT
-
-OUTPUTS = Path(os.environ.get("FUSTAL_OUTPUTS", ROOT / "outputs"))
-"""Where run folders live: `outputs/`, or the folder in $FUSTAL_OUTPUTS."""
 
 
 @dataclass(frozen=True)

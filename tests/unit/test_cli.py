@@ -132,7 +132,7 @@ def ran(monkeypatch, tmp_path):
         path.write_text(json.dumps(metrics | {"mAP": {"generator": {"0.5": 10.0 + params.seed}}, "labels": {}}))
 
     monkeypatch.setattr("fustal.batch.run_chain", run_chain)
-    monkeypatch.setattr("fustal.results.OUTPUTS", tmp_path)
+    monkeypatch.setattr("fustal.names.OUTPUTS", tmp_path)
     monkeypatch.setattr(runs, "OUTPUTS", tmp_path)
     return calls
 

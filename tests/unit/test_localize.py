@@ -63,7 +63,7 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def run(trained, tmp_path, monkeypatch):
     """A copy of the run's folder."""
-    monkeypatch.setattr(localize, "OUTPUTS", tmp_path / "outputs")
+    monkeypatch.setattr("fustal.names.OUTPUTS", tmp_path / "outputs")
     threads = torch.get_num_threads()
     yield shutil.copytree(trained[0], tmp_path / "outputs") / "tiny"
     torch.set_num_threads(threads)
@@ -336,7 +336,7 @@ def test_arrays_that_are_no_such_features(features, said, run):
 
 
 def test_runs_that_cannot_be_used(run):
-    with pytest.raises(InputError, match=r"other: no such run \(finished: tiny\)"):
+    with pytest.raises(InputError, match=r"other: no such run \(there are tiny\)"):
         load("other")
     path = run / "distilled" / "stage.json"
     record = path.read_text()
