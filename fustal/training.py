@@ -25,6 +25,7 @@ from fustal import InputError
 from fustal.files import atomic, one_line
 from fustal.parallel import backward, processes, rank
 from fustal.params import Params
+from fustal.steps import Steps
 
 CHECKPOINT = "checkpoint.safetensors"
 """The file, in a training's folder, from which an interrupted training goes on."""
@@ -148,6 +149,7 @@ def fit(
         log = pd.read_csv(log_file, float_precision="round_trip") if log_file.exists() else pd.DataFrame({"step": []})
         rows = log[log.step < first_step].to_dict("records")
     began, waited, steps = perf_counter(), 0.0, range(first_step, last_step)
+    told = Steps(description, first_step, last_step)
     with closing(load_ahead(load, steps)) as batches:
         for i in progress_bar(steps, desc=description) if steps and not rank() else steps:
             batch, seconds = next(batches)
@@ -168,6 +170,8 @@ def fit(
             optimizer.step()
             if after_step:
                 after_step(i)
+            if not rank():
+                told.done(i)
             if not rank() and (i + 1 == last_step or (i + 1) % CHECKPOINT_EVERY == 0):
                 with atomic(log_file) as temporary:
                     pd.DataFrame(rows).to_csv(temporary, index=False)
