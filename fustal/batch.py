@@ -59,11 +59,11 @@ def run_chain(
     ensure(params.dataset)
     dataset = load_dataset(params.dataset)
     data, needed = data_key(dataset), stages_of(params, dataset)
+    for name in kept:
+        if name in needed and not is_done(params, name, data, outputs):
+            what = "is not done with these parameters, inputs and code: run it first"
+            raise InputError(f"{outputs / params.run / name}: {what}")
     with _alone(outputs / params.run, say):
-        for name in kept:
-            if name in needed and not is_done(params, name, data, outputs):
-                what = "is not done with these parameters, inputs and code: run it first"
-                raise InputError(f"{outputs / params.run / name}: {what}")
         for number, stage in enumerate(CHAIN.values(), 1):
             if stage.name not in stages:
                 continue

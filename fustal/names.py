@@ -152,9 +152,9 @@ def find_card(card: str | Path) -> Path:
     try:
         return find("card", given).resolve()
     except InputError as error:
-        if not in_notebook() or Path(card).is_absolute():
+        if not in_notebook():
             raise
-        raise InputError(f"{error}; in a notebook give the whole path, dataset: /…/{given.name}") from None
+        raise InputError(f"{error}: give a card's whole path, or the preset to papermill by -f") from None
 
 
 def beside(card: str, folder: Path) -> str:
