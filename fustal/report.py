@@ -16,7 +16,7 @@ import matplotlib
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
-from pydantic import BaseModel, FiniteFloat
+from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from fustal import InputError, viz
 from fustal.annotations import read_results
@@ -75,6 +75,8 @@ class Record(BaseModel):
 
 class Metrics(BaseModel):
     """What the page needs of metrics.json: percent, counts and seconds, by stage and measure."""
+
+    model_config = ConfigDict(strict=True)
 
     mAP: dict[str, dict[TIoU, FiniteFloat]] = {}
     labels: dict[str, dict[str, FiniteFloat]] = {}

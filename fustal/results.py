@@ -39,6 +39,9 @@ ENOUGH = 3
 TIoU = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(:\d+(\.\d+)?)?$")]
 """A threshold, or the ends of a range of them."""
 
+Values = Annotated[dict[TIoU, FiniteFloat], Field(min_length=1)]
+"""Percent at each threshold and over ranges of them, the widest last."""
+
 
 class Seeded(BaseModel):
     """Parameters, of which only the seed is looked at here."""
@@ -56,9 +59,9 @@ class Metrics(BaseModel):
     run: str
     dataset: str
     test: str
-    mAP: dict[str, dict[TIoU, FiniteFloat]]
+    mAP: dict[str, Values] = Field(min_length=1)
     video_level: dict[str, FiniteFloat] = Field(default={}, alias="video-level mAP")
-    by_class: dict[str, dict[str, dict[TIoU, FiniteFloat]]] = Field(default={}, alias="AP")
+    by_class: dict[str, Annotated[dict[str, Values], Field(min_length=1)]] = Field(default={}, alias="AP")
     labels: dict[str, dict[str, FiniteFloat]]
     parameters: Seeded
     provenance: dict[str, Any] = {}
