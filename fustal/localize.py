@@ -56,7 +56,7 @@ class Task(BaseModel):
 
     classes: list[str] = Field(min_length=1, max_length=10_000)
     grid: Grid
-    dim: int = Field(ge=1, le=100_000)
+    dim: int = Field(ge=1, le=65_536)
 
 
 class Record(BaseModel):

@@ -14,7 +14,7 @@ from rich.text import Text
 from fustal import InputError, Problem
 from fustal.dataset import Dataset, inspect_dataset
 from fustal.features import FeatureStore
-from fustal.files import shown
+from fustal.files import printable, shown
 
 TOLERANCE = 1.0
 """Seconds that a segment may end after its video before that is odd."""
@@ -135,5 +135,5 @@ def show(problems: Sequence[Problem], root: Path) -> None:
         file = problem.file.relative_to(root) if problem.file.is_relative_to(root) else problem.file
         kind = "odd" if problem.warning else "wrong"
         row = (kind, str(file), "" if problem.video is None else shown(problem.video), problem.what, problem.mend)
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell).replace("\n", "\\n")) for cell in row))
     Console(width=None if sys.stdout.isatty() else 2000).print(table)
