@@ -123,7 +123,7 @@ def params_(
 
     params = _read_preset(preset, set_)[0] if preset else Params(**_changes(set_))
     differs = {name for name, field in Params.model_fields.items() if getattr(params, name) != field.default}
-    console = Console(width=None if sys.stdout.isatty() else 2000, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 2000, color_system=None, highlight=False)
     for group in (SharedParams, *GROUPS.values()):
         table = Table("", "parameter", "value", "what it may be", "meaning", box=None, pad_edge=False)
         for column in table.columns:

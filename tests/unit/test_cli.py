@@ -398,7 +398,8 @@ def test_without_anything_the_help_is_shown(fustal):
     assert "error:" not in err
 
 
-def test_every_parameter_is_listed(fustal):
+def test_every_parameter_is_listed(fustal, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
     status, out, err = fustal("params")
     assert (status, err) == (0, "")
     for name, field in Params.model_fields.items():
@@ -407,6 +408,7 @@ def test_every_parameter_is_listed(fustal):
         assert form(name) in line
     assert out.endswith(f"0 of {len(Params.model_fields)} differ from the default\n")
     assert not [line for line in out.splitlines() if line != line.rstrip()]
+    assert "x1b" not in out
 
 
 def test_the_parameters_of_a_preset(fustal):
