@@ -12,7 +12,8 @@ import pandas as pd
 
 from fustal import InputError
 from fustal.files import one_line
-from fustal.results import interval, markdown_lines
+from fustal.names import among
+from fustal.results import ENOUGH, interval, markdown_lines
 
 FULL = "full"
 """The variant that all others are compared with, by its distilled student."""
@@ -100,11 +101,12 @@ def read_table(path: str | Path) -> pd.DataFrame:
         raise InputError(f"{path}: no such table (fustal sweep, then fustal collect, makes one)")
     try:
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        table["value"] = pd.to_numeric(table.value)
         pairs = zip(table.run, table.dataset, strict=True)
         variant = [run.removeprefix(f"{dataset}-").rpartition("seed")[0].rstrip("-") for run, dataset in pairs]
         table = table.assign(variant=variant)
         twice = table[table.duplicated(["dataset", "variant", "seed", "stage", "measure"])]
-    except (ValueError, LookupError, AttributeError, OSError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
         raise InputError(f"{path}: is no table of fustal collect: {one_line(error)[:200]}") from None
     if len(twice):
         raise InputError(f"{path}: job {twice.run.iloc[0]} on {twice.dataset.iloc[0]} is there twice")
@@ -131,7 +133,7 @@ def compare(
 
     Returns:
         One row for each data set and row that has been run: dataset, title, seeds, mean, std, difference, and its
-        bootstrap interval of 95 %, low and high (NaN with fewer than two seeds in common).
+        bootstrap interval of 95 %, low and high (NaN with fewer than three seeds in common).
     """
     lines = []
     for dataset in dict.fromkeys(table.dataset):
@@ -144,10 +146,6 @@ def compare(
                 lines.append((dataset, row.title, len(difference), *spread))
     columns = ["dataset", "title", "seeds", "mean", "std", "difference", "low", "high"]
     return pd.DataFrame(lines, columns=columns)
-
-
-ENOUGH = 3
-"""Seeds that a difference needs to be called clear: the interval of two is only their two values."""
 
 
 def in_words(comparison: pd.DataFrame) -> pd.DataFrame:
@@ -166,7 +164,19 @@ def in_words(comparison: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown(table: pd.DataFrame, measure: str = "0.1:0.7") -> str:
-    """Tables for a page: each row on each data set, mean ± std (number of seeds), and its difference with interval."""
+    """Tables for a page: each row on each data set, mean ± std (number of seeds), and its difference with interval.
+
+    Args:
+        table: of `read_table`.
+        measure: which is compared.
+
+    Raises:
+        InputError: the stages were not measured so.
+    """
+    stages = {row.stage for row in (*STAGES, *REMOVED, *ADDED)}
+    measures = list(dict.fromkeys(table.measure[table.stage.isin(stages)]))
+    if measure not in measures:
+        raise InputError(f"--measure {measure}: is not in the table {among(measure, measures)}")
     blocks = []
     for corner, rows, against in (
         ("the paper's system", STAGES, GENERATOR),
@@ -183,7 +193,10 @@ def markdown(table: pd.DataFrame, measure: str = "0.1:0.7") -> str:
         cells = {(row.title, row.dataset): _cells(row) for row in comparison.itertuples()}
         for title in dict.fromkeys(comparison.title):
             lines.append([title, *(cells.get((title, name), "— | —") for name in datasets)])
-        blocks.append(markdown_lines(lines))
+        if datasets:
+            blocks.append(markdown_lines(lines))
+    if not blocks:
+        raise InputError(f"the table has nothing to compare: no job of variant {FULL!r} with {measure}")
     return "\n\n".join(blocks)
 
 

@@ -20,6 +20,7 @@ from fustal.fetch import ensure
 from fustal.files import one_line
 from fustal.params import Params
 from fustal.runs import CHAIN, OUTPUTS, Stage, data_key, is_done, stages_of, why_not
+from fustal.steps import telling
 from fustal.writing import Busy, held, publish
 
 
@@ -33,6 +34,7 @@ def run_chain(
     stages: Sequence[str] = tuple(CHAIN),
     outputs: Path | None = None,
     force: bool = False,
+    kept: Sequence[str] = (),
     say: Callable[[str], None] = print,
     bar: bool = True,
 ) -> None:
@@ -45,17 +47,22 @@ def run_chain(
         stages: which notebooks, by the name of their stage.
         outputs: the folder above the run's, if another one than `OUTPUTS`.
         force: run also what is done.
+        kept: stages that must be done already.
         say: takes lines of progress.
         bar: show a bar over the cells of a notebook, on a terminal.
 
     Raises:
         StageError: the first notebook that failed.
-        InputError: the first notebook that refused its input.
+        InputError: the first notebook that refused its input, or a stage that must be done and is not.
     """
     outputs = (outputs or OUTPUTS).resolve()
     ensure(params.dataset)
     dataset = load_dataset(params.dataset)
     data, needed = data_key(dataset), stages_of(params, dataset)
+    for name in kept:
+        if name in needed and not is_done(params, name, data, outputs):
+            what = "is not done with these parameters, inputs and code: run it first"
+            raise InputError(f"{outputs / params.run / name}: {what}")
     with _alone(outputs / params.run, say):
         for number, stage in enumerate(CHAIN.values(), 1):
             if stage.name not in stages:
@@ -69,7 +76,9 @@ def run_chain(
                 continue
             say(f"{title} ...")
             started = time.monotonic()
-            run_notebook(stage, params, outputs, bar=bar and sys.stderr.isatty())
+            shows_bar = bar and sys.stderr.isatty()
+            with contextlib.nullcontext() if shows_bar else telling(say, title):
+                run_notebook(stage, params, outputs, bar=shows_bar)
             say(f"{title}: {time.monotonic() - started:.0f} s")
 
 

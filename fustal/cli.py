@@ -1,63 +1,162 @@
 """The command line of fustal.
 
-`fustal run · sweep · collect · fetch · init · validate · evaluate · results · ablations · export · report · localize`
+`fustal run · params · sweep · collect · fetch · init · validate · evaluate · results · ablations · export · report ·
+localize`
 
 Exit status: 0 done, 1 the work failed, 2 the call or its input was wrong.
 """
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
 
-from fustal import InputError
+from fustal import InputError, names
+from fustal.files import printable
+from fustal.names import STAGES, among, find, find_card, short
+
+# What is slow to import, as PyTorch is, a command imports when the call is known to be right.
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+
+def _say(text: str, err: bool = False) -> None:
+    """Prints what may come from data: all output but help goes through here."""
+    typer.echo(printable(text), err=err)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        _say(f"fustal {version('fustal')}")
+        raise typer.Exit
 
 
 @app.callback()
 def _common(
     debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and end")
+    ] = False,
 ) -> None:
     """FuSTAL: pseudo labels for weakly-supervised temporal action localization, stage by stage."""
 
 
 @app.command()
 def run(
-    preset: Annotated[Path, typer.Argument(help="parameter file, e.g. params/demo.yaml")],
+    preset: Annotated[Path, typer.Argument(help="parameter file, e.g. params/demo.yaml, or a folder with params.yaml")],
     seed: Annotated[list[int] | None, typer.Option(help="seed; several make a run each, <run>-seed<k>")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="name=value, replaces a parameter")] = None,
     force: Annotated[bool, typer.Option("--force", help="run again what is already done")] = False,
-    stage: Annotated[str | None, typer.Option(help="only this one: generator, selection, student, ...")] = None,
+    stage: Annotated[str | None, typer.Option(help=f"only this one: {', '.join(STAGES)}")] = None,
+    from_stage: Annotated[
+        str | None, typer.Option(help="this one and all after it; what comes before must be done")
+    ] = None,
 ) -> None:
     """Run the chain of notebooks 01 to 05 into outputs/<run>/."""
+    stages = _stages(stage, from_stage)
+    base, changes = _read_preset(preset, set_)
+    chosen = [base]
+    if seed:
+        from fustal.params import Params
+
+        own = {k: {"seed": k, "run": f"{base.run}-seed{k}"} for k in seed}
+        chosen = [Params.read(preset, **changes | own) for own in own.values()]
+    _check_paths(base)
+
     from fustal.batch import run_chain
-    from fustal.params import Params, located
-    from fustal.runs import CHAIN, OUTPUTS
 
-    if stage not in (None, *CHAIN):
-        raise InputError(f"--stage {stage}: no such stage (there are {', '.join(CHAIN)})")
-
-    changes = located(dict(_assignment(text) for text in set_ or []), Path.cwd())
-    base = Params.read(preset, **changes)
-    if not seed:
-        chosen = [base]
-    else:
-        chosen = [Params.read(preset, **changes | {"seed": k, "run": f"{base.run}-seed{k}"}) for k in seed]
+    kept = {"kept": STAGES[: STAGES.index(from_stage)]} if from_stage else {}
     for params in chosen:
-        typer.echo(f"{params.run}: {params.dataset}, seed {params.seed}, recipe {params.recipe}")
+        _say(f"{params.run}: {params.dataset}, seed {params.seed}, recipe {params.recipe}")
         try:
-            run_chain(params, stages=[stage] if stage else list(CHAIN), force=force, say=typer.echo)
+            run_chain(params, stages=stages, force=force, say=_say, **kept)
         except KeyboardInterrupt:
-            typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
+            _say("stopped; the same command goes on from the last checkpoint", err=True)
             raise typer.Exit(130) from None
         if not stage:
-            typer.echo(f"results: {_shown(OUTPUTS / params.run)}/")
-    evaluated = [params.run for params in chosen if (OUTPUTS / params.run / "evaluation" / "metrics.json").exists()]
+            _say(f"results: {short(names.OUTPUTS / params.run)}/")
+    runs = [params.run for params in chosen]
+    evaluated = [run for run in runs if (names.OUTPUTS / run / "evaluation" / "metrics.json").exists()]
     if evaluated and not stage:
         results(evaluated)
+
+
+def _check_paths(params: Any) -> None:
+    """Refuses at once what a stage would only refuse later: a card or another method's file that is not there."""
+    from fustal.params import PATHS
+
+    find_card(params.dataset)
+    for name in PATHS:
+        value = getattr(params, name)
+        if name != "dataset" and value and not Path(value).is_file():
+            raise InputError(f"{name}: {value}: no such file")
+
+
+def _stages(only: str | None, first: str | None) -> list[str]:
+    """The stages that --stage or --from-stage asks for."""
+    if only and first:
+        raise InputError("--stage and --from-stage: give one of them")
+    for option, name in (("--stage", only), ("--from-stage", first)):
+        if name is not None and name not in STAGES:
+            raise InputError(f"{option} {name}: no such stage {among(name, STAGES)}")
+    return [only] if only else list(STAGES[STAGES.index(first or STAGES[0]) :])
+
+
+@app.command(name="params")
+def params_(
+    preset: Annotated[
+        Path | None, typer.Argument(help="parameter file, or a folder with params.yaml; else the defaults")
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="name=value, as for fustal run")] = None,
+) -> None:
+    """List every parameter: value, what it may be, meaning; * where a preset differs from the default."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from fustal.params import STAGES as GROUPS
+    from fustal.params import Params, SharedParams, form
+
+    params = _read_preset(preset, set_)[0] if preset else Params(**_changes(set_))
+    differs = {name for name, field in Params.model_fields.items() if getattr(params, name) != field.default}
+    console = Console(width=None if sys.stdout.isatty() else 2000, color_system=None, highlight=False)
+    for group in (SharedParams, *GROUPS.values()):
+        table = Table("", "parameter", "value", "what it may be", "meaning", box=None, pad_edge=False)
+        for column in table.columns:
+            column.overflow = "fold"
+        for name, field in group.model_fields.items():
+            default = f"; default {_plain(field.default)}" if name in differs else ""
+            cells = ("*" if name in differs else "", name, _plain(getattr(params, name)), form(name))
+            table.add_row(*map(Text, cells), Text(f"{field.description}{default}"))
+        with console.capture() as captured:
+            console.print(table)
+        _say(group.__doc__.partition(" (")[0].partition("\n")[0])
+        _say("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
+    _say(f"{len(differs)} of {len(Params.model_fields)} differ from the default{' (*)' if differs else ''}")
+
+
+def _plain(value: Any) -> str:
+    """A value as a preset has it."""
+    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=9999).removesuffix("...\n").strip()
+
+
+def _read_preset(preset: Path, texts: list[str] | None) -> tuple[Any, dict[str, Any]]:
+    """The parameters that a preset and --set give; and those of --set alone."""
+    from fustal.params import Params
+
+    changes = _changes(texts)
+    return Params.read(preset, **changes), changes
+
+
+def _changes(texts: list[str] | None) -> dict[str, Any]:
+    """What --set says; a path is relative to where the user is."""
+    from fustal.params import located
+
+    return located(dict(_assignment(text) for text in texts or []), Path.cwd())
 
 
 @app.command()
@@ -71,8 +170,7 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only tell what would run")] = False,
 ) -> None:
     """Run a chain for each combination of parameters and seeds; what is done is not run again."""
-    from fustal.runs import OUTPUTS
-
+    file = find("sweep", file)
     try:
         from fustal.cluster import run_sweep
     except ModuleNotFoundError as error:
@@ -80,10 +178,10 @@ def sweep(
 
     if scheduler and workers:
         raise InputError("--workers: a scheduler has its own workers")
-    folder = f"{outputs or OUTPUTS}/{file.stem}"
-    failures = run_sweep(file, folder, address=scheduler, workers=workers, dry_run=dry_run, say=typer.echo)
+    folder = f"{outputs or names.OUTPUTS}/{file.stem}"
+    failures = run_sweep(file, folder, address=scheduler, workers=workers, dry_run=dry_run, say=_say)
     for line in failures:
-        typer.echo(f"failed: {line}", err=True)
+        _say(f"failed: {line}", err=True)
     raise typer.Exit(1 if failures else 0)
 
 
@@ -94,13 +192,24 @@ def collect(
 ) -> None:
     """Gather the metrics of all jobs of sweeps in one table with their parameters, versions and hardware."""
     from fustal.results import collect_sweeps, write_table
-    from fustal.runs import OUTPUTS
 
-    folders = [str(OUTPUTS / sweep) if (OUTPUTS / sweep).is_dir() else sweep for sweep in sweeps]
+    folders = [_sweep_folder(sweep) for sweep in sweeps]
     frame = collect_sweeps(folders)
     file = write_table(frame, out or Path("." if "://" in folders[0] else folders[0]) / "results.csv")
     jobs = frame.groupby(["sweep", "run"]).ngroups
-    typer.echo(f"{', '.join(sweeps)}: {jobs} jobs, {len(frame)} rows in {_shown(file)}")
+    _say(f"{', '.join(sweeps)}: {jobs} jobs, {len(frame)} rows in {short(file)}")
+
+
+def _sweep_folder(given: str) -> str:
+    """The folder or URL of a sweep, from its name below outputs/, or as it is."""
+    path = Path(given)
+    below = names.OUTPUTS.joinpath(*path.parts[1:]) if path.parts[:1] == ("outputs",) else names.OUTPUTS / path
+    if "://" in given or (path.is_dir() and not below.is_dir()):
+        return given
+    if not below.is_dir():
+        known = sorted({file.parts[-4] for file in names.OUTPUTS.glob("*/*/*/stage.json")})
+        raise InputError(f"{names.OUTPUTS / path}: no such sweep {among(path.name, known)}")
+    return str(below)
 
 
 @app.command()
@@ -112,9 +221,9 @@ def fetch(
     from fustal.fetch import fetch as fetch_
 
     try:
-        typer.echo(f"{name}: ready in {_shown(fetch_(name, source))}")
+        _say(f"{name}: ready in {short(fetch_(name, source))}")
     except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on with what has come", err=True)
+        _say("stopped; the same command goes on with what has come", err=True)
         raise typer.Exit(130) from None
 
 
@@ -136,11 +245,15 @@ def init_(
 
     given = Given(fps, stride, window)
     for line in init(folder, name=name, given=given, annotations=annotations, trust=trust, force=force):
-        typer.echo(line)
+        _say(line)
 
 
 @app.command()
-def validate(card: Annotated[str, typer.Argument(help="data-set card: a path, or a name in params/datasets")]) -> None:
+def validate(
+    card: Annotated[
+        str, typer.Argument(help="data-set card: a path, a folder with card.yaml, or a name in params/datasets")
+    ],
+) -> None:
     """List every problem of a data set with its mend, and what is only odd; exit status 2 when there is a problem."""
     from fustal.validation import problems_of, show, summary
 
@@ -150,7 +263,7 @@ def validate(card: Annotated[str, typer.Argument(help="data-set card: a path, or
         show(problems, dataset.root)
     odd = len(problems) - wrong
     counts = f"{wrong or 'no'} problem{'s' * (wrong != 1)}, {odd or 'no'} warning{'s' * (odd != 1)}"
-    typer.echo(f"{card}: {summary(dataset)}; {counts}")
+    _say(f"{card}: {summary(dataset)}; {counts}")
     raise typer.Exit(2 if wrong else 0)
 
 
@@ -179,25 +292,26 @@ def evaluate(
         raise InputError(f"--tiou: {error}") from None
     found = evaluate_(detections, annotations, tious, subset, known_only=known_only)
     for note in found.notes:
-        typer.echo(note, err=True)
+        _say(note, err=True)
     counts = f"{found.videos} videos, {len(found.truth)} segments"
-    typer.echo(f"{detections}, {len(found.found)} detections, on {annotations}, subset {found.subset}: {counts}")
+    _say(f"{detections}, {len(found.found)} detections, on {annotations}, subset {found.subset}: {counts}")
     for line in found.lines(per_class=per_class):
-        typer.echo(line)
+        _say(line)
     if json_out:
         write_json(found.record(), json_out)
 
 
 @app.command()
 def results(
-    runs: Annotated[list[str], typer.Argument(help="runs below outputs/, or metrics.json files")],
+    runs: Annotated[list[str], typer.Argument(help="runs below outputs/, their folders, or metrics.json files")],
     readme: Annotated[Path | None, typer.Option(help="write the table between the markers of this file")] = None,
+    per_class: Annotated[bool, typer.Option("--per-class", help="average precision of each class instead")] = False,
 ) -> None:
     """Print the table of results of some runs: mean ± std over seeds, from their metrics.json files."""
-    from fustal.results import collect, insert, table
+    from fustal.results import class_table, collect, insert, table
 
-    text = table(collect(runs))
-    typer.echo(text)
+    text = class_table(runs) if per_class else table(collect(runs))
+    _say(text)
     if readme:
         insert(text, readme)
 
@@ -213,7 +327,7 @@ def ablations(
     from fustal.results import insert
 
     text = markdown(read_table(table), measure)
-    typer.echo(text)
+    _say(text)
     if readme:
         insert(text, readme, "ablations")
 
@@ -231,18 +345,18 @@ def export(
     """Write results for other programs: ActivityNet's evaluation, a table, or subtitles to play over the videos."""
     from fustal.export import export as export_
 
-    typer.echo(f"{export_(source, out, to, min_score, top)}: {_shown(out)}")
+    _say(f"{export_(source, out, to, min_score, top)}: {short(out)}")
 
 
 @app.command()
 def report(
     run: Annotated[str, typer.Argument(help="a run below outputs/, finished or not")],
-    out: Annotated[Path | None, typer.Option(help="an .html file; else outputs/<run>/report.html")] = None,
+    out: Annotated[Path | None, typer.Option(help="an .html or .htm file; else outputs/<run>/report.html")] = None,
 ) -> None:
     """Write one page of HTML, with all figures in it, that shows a run."""
     from fustal.report import report as report_
 
-    typer.echo(f"{run}: {_shown(report_(run, out))}")
+    _say(f"{run}: {short(report_(run, out))}")
 
 
 @app.command()
@@ -261,7 +375,7 @@ def localize(
     from fustal.localize import localize_files
 
     for line in localize_files(run, features, out, plot, fps, min_score, device):
-        typer.echo(line)
+        _say(line)
 
 
 def _assignment(text: str) -> tuple[str, object]:
@@ -270,26 +384,30 @@ def _assignment(text: str) -> tuple[str, object]:
         raise InputError(f"--set {text}: must be name=value")
     try:
         return name.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return name.strip(), value
-
-
-def _shown(path: Path) -> str:
-    """A path relative to where the user is, if it lies below."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def main() -> None:
     """Entry point: one readable line for each error, and the right exit status."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        wrong_input = isinstance(error, InputError)
-        line = str(error) if wrong_input else f"{type(error).__name__}: {error}"
-        print(f"error: {line}", file=sys.stderr)
+        wrong_call = hasattr(error, "format_message")  # an unknown command or option, a missing argument
+        wrong_input = wrong_call or isinstance(error, InputError)
+        line = _of_a_call(error) if wrong_call else str(error) if wrong_input else f"{type(error).__name__}: {error}"
+        if line:
+            print("error: " + printable(line).replace("\n", "\\n"), file=sys.stderr)
         sys.exit(2 if wrong_input else 1)
+
+
+def _of_a_call(error: Any) -> str:
+    """What is wrong with a call, and where help is; empty where the help has been printed."""
+    message = error.format_message()
+    context = getattr(error, "ctx", None)
+    return f"{message} (see {context.command_path} --help)" if message and context else message
 
 
 if __name__ == "__main__":

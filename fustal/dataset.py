@@ -17,7 +17,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from fustal import ROOT, InputError, Problem
 from fustal.annotations import can_name_a_file, parse_annotations
-from fustal.files import read_yaml, shown, validated
+from fustal.files import shown, validated
+from fustal.names import find_card, read_as
 from fustal.problems import grouped
 from fustal.tables import read_video_list
 from fustal.writing import recover
@@ -45,7 +46,9 @@ class Grid(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pattern: PathText = Field(description="path below the root, with {video} and possibly {subset} and {modality}")
-    modalities: list[PathText] = Field(default=[], description="values of {modality}, concatenated in this order")
+    modalities: list[PathText] = Field(
+        default=[], max_length=100, description="values of {modality}, concatenated in this order"
+    )
     fps: Annotated[float, Field(gt=0, le=MANY, allow_inf_nan=False)] | Literal["annotation"] = Field(
         description="frames per second, or that of each video's annotation"
     )
@@ -168,6 +171,15 @@ def hold_out(dataset: Dataset, share: float) -> Dataset:
     return replace(dataset, videos=videos, video_labels=video_labels, segments=segments)
 
 
+def read_card(path: Path) -> Card:
+    """Reads a data-set card, whose path `find_card` gives.
+
+    Raises:
+        InputError: it cannot be read, is another kind of file, or has an entry that does not fit.
+    """
+    return validated(Card, read_as("card", path, Card.model_fields), path)
+
+
 def load_dataset(card: str | Path) -> Dataset:
     """Reads a data-set card and the annotations it names.
 
@@ -187,7 +199,7 @@ def load_dataset(card: str | Path) -> Dataset:
 def inspect_dataset(card_path: str | Path) -> tuple[Dataset, list[Problem]]:
     """Like `load_dataset`, but returns all problems and warnings of annotations and splits, and raises none."""
     path = find_card(card_path)
-    card = validated(Card, read_yaml(path), path)
+    card = read_card(path)
     root = (path.parent / card.root).resolve()
     annotations = root / card.annotations
     recover(root)
@@ -265,25 +277,3 @@ def _restricted(
         return kept, [Problem(split, what, mend="write the names of videos there, one a line")]
     mend = "correct the name, or take it out of the split file"
     return kept, [Problem(split, f"is not in subset {name!r}", video, mend) for video in unknown]
-
-
-def find_card(card: str | Path) -> Path:
-    """The path of a data-set card, given its name in `params/datasets` or a path."""
-    named = ROOT / "params" / "datasets" / f"{card}.yaml"
-    if named.exists():
-        return named
-    if Path(card).is_file():
-        return Path(card).resolve()
-    known = sorted(path.stem for path in named.parent.glob("*.yaml"))
-    raise InputError(f"{card}: no such data-set card (there are {', '.join(known)}, or give the path of a YAML file)")
-
-
-def beside(card: str, folder: Path) -> str:
-    """A card that is named in a file of a folder, or on a command line: a path is relative to that folder.
-
-    >>> beside("demo", Path("/data")), beside("card.yaml", Path("/data"))
-    ('demo', '/data/card.yaml')
-    """
-    named = (ROOT / "params" / "datasets" / f"{card}.yaml").exists()
-    is_path = Path(card).suffix in (".yaml", ".yml") or (folder / card).is_file()
-    return str((folder / card).resolve()) if is_path and not named else card

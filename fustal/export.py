@@ -7,6 +7,7 @@ Subtitles are written here and not by a library: `pysubs2`, which reads them bac
 import csv
 import html
 import math
+import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,7 @@ import pandas as pd
 
 from fustal import InputError
 from fustal.annotations import read_results, write_results
-from fustal.runs import OUTPUTS
+from fustal.names import among, find_run
 from fustal.writing import atomic, atomic_folder, check_apart
 
 LEAST_SCORE = 0.2
@@ -36,17 +37,17 @@ read as the times of another cue."""
 
 
 def find_results(source: str) -> Path:
-    """The file of results that is meant: itself, or the detections at the end of a run below outputs/.
+    """The file of results that is meant: itself, or the detections at the end of a run (`names.find_run`).
 
     Raises:
         InputError: there is neither.
     """
-    if Path(source).is_file():
+    if os.path.isfile(source):
         return Path(source)
-    if (OUTPUTS / source).is_dir():
-        return OUTPUTS / source / "distilled" / "detections_test.json"
-    runs = sorted(path.parent.name for path in OUTPUTS.glob("*/distilled"))
-    raise InputError(f"{source}: no such result file, nor a run (there are {', '.join(runs) or 'none'})")
+    try:
+        return find_run(source, "distilled/detections_test.json") / "distilled" / "detections_test.json"
+    except InputError as error:
+        raise InputError(f"{source}: no such result file; {error}") from None
 
 
 def choose(results: pd.DataFrame, min_score: float = -math.inf, top: int | None = None) -> pd.DataFrame:
@@ -90,7 +91,7 @@ def export(
     form = to or {".json": "activitynet", ".csv": "csv"}.get(out.suffix)
     if form not in FORMS:
         reason = f"--to {to}: no such form" if to else f"{out}: ends in neither .json nor .csv: say which form, --to"
-        raise InputError(f"{reason} (there are {', '.join(FORMS)})")
+        raise InputError(f"{reason} {among(to or '', list(FORMS))}")
     subtitles = form in ("srt", "vtt")
     least = min_score if min_score is not None else LEAST_SCORE if subtitles else -math.inf
     if math.isnan(least):

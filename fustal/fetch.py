@@ -15,8 +15,9 @@ import pandas as pd
 from fustal import ROOT, InputError, sbhar, simulate
 from fustal.annotations import check_name, read_annotations
 from fustal.archives import unpack
-from fustal.dataset import Card, Grid, find_card
-from fustal.files import read_json, read_yaml, validated
+from fustal.dataset import Grid, read_card
+from fustal.files import read_json
+from fustal.names import find_card
 from fustal.writing import atomic_folder, held, overlap, recover, write_json
 
 SBHAR_URL = (
@@ -70,7 +71,7 @@ def fetch(card: str | Path, source: Path | None = None) -> Path:
             something of the user's is there, or the download failed.
     """
     path = find_card(card)
-    known = validated(Card, read_yaml(path), path)
+    known = read_card(path)
     if known.name not in SOURCES:
         raise InputError(f"{path}: there is nothing to fetch for {known.name!r} (only for {', '.join(SOURCES)})")
     if source is not None and not Path(source).is_dir():
@@ -100,7 +101,7 @@ def ensure(card: str | Path) -> None:
         InputError: the data set is missing, and it is not the demo.
     """
     path = find_card(card)
-    known = validated(Card, read_yaml(path), path)
+    known = read_card(path)
     root = (path.parent / known.root).resolve()
     if (root / known.annotations).exists():
         return

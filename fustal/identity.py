@@ -16,12 +16,34 @@ from fustal.files import digest, open_regular, read_json, validated
 RECORD = "stage.json"
 """The file, in a stage's folder, that says that it is complete, and of what it was made."""
 
-TOOLS = frozenset(
-    """
-    __main__ ablation archives batch cli cluster download evaluate export fetch init layout localize progress
-    provenance report results sbhar simulate sizes splits sweep timing validation writing wtalc
-    """.split()
-)
+TOOLS = {
+    "__main__",
+    "ablation",
+    "archives",
+    "batch",
+    "cli",
+    "cluster",
+    "download",
+    "evaluate",
+    "export",
+    "fetch",
+    "init",
+    "layout",
+    "localize",
+    "progress",
+    "provenance",
+    "report",
+    "results",
+    "sbhar",
+    "simulate",
+    "sizes",
+    "splits",
+    "sweep",
+    "timing",
+    "validation",
+    "writing",
+    "wtalc",
+,}
 """Modules that no result depends on: they make data sets, call stages, or show what stages have made."""
 
 PIECE = 4096

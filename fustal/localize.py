@@ -31,8 +31,9 @@ from fustal.dataset import Dataset, Grid
 from fustal.export import LEAST_SCORE, choose, write_csv
 from fustal.features import FeatureStore
 from fustal.files import digest, one_line, read_json, validated
+from fustal.names import find_run
 from fustal.params import Params
-from fustal.runs import CHAIN, OUTPUTS
+from fustal.runs import CHAIN
 from fustal.student import Student, localize
 from fustal.student.learning import make_student, start_average
 from fustal.training import load_module
@@ -53,9 +54,9 @@ class Task(BaseModel):
         dim: features of a snippet, D.
     """
 
-    classes: list[str] = Field(min_length=1)
+    classes: list[str] = Field(min_length=1, max_length=10_000)
     grid: Grid
-    dim: int = Field(ge=1)
+    dim: int = Field(ge=1, le=65_536)
 
 
 class Record(BaseModel):
@@ -153,19 +154,18 @@ def load(run: str, device: str | None = None) -> Trained:
     """Reads a finished run, and takes as many threads of PyTorch as it had, as the last bits depend on their number.
 
     Args:
-        run: its name, a folder below outputs/.
+        run: its name, a folder below outputs/; or see `names.find_run`.
         device: "auto", "cpu" or "cuda"; None: as the run's.
 
     Raises:
         InputError: there is no such run, its notebook 04 has not finished, or its weights are not what that wrote.
     """
-    folder, stage = OUTPUTS / run, CHAIN["distilled"]
+    folder, stage = find_run(run, "distilled/stage.json"), CHAIN["distilled"]
     path = folder / "distilled" / "stage.json"
-    if not folder.is_dir():
-        runs = sorted(found.parts[-3] for found in OUTPUTS.glob("*/distilled/stage.json"))
-        raise InputError(f"{folder}: no such run (finished: {', '.join(runs) or 'none'})")
     if not path.exists():
-        raise InputError(f"{path.parent}: has not finished: run notebook {stage.notebook} first, with run = {run!r}")
+        raise InputError(
+            f"{path.parent}: has not finished: run notebook {stage.notebook} first, with run = {folder.name!r}"
+        )
     try:
         record = validated(Record, read_json(path), path)
         params = validated(Params, record.parameters, path)

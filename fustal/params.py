@@ -7,14 +7,14 @@ epochs) are the demo's; all others are the paper's (METHOD.md).
 import ast
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from fustal import ROOT, InputError
-from fustal.dataset import beside
-from fustal.files import explain, read_yaml, shown, validated
+from fustal import InputError
+from fustal.files import explain, shown, validated
+from fustal.names import beside, find, folder_of, read_as
 
 
 def _field(default: Any, description: str, **limits: Any) -> Any:
@@ -30,8 +30,10 @@ class SharedParams(BaseModel):
     dataset: str = _field("demo", "data-set card: a name in params/datasets, or a path to a YAML file")
     seed: int = _field(0, "seed of everything random", ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = _field("auto", "where the networks run")
-    threads: int = _field(1, "CPU threads of PyTorch, 0: every core; the last bits depend on it", ge=0)
-    processes: int = _field(1, "data-parallel processes of a training, on a GPU each where there are GPUs", ge=1)
+    threads: int = _field(1, "CPU threads of PyTorch, 0: every core; the last bits depend on it", ge=0, le=4096)
+    processes: int = _field(
+        1, "data-parallel processes of a training, on a GPU each where there are GPUs", ge=1, le=256
+    )
     precision: Literal["float32", "bfloat16"] = _field(
         "float32", "arithmetic of the networks; bfloat16 where the hardware has it"
     )
@@ -46,31 +48,33 @@ class SharedParams(BaseModel):
 class GeneratorParams(BaseModel):
     """Notebook 01: the classification-based generator and its proposals (METHOD.md section 2)."""
 
-    generator_snippets: int = _field(100, "snippets sampled from a video, T", ge=8)
-    generator_dim: int = _field(128, "width of the embeddings", ge=1)
+    generator_snippets: int = _field(100, "snippets sampled from a video, T", ge=8, le=100_000)
+    generator_dim: int = _field(128, "width of the embeddings", ge=1, le=32_768)
     generator_dropout: float = _field(0.7, "dropout before the class activation sequence", ge=0, lt=1)
     generator_contrast: Literal["none", "in-video", "cross-video"] = _field("cross-video", "which contrastive terms")
-    contrast_weight: float = _field(0.01, "weight of the contrast in the loss", ge=0)
-    cross_video_weight: float = _field(0.2, "weight of the mean cross-video term in the contrast", ge=0)
-    contrast_temperature: float = _field(0.07, "temperature of InfoNCE", gt=0)
-    easy_ratio: int = _field(5, "T // easy_ratio snippets are easy; the same top-k makes the video score", ge=1)
-    hard_ratio: int = _field(20, "T // hard_ratio snippets are hard", ge=1)
-    erosion_small: int = _field(3, "snippets, inner length m of the border regions", ge=1)
-    erosion_large: int = _field(6, "snippets, outer length M of the border regions", ge=2)
+    contrast_weight: float = _field(0.01, "weight of the contrast in the loss", ge=0, le=1e6)
+    cross_video_weight: float = _field(0.2, "weight of the mean cross-video term in the contrast", ge=0, le=1e6)
+    contrast_temperature: float = _field(0.07, "temperature of InfoNCE", gt=0, le=1e6)
+    easy_ratio: int = _field(
+        5, "T // easy_ratio snippets are easy; the same top-k makes the video score", ge=1, le=1_000_000
+    )
+    hard_ratio: int = _field(20, "T // hard_ratio snippets are hard", ge=1, le=1_000_000)
+    erosion_small: int = _field(3, "snippets, inner length m of the border regions", ge=1, le=100_000)
+    erosion_large: int = _field(6, "snippets, outer length M of the border regions", ge=2, le=100_000)
     mining_dropout: float = _field(0.6, "dropout on the actionness while mining easy snippets", ge=0, lt=1)
-    generator_steps: int = _field(300, "training steps", ge=1)
-    generator_batch: int = _field(16, "videos per step", ge=1)
-    generator_lr: float = _field(5e-4, "learning rate of Adam", gt=0)
-    generator_weight_decay: float = _field(5e-4, "weight decay of Adam", ge=0)
+    generator_steps: int = _field(300, "training steps", ge=1, le=10_000_000)
+    generator_batch: int = _field(16, "videos per step", ge=1, le=10_000)
+    generator_lr: float = _field(5e-4, "learning rate of Adam", gt=0, le=1e3)
+    generator_weight_decay: float = _field(5e-4, "weight decay of Adam", ge=0, le=1e3)
     class_threshold: float = _field(0.2, "classes with at least this video score get proposals", ge=0, le=1)
-    upscale: int = _field(24, "positions per snippet after interpolation", ge=1)
+    upscale: int = _field(24, "positions per snippet after interpolation", ge=1, le=1000)
     cas_thresholds: str = _field("0:0.025:0.225", "thresholds on the CAS, first:step:last")
     actionness_thresholds: str = _field("0.1:0.025:0.9", "thresholds on the actionness, first:step:last")
-    oic_flank: float = _field(0.25, "length of a flank as a share of the run", ge=0)
-    oic_video_weight: float = _field(0.2, "weight of the video score in a proposal's score", ge=0)
+    oic_flank: float = _field(0.25, "length of a flank as a share of the run", ge=0, le=1e3)
+    oic_video_weight: float = _field(0.2, "weight of the video score in a proposal's score", ge=0, le=1e6)
     proposal_nms: float = _field(0.5, "tIoU of the hard NMS of proposals", gt=0, le=1)
     fusion_sigma: float = _field(
-        0.0, "width of the Gaussian that fuses what NMS suppresses into what it keeps; 0: none", ge=0
+        0.0, "width of the Gaussian that fuses what NMS suppresses into what it keeps; 0: none", ge=0, le=1e3
     )
 
 
@@ -78,8 +82,8 @@ class SelectionParams(BaseModel):
     """Notebook 02: the prior-based filter (METHOD.md section 3)."""
 
     proposals_file: str = _field("", "another method's proposals instead of the generator's: ActivityNet result file")
-    iou_score_min: float = _field(0.2, "gamma, least IoU score of a pseudo label", ge=0)
-    confidence_min: float = _field(0.4, "eta, a pseudo label's confidence exceeds it")
+    iou_score_min: float = _field(0.2, "gamma, least IoU score of a pseudo label", ge=0, le=1e9)
+    confidence_min: float = _field(0.4, "eta, a pseudo label's confidence exceeds it", ge=-1e9, le=1e9)
     iou_score_kind: Literal["paper", "class-aware"] = _field(
         "class-aware", "over all proposals, or its class's by confidence, each once"
     )
@@ -92,53 +96,63 @@ class StudentParams(BaseModel):
     """Notebook 03: the regression-based student (METHOD.md section 4)."""
 
     pseudo_labels_file: str = _field("", "another method's labels instead of all before: ActivityNet result file")
-    student_dim: int = _field(64, "channels of backbone and heads, a multiple of 16", ge=16, multiple_of=16)
-    student_mlp: int = _field(96, "channels inside an SGP block's MLP", ge=1)
-    student_levels: int = _field(6, "levels of the pyramid, each half as long as the one before", ge=1)
-    student_stem: int = _field(2, "SGP blocks before the pyramid", ge=0)
-    sgp_window: int = _field(1, "w, kernel of the instant-level and window-level branches", ge=1)
-    sgp_factor: float = _field(5.0, "k, w' = (w + 1) k is the wide kernel", ge=1)
-    sgp_init_std: float = _field(0.1, "standard deviation of the depthwise weights at the start; released: 0", ge=0)
-    student_bins: int = _field(16, "bins of the Trident head", ge=1)
+    student_dim: int = _field(64, "channels of backbone and heads, a multiple of 16", ge=16, le=5120, multiple_of=16)
+    student_mlp: int = _field(96, "channels inside an SGP block's MLP", ge=1, le=8192)
+    student_levels: int = _field(6, "levels of the pyramid, each half as long as the one before", ge=1, le=16)
+    student_stem: int = _field(2, "SGP blocks before the pyramid", ge=0, le=20)
+    sgp_window: int = _field(1, "w, kernel of the instant-level and window-level branches", ge=1, le=64)
+    sgp_factor: float = _field(5.0, "k, w' = (w + 1) k is the wide kernel", ge=1, le=100)
+    sgp_init_std: float = _field(
+        0.1, "standard deviation of the depthwise weights at the start; released: 0", ge=0, le=1e3
+    )
+    student_bins: int = _field(16, "bins of the Trident head", ge=1, le=1024)
     student_drop_path: float = _field(0.1, "probability of dropping a residual path in the pyramid", ge=0, lt=1)
-    max_snippets: int = _field(384, "length of a training sequence; longer videos are cropped", ge=16)
+    max_snippets: int = _field(384, "length of a training sequence; longer videos are cropped", ge=16, le=100_000)
     crop_min: float = _field(0.9, "least share of a sequence that the random crop keeps", gt=0, le=1)
-    input_noise: float = _field(5e-4, "standard deviation of the noise added to the features", ge=0)
-    center_radius: float = _field(1.5, "strides round a segment's centre whose points are positive", gt=0)
-    border_ignore: float = _field(0.0, "share of a label's length at its borders whose points are no negatives", ge=0)
+    input_noise: float = _field(5e-4, "standard deviation of the noise added to the features", ge=0, le=1e6)
+    center_radius: float = _field(1.5, "strides round a segment's centre whose points are positive", gt=0, le=1e6)
+    border_ignore: float = _field(
+        0.0, "share of a label's length at its borders whose points are no negatives", ge=0, le=1e3
+    )
     label_weights: Literal["equal", "confidence"] = _field(
         "confidence", "all count alike, or by their share of the best confidence"
     )
-    mil_weight: float = _field(1.0, "weight of the video-level (MIL) loss", ge=0)
-    mil_ratio: int = _field(5, "the top n // mil_ratio positions make the video score", ge=1)
+    mil_weight: float = _field(1.0, "weight of the video-level (MIL) loss", ge=0, le=1e6)
+    mil_ratio: int = _field(5, "the top n // mil_ratio positions make the video score", ge=1, le=1_000_000)
     mil_dropout: float = _field(0.7, "dropout on the class logits of the MIL loss", ge=0, lt=1)
-    student_epochs: int = _field(12, "epochs on the generator's pseudo labels", ge=1)
-    student_batch: int = _field(4, "videos per step", ge=1)
-    student_lr: float = _field(1e-3, "learning rate of AdamW", gt=0)
+    student_epochs: int = _field(12, "epochs on the generator's pseudo labels", ge=1, le=100_000)
+    student_batch: int = _field(4, "videos per step", ge=1, le=10_000)
+    student_lr: float = _field(1e-3, "learning rate of AdamW", gt=0, le=1e3)
     student_schedule: Literal["constant", "cosine"] = _field(
         "constant", "the rate stays, or falls to 0 by the end of a training"
     )
-    student_weight_decay: float = _field(0.05, "weight decay of AdamW", ge=0)
+    student_weight_decay: float = _field(0.05, "weight decay of AdamW", ge=0, le=1e3)
     ema_decay: float = _field(0.97, "decay of the moving average of the weights, per step", ge=0, lt=1)
-    watched_videos: int = _field(10, "training videos on which mAP is measured after each epoch, to look at", ge=0)
+    watched_videos: int = _field(
+        10, "training videos on which mAP is measured after each epoch, to look at", ge=0, le=1_000_000
+    )
     pre_nms_score: float = _field(0.001, "least class score of a detection", ge=0, le=1)
-    pre_nms_topk: int = _field(2000, "detections per level that go on to NMS", ge=1)
-    min_duration_snippets: float = _field(0.05, "snippets, least duration of a detection", ge=0)
-    soft_nms_sigma: float = _field(0.5, "width of the Gaussian of soft-NMS", gt=0)
+    pre_nms_topk: int = _field(2000, "detections per level that go on to NMS", ge=1, le=1_000_000)
+    min_duration_snippets: float = _field(0.05, "snippets, least duration of a detection", ge=0, le=100_000)
+    soft_nms_sigma: float = _field(0.5, "width of the Gaussian of soft-NMS", gt=0, le=1e6)
     soft_nms_score: float = _field(0.001, "least score after soft-NMS", ge=0, le=1)
-    max_detections: int = _field(200, "detections kept per video", ge=1)
+    max_detections: int = _field(200, "detections kept per video", ge=1, le=1_000_000)
     class_agnostic_nms: bool = _field(False, "soft-NMS over all classes at once, with voting")
     voting_tiou: float = _field(0.7, "tIoU of the voting after class-agnostic NMS", ge=0, le=1)
-    upper_bound_epochs: int = _field(15, "epochs on the true segments, to measure what labels cost; 0: none", ge=0)
+    upper_bound_epochs: int = _field(
+        15, "epochs on the true segments, to measure what labels cost; 0: none", ge=0, le=100_000
+    )
 
 
 class DistillationParams(BaseModel):
     """Notebook 04: the EMA teacher labels the videos once more (METHOD.md section 5)."""
 
-    distill_epochs: int = _field(6, "epochs on the teacher's labels", ge=1)
+    distill_epochs: int = _field(6, "epochs on the teacher's labels", ge=1, le=100_000)
     relabel_confidence: float = _field(0.4, "eta', a teacher's detection above it becomes a label", ge=0, le=1)
     relabel: bool = _field(True, "the teacher's labels replace the generator's; false: train on, to compare with")
-    distill_rounds: int = _field(1, "after the first, a new student starts from the teacher's labels each time", ge=1)
+    distill_rounds: int = _field(
+        1, "after the first, a new student starts from the teacher's labels each time", ge=1, le=1000
+    )
 
 
 class EvaluationParams(BaseModel):
@@ -173,7 +187,31 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise InputError("; ".join(explain(item, Params, "parameter") for item in error.errors())) from None
+            wrong = [explain(item, Params, "parameter") for item in error.errors()]
+            more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise InputError("; ".join(wrong[:3]) + more) from None
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "Params":
+        """The same parameters but for some, which are validated.
+
+        Args:
+            update: name -> value.
+            deep: makes no difference, as no value can change.
+
+        Raises:
+            InputError: a parameter that is unknown, mistyped or out of range.
+
+        >>> Params().model_copy(update={"seed": 3}).seed
+        3
+        """
+        return type(self)(**self.of(type(self)) | dict(update or {}))
+
+    copy = model_copy  # pydantic's older one does not validate
+
+    @classmethod
+    def model_construct(cls, _fields_set: set[str] | None = None, **values: Any) -> "Params":
+        """The same as `Params(**values)`: pydantic's own does not validate."""
+        return cls(**values)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -182,7 +220,7 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
         if cls.model_fields[info.field_name].annotation is float and not isinstance(value, bool):
             try:
                 return float(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 return value
         return value
 
@@ -209,17 +247,15 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
         """Reads a flat YAML file of parameters.
 
         Args:
-            path: the file. Paths in it are relative to its folder.
+            path: the file, or a folder with a `params.yaml`. Paths in it are relative to its folder.
             **overrides: parameters that replace the file's.
 
         Raises:
             InputError: no such file, not a flat mapping, or a parameter that is unknown, mistyped or out of range.
         """
-        path = Path(path)
-        if not path.exists():
-            known = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "params").glob("*.yaml"))
-            raise InputError(f"{path}: no such parameter file (there are {', '.join(known)})")
-        return validated(cls, located(read_yaml(path), path.parent) | overrides, path)
+        path = find("preset", path)
+        values = read_as("preset", path, cls.model_fields)
+        return validated(cls, located(values, path.parent) | overrides, path)
 
     @classmethod
     def from_notebook(cls, namespace: Mapping[str, Any], inherited: Mapping[str, Any] | None = None) -> "Params":
@@ -227,7 +263,7 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
 
         Args:
             namespace: the notebook's `globals()`. Names that papermill injected are checked as well: papermill itself
-                only warns when it does not know one.
+                only warns when it does not know one. What paths are relative to, `names.folder_of` says.
             inherited: parameters recorded by the stage before this one, for all that the notebook does not define.
         """
         values = dict(inherited or {}) | {name: namespace[name] for name in cls.model_fields if name in namespace}
@@ -235,6 +271,10 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
         for statement in ast.parse("\n".join(injected)).body:
             for target in getattr(statement, "targets", []):
                 values.setdefault(target.id, namespace.get(target.id))
+        for name in PATHS:
+            value = values.get(name)
+            if name in namespace and isinstance(value, str):
+                values |= located({name: value}, folder_of(name, value))
         return cls(**values)
 
     def of(self, *groups: type[BaseModel]) -> dict[str, Any]:
@@ -247,6 +287,10 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
         return self.recipe == "corrected"
 
 
+PATHS = ("dataset", *(name for name in Params.model_fields if name.endswith("_file")))
+"""Parameters that are paths, or can be."""
+
+
 def located(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Parameters whose paths, of a card or of another method's files, are relative to a folder, as absolute paths.
 
@@ -254,12 +298,35 @@ def located(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     {'dataset': '/data/card.yaml', 'proposals_file': '/data/theirs.json', 'seed': 1}
     """
     found = dict(values)
-    for name in (name for name, value in values.items() if isinstance(value, str) and value):
-        if name == "dataset":
-            found[name] = beside(values[name], folder)
-        elif name.endswith("_file"):
-            found[name] = str((folder / values[name]).resolve())
+    for name in PATHS:
+        value = values.get(name)
+        if isinstance(value, str) and value:
+            found[name] = beside(value, folder) if name == "dataset" else str((folder / value).resolve())
     return found
+
+
+LIMITS = {"ge": "", "gt": "above ", "le": "to ", "lt": "to below "}
+
+
+def form(name: str) -> str:
+    """What a parameter may be, in words.
+
+    >>> form("student_dim"), form("ema_decay"), form("device")
+    ('whole number, 16 to 5120, a multiple of 16', 'number, 0 to below 1', 'auto, cpu or cuda')
+    """
+    field = Params.model_fields[name]
+    if choices := get_args(field.annotation):
+        return f"{', '.join(choices[:-1])} or {choices[-1]}"
+    kind = {int: "whole number", float: "number", bool: "true or false", str: "text"}[field.annotation]
+    if field.annotation not in (int, float):
+        return kind
+    limits = {}
+    for item in field.metadata:
+        limits |= {key: getattr(item, key) for key in (*LIMITS, "multiple_of") if hasattr(item, key)}
+    style = "g" if field.annotation is float else "d"
+    span = " ".join(f"{word}{limits[key]:{style}}" for key, word in LIMITS.items() if key in limits)
+    step = [f"a multiple of {limits['multiple_of']}"] if "multiple_of" in limits else []
+    return ", ".join([kind, span, *step])
 
 
 def grid(text: str) -> np.ndarray:

@@ -9,14 +9,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import quote
 
 import matplotlib
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
-from pydantic import BaseModel, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from fustal import InputError, viz
 from fustal.annotations import read_results
@@ -25,9 +25,10 @@ from fustal.errors import average_precision_by_length, error_shares
 from fustal.evaluation import label_measures, mean_average_precision, precision_recall, summary
 from fustal.export import LEAST_SCORE
 from fustal.files import one_line, read_json, validated
+from fustal.names import find_run
 from fustal.params import Params, grid
-from fustal.results import LABEL_MEASURES, STAGE_NAMES
-from fustal.runs import CHAIN, OUTPUTS, changed_file
+from fustal.results import LABEL_MEASURES, STAGE_NAMES, TIoU
+from fustal.runs import CHAIN, changed_file
 from fustal.writing import atomic
 
 DETECTIONS = {
@@ -76,7 +77,9 @@ class Record(BaseModel):
 class Metrics(BaseModel):
     """What the page needs of metrics.json: percent, counts and seconds, by stage and measure."""
 
-    mAP: dict[str, dict[Annotated[str, Field(pattern=r"^\d+(\.\d+)?(:\d+(\.\d+)?)?$")], FiniteFloat]] = {}
+    model_config = ConfigDict(strict=True)
+
+    mAP: dict[str, dict[TIoU, FiniteFloat]] = {}
     labels: dict[str, dict[str, FiniteFloat]] = {}
 
 
@@ -121,8 +124,8 @@ def report(name: str, out: Path | None = None) -> Path:
     """Writes the page of a run, atomically.
 
     Args:
-        name: of the run, its folder below outputs/.
-        out: file; None: `report.html` in the run's folder.
+        name: of the run, see `names.find_run`.
+        out: file, .html or .htm; None: `report.html` in the run's folder.
 
     Returns:
         The file.
@@ -130,6 +133,8 @@ def report(name: str, out: Path | None = None) -> Path:
     Raises:
         InputError: there is no such run, it has finished no stage, or its files are wrong.
     """
+    if out and out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--out {out}: must end in .html or .htm")
     run = read_run(name)
     path = out or run.folder / "report.html"
     if path.is_dir():
@@ -142,10 +147,7 @@ def report(name: str, out: Path | None = None) -> Path:
 
 def read_run(name: str) -> Finished:
     """Reads what the finished stages of a run recorded."""
-    folder = OUTPUTS / name
-    if not folder.is_dir():
-        runs = sorted({path.parts[-3] for path in OUTPUTS.glob("*/*/stage.json")})
-        raise InputError(f"{folder}: no such run (there are {', '.join(runs) or 'none'})")
+    folder = find_run(name, "*/stage.json")
     paths = {stage: folder / stage / "stage.json" for stage in CHAIN}
     records = {stage: validated(Record, read_json(path), path) for stage, path in paths.items() if path.exists()}
     if not records:
@@ -159,7 +161,7 @@ def read_run(name: str) -> Finished:
         dataset = hold_out(load_dataset(params.dataset), params.held_out)
     except (InputError, OSError):
         dataset = None
-    return Finished(name, folder, records, parameters, params, dataset)
+    return Finished(folder.name, folder, records, parameters, params, dataset)
 
 
 def page(run: Finished, where: Path) -> str:

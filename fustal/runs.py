@@ -15,20 +15,18 @@ from typing import Any
 import pandas as pd
 import torch
 
-from fustal import ROOT, InputError
+from fustal import InputError
 from fustal.annotations import read_results
 from fustal.dataset import Dataset, hold_out, load_dataset
 from fustal.features import FeatureStore
 from fustal.fetch import ensure
 from fustal.files import digest, read_json, shown
 from fustal.identity import RECORD, code_digest, data_key, read_record
+from fustal.names import OUTPUTS
 from fustal.params import STAGES, Params, SharedParams, StudentParams
 from fustal.provenance import provenance
 from fustal.training import CHECKPOINT
 from fustal.writing import atomic, flush, held, make_folder, remove_unfinished, write_json
-
-OUTPUTS = Path(os.environ.get("FUSTAL_OUTPUTS", ROOT / "outputs"))
-"""Where run folders live: `outputs/`, or the folder in $FUSTAL_OUTPUTS."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from fustal import ROOT, InputError
 from fustal.dataset import load_dataset
 from fustal.fetch import ensure
-from fustal.files import read_yaml, validated
+from fustal.files import validated
+from fustal.names import read_as
 from fustal.params import Params
 from fustal.runs import CHAIN, data_key, is_done, stage_key, stages_of
 
@@ -60,15 +61,12 @@ class Task(NamedTuple):
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Reads a sweep file.
+    """Reads a sweep file, whose path `names.find` gives.
 
     Raises:
-        InputError: missing, not YAML, or with unknown or mistyped entries.
+        InputError: missing, not YAML, another kind of file, or with unknown or mistyped entries.
     """
-    if not path.exists():
-        known = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "params" / "sweeps").glob("*.yaml"))
-        raise InputError(f"{path}: no such sweep file (there are {', '.join(known)})")
-    return validated(Sweep, read_yaml(path), path)
+    return validated(Sweep, read_as("sweep", path, Sweep.model_fields), path)
 
 
 def jobs_of(sweep: Sweep, path: Path) -> list[Params]:

@@ -27,6 +27,7 @@ from fustal import InputError
 from fustal.files import one_line
 from fustal.parallel import backward, processes, rank
 from fustal.params import Params
+from fustal.steps import Steps
 from fustal.writing import atomic
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -150,6 +151,7 @@ def fit(
         state.restore(modules, optimizer)
         first_step, rows = state.step, known
     began, waited, steps = perf_counter(), 0.0, range(first_step, last_step)
+    told = Steps(description, first_step, last_step)
     with closing(load_ahead(load, steps)) as batches:
         for i in progress_bar(steps, desc=description) if steps and not rank() else steps:
             batch, seconds = next(batches)
@@ -170,6 +172,8 @@ def fit(
             optimizer.step()
             if after_step:
                 after_step(i)
+            if not rank():
+                told.done(i)
             if not rank() and (i + 1 == last_step or (i + 1) % CHECKPOINT_EVERY == 0):
                 with atomic(log_file) as temporary:
                     pd.DataFrame(rows).to_csv(temporary, index=False)

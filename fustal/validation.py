@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fustal import ROOT, InputError, Problem
-from fustal.dataset import Dataset, find_card, inspect_dataset
+from fustal.dataset import Dataset, inspect_dataset
 from fustal.features import FeatureStore
-from fustal.files import shown
+from fustal.files import printable, shown
+from fustal.names import find_card
 from fustal.params import Params
 from fustal.problems import EXAMPLES, grouped
 
@@ -265,5 +266,5 @@ def show(problems: Sequence[Problem], root: Path) -> None:
         file = problem.file.relative_to(root) if problem.file.is_relative_to(root) else problem.file
         kind = "odd" if problem.warning else "wrong"
         row = (kind, str(file), "" if problem.video is None else shown(problem.video), problem.what, problem.mend)
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell).replace("\n", "\\n")) for cell in row))
     Console(width=None if sys.stdout.isatty() else 2000).print(table)

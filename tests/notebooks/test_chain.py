@@ -104,6 +104,11 @@ def test_the_metrics_name_every_stage_and_where_they_come_from(metrics):
         assert list(values) == names
         assert all(0 <= value <= 100 for value in values.values())
     assert metrics["mAP"]["generator"]["0.1:0.7"] > 5, "even 30 steps teach something"
+    assert set(metrics["AP"]) == set(metrics["mAP"])
+    for stage, classes in metrics["AP"].items():
+        assert list(classes) == load_dataset("demo").classes
+        mean = np.mean([values["0.1:0.7"] for values in classes.values()])
+        assert mean == pytest.approx(metrics["mAP"][stage]["0.1:0.7"], abs=2e-3)
     assert list(metrics["labels"]) == ["proposals", "pseudo labels", "teacher", "distilled"]
     assert metrics["labels"]["proposals"]["labels"] > metrics["labels"]["pseudo labels"]["labels"] > 0
     assert metrics["labels"]["proposals"]["coverage"] == 100

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import unicodedata
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from fustal import ROOT, runs
 from fustal.cli import main
 from fustal.fetch import ensure
+from fustal.params import Params, form
 
 
 @pytest.fixture
@@ -159,7 +162,7 @@ def ran(monkeypatch, tmp_path):
         path.write_text(json.dumps(metrics | {"mAP": {"generator": {"0.5": 10.0 + params.seed}}, "labels": {}}))
 
     monkeypatch.setattr("fustal.batch.run_chain", run_chain)
-    monkeypatch.setattr("fustal.results.OUTPUTS", tmp_path)
+    monkeypatch.setattr("fustal.names.OUTPUTS", tmp_path)
     monkeypatch.setattr(runs, "OUTPUTS", tmp_path)
     return calls
 
@@ -327,3 +330,164 @@ def test_a_wrong_call(fustal):
     status, _, err = fustal("evalute")
     assert status == 2
     assert "No such command 'evalute'" in err
+
+
+# --- what a newcomer types --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--version"],
+        ["--help"],
+        ["params"],
+        ["run", "params/dmeo.yaml"],
+        ["run", "demo"],
+        ["run", "params/datasets/demo.yaml"],
+        ["run", "params/demo.yaml", "--set", "sead=1"],
+        ["run", "params/demo.yaml", "--set", "seed=one"],
+        ["run", "params/demo.yaml", "--set", "dataset=dmeo"],
+        ["run", "params/demo.yaml", "--set", "proposals_file=nothing.json"],
+        ["run", "params/demo.yaml", "--stage", "studnt"],
+        ["run", "params/demo.yaml", "--from-stage", "studnt"],
+        ["run", "params/demo.yaml", "--sed", "1"],
+        ["rnu", "params/demo.yaml"],
+        ["sweep", "params/sweeps/dmeo.yaml"],
+    ],
+    ids=" ".join,
+)
+def test_what_takes_no_work_imports_nothing_slow(arguments):
+    program = (
+        "import sys; from fustal.cli import main; sys.argv[0] = 'fustal'\n"
+        "try: main()\n"
+        "except SystemExit as stop: status = stop.code\n"
+        "slow = {'torch', 'papermill', 'pandas', 'scipy', 'matplotlib', 'distributed'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {slow}' if slow else status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT, env=os.environ
+    )
+    if arguments[0] in ("--version", "--help", "params"):
+        assert (done.returncode, done.stderr) == (0, "")
+    else:
+        assert (done.returncode, done.stdout, is_one_line(done.stderr)) == (2, "", True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["evalute"], "No such command 'evalute'. Did you mean 'evaluate'"),
+        (["run", "demo.yaml", "--sed", "1"], "No such option: --sed (Possible options: --se"),
+        (["run", "params/dmo.yaml"], "/params/demo.yaml'? there are "),
+        (["run", "demo"], "/params/demo.yaml'? there are "),
+        (["run", ROOT / "params" / "demo.yaml", "--stage", "studnt"], "did you mean 'student'?"),
+        (["run", ROOT / "params" / "demo.yaml", "--from-stage", "evalution"], "did you mean 'evaluation'?"),
+        (["run", ROOT / "params" / "demo.yaml", "--set", "sead=1"], "unknown parameter 'sead' (did you mean 'seed'?)"),
+        (["run", ROOT / "params" / "datasets" / "demo.yaml"], "this is a data-set card; a preset is wanted: fustal"),
+        (["run", ROOT / "params" / "sweeps" / "demo.yaml"], "this is a sweep; a preset is wanted: fustal sweep "),
+        (["run", ROOT / "params"], "params: is a folder without params.yaml"),
+        (["validate", ROOT / "params" / "demo.yaml"], "this is a preset; a data-set card is wanted: fustal run "),
+        (["fetch", ROOT / "params" / "demo.yaml"], "this is a preset; a data-set card is wanted: fustal run "),
+        (["sweep", ROOT / "params" / "demo.yaml"], "this is a preset; a sweep is wanted: fustal run "),
+        (["sweep", ROOT / "params" / "datasets" / "demo.yaml"], "this is a data-set card; a sweep is wanted: "),
+        (["fetch", "thumos"], "did you mean 'thumos14'?"),
+        (["results", "dmo"], "no such run (did you mean 'demo'? there are demo)"),
+        (["report", "dmo"], "no such run (there are none)"),
+        (["export", "dmo", "x.csv"], "dmo: no such result file; "),
+        (["export", "demo", "x", "--to", "str"], "--to str: no such form (did you mean 'srt'?"),
+        (["collect", "dmo"], "dmo: no such sweep (there are none)"),
+        (["ablations", ROOT / "docs" / "ablation.parquet", "--measure", "mAP"], "--measure mAP: is not in the table ("),
+        (["report", "demo", "--out", "r.pdf"], "--out r.pdf: must end in .html or .htm"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_near_names_and_wrong_kinds(fustal, tmp_path, monkeypatch, arguments, says):
+    (tmp_path / "outputs" / "demo" / "evaluation").mkdir(parents=True)
+    (tmp_path / "outputs" / "demo" / "evaluation" / "metrics.json").write_text("{}")
+    monkeypatch.setattr("fustal.names.OUTPUTS", tmp_path / "outputs")
+    monkeypatch.chdir(tmp_path)
+    status, out, err = fustal(*arguments)
+    assert (status, out) == (2, "")
+    assert is_one_line(err)
+    assert says in err
+
+
+def test_the_version(fustal):
+    status, out, err = fustal("--version")
+    assert (status, err) == (0, "")
+    assert out == f"fustal {version('fustal')}\n"
+
+
+def test_without_anything_the_help_is_shown(fustal):
+    status, out, err = fustal()
+    assert status == 2
+    assert "Commands" in out + err
+    assert "error:" not in err
+
+
+def test_every_parameter_is_listed(fustal, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    status, out, err = fustal("params")
+    assert (status, err) == (0, "")
+    for name, field in Params.model_fields.items():
+        (line,) = [line for line in out.splitlines() if line.split()[:1] == [name]]
+        assert field.description in line
+        assert form(name) in line
+    assert out.endswith(f"0 of {len(Params.model_fields)} differ from the default\n")
+    assert not [line for line in out.splitlines() if line != line.rstrip()]
+    assert "x1b" not in out
+
+
+def test_the_parameters_of_a_preset(fustal):
+    status, out, _ = fustal("params", ROOT / "params" / "thumos14.yaml", "--set", "seed=7", "--set", "easy_ratio=5")
+    assert status == 0
+    lines = {line.split()[1]: line for line in out.splitlines() if line.startswith("*")}
+    assert lines["seed"].endswith("seed of everything random; default 0")
+    assert "  2048  " in lines["generator_dim"]
+    assert "default 128" in lines["generator_dim"]
+    assert "easy_ratio" not in lines
+    expected = Params.read(ROOT / "params" / "thumos14.yaml", seed=7)
+    assert set(lines) == {name for name, value in expected.of(Params).items() if value != getattr(Params(), name)}
+    assert fustal("params", ROOT / "params" / "thumos14.yaml", "--set", "sead=7")[0] == 2
+
+
+def test_from_a_stage_on(fustal, monkeypatch):
+    called = []
+    monkeypatch.setattr("fustal.batch.run_chain", lambda params, **options: called.append(options))
+    preset = ROOT / "params" / "demo.yaml"
+    assert fustal("run", preset, "--from-stage", "student")[0] == 0
+    assert called[0]["stages"] == ["student", "distilled", "evaluation"]
+    assert called[0]["kept"] == ("generator", "selection")
+    status, _, err = fustal("run", preset, "--from-stage", "student", "--stage", "student")
+    assert (status, err) == (2, "error: --stage and --from-stage: give one of them\n")
+
+
+def test_a_stage_before_must_be_done(fustal, tmp_path, monkeypatch):
+    ensure("demo")
+    monkeypatch.setattr("fustal.batch.OUTPUTS", tmp_path)
+    status, _, err = fustal("run", ROOT / "params" / "demo.yaml", "--from-stage", "selection")
+    assert status == 2
+    assert is_one_line(err)
+    assert "demo/generator: is not done with these parameters, inputs and code: run it first" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_control_characters_do_not_reach_a_terminal(fustal, tmp_path):
+    status, out, err = fustal("validate", tmp_path / "a\x1b[31m\nb\u2028c\x85.yaml")
+    assert (status, out) == (2, "")
+    assert is_one_line(err)
+    assert "a\\x1b[31m\\nb\\u2028c\\x85.yaml" in err
+    database = {"v": {"subset": "test\x1b]0;x\x07", "annotations": [{"label": "Run\x1b[1m", "segment": [0, 1]}]}}
+    (tmp_path / "gt.json").write_text(json.dumps({"database": database}))
+    (tmp_path / "found.json").write_text(json.dumps({"results": {}}))
+    for arguments in (["--subset", "x\x1b[2J"], ["--subset", "test\x1b]0;x\x07"]):
+        _, out, err = fustal("evaluate", tmp_path / "found.json", tmp_path / "gt.json", *arguments)
+        assert not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in (out + err).replace("\n", ""))
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 100_000, "*a", "!!python/name:os.system", "{a: 1}", "2001-01-01"])
+def test_a_value_that_is_none(fustal, value):
+    status, out, err = fustal("run", ROOT / "params" / "demo.yaml", "--set", f"seed={value}")
+    assert (status, out) == (2, "")
+    assert is_one_line(err)
+    assert len(err) < 500

@@ -1,6 +1,9 @@
 """environment.yml gives conda users what constraints.txt gives pip."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -36,3 +39,13 @@ def test_every_dependency_of_conda_has_a_reason():
     entries = [line for line in lines if re.match(r"\s+- \w", line) and not line.rstrip().endswith((":", "forge"))]
     assert entries
     assert all("#" in line for line in entries), "a reason beside every dependency"
+
+
+def test_a_folder_named_as_the_package_does_not_hide_it(tmp_path):
+    """A clone is called fustal by nature, and people work in the folder that holds it."""
+    (tmp_path / "fustal").mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", "import fustal.names; print(fustal.names.__file__)"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.stderr == "", "install again: pip install --editable ."
+    assert done.stdout.strip().endswith("names.py")

@@ -228,7 +228,7 @@ def test_the_command_takes_the_detections_of_a_run(some, tmp_path, monkeypatch, 
             main()
         return stop.value.code or 0, *capsys.readouterr()
 
-    monkeypatch.setattr(export, "OUTPUTS", tmp_path)
+    monkeypatch.setattr("fustal.names.OUTPUTS", tmp_path)
     (tmp_path / "tiny" / "distilled").mkdir(parents=True)
     (tmp_path / "tiny" / "distilled" / "detections_test.json").write_bytes((tmp_path / "found.json").read_bytes())
     assert call("tiny", tmp_path / "a.csv", "--top", 1, "--min-score", 0.3) == (
@@ -246,5 +246,5 @@ def test_the_command_takes_the_detections_of_a_run(some, tmp_path, monkeypatch, 
     assert call("none", tmp_path / "b.csv") == (
         2,
         "",
-        "error: none: no such result file, nor a run (there are tiny)\n",
+        f"error: none: no such result file; {tmp_path / 'none'}: no such run (there are tiny)\n",
     )

@@ -70,7 +70,7 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def run(trained, tmp_path, monkeypatch):
     """A copy of the run's folder."""
-    monkeypatch.setattr(localize, "OUTPUTS", tmp_path / "outputs")
+    monkeypatch.setattr("fustal.names.OUTPUTS", tmp_path / "outputs")
     threads = torch.get_num_threads()
     yield shutil.copytree(trained[0], tmp_path / "outputs") / "tiny"
     torch.set_num_threads(threads)
@@ -343,7 +343,7 @@ def test_arrays_that_are_no_such_features(features, said, run):
 
 
 def test_runs_that_cannot_be_used(run):
-    with pytest.raises(InputError, match=r"other: no such run \(finished: tiny\)"):
+    with pytest.raises(InputError, match=r"other: no such run \(there are tiny\)"):
         load("other")
     path = run / "distilled" / "stage.json"
     record = path.read_text()
@@ -366,3 +366,25 @@ def test_runs_that_cannot_be_used(run):
     path.unlink()
     with pytest.raises(InputError, match=r"distilled: has not finished: run notebook 04_ema_distillation\.ipynb first"):
         load("tiny")
+
+
+@pytest.mark.parametrize(
+    ("entries", "parameters", "says"),
+    [
+        ({"dim": 10**9}, {}, r"task\.dim: "),
+        ({"classes": ["a"] * 20_000}, {}, r"task\.classes: "),
+        ({"grid": {"stride": 10**400}}, {}, r"task\.grid\.stride: "),
+        ({"grid": {"fps": 1e300}}, {}, r"task\.grid\.fps"),
+        ({}, {"student_dim": 10**9}, "student_dim: "),
+        ({}, {"student_mlp": 10**9}, "student_mlp: "),
+        ({}, {"threads": 10**9}, "threads: "),
+    ],
+)
+def test_sizes_in_a_record_have_limits(run, entries, parameters, says):
+    change(run, **entries)
+    path = run / "distilled" / "stage.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"parameters": record["parameters"] | parameters}))
+    with pytest.raises(InputError, match=rf"stage\.json: {says}") as error:
+        load("tiny")
+    assert len(str(error.value)) < 400

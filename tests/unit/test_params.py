@@ -6,7 +6,7 @@ from fustal import ROOT, InputError
 from fustal.dataset import Card
 from fustal.fetch import SOURCES
 from fustal.files import read_yaml, validated
-from fustal.params import Params, grid
+from fustal.params import Params, form, grid
 
 PRESETS = sorted((ROOT / "params").glob("*.yaml"))
 CARDS = sorted((ROOT / "params" / "datasets").glob("*.yaml"))
@@ -100,3 +100,65 @@ def test_a_card_named_in_a_preset_is_relative_to_it(tmp_path, monkeypatch):
     (tmp_path / "mine" / "preset.yaml").write_text("dataset: sbhar\n")
     (tmp_path / "mine" / "sbhar").write_text("")
     assert Params.read("mine/preset.yaml").dataset == "sbhar", "names of params/datasets go first"
+
+
+@pytest.mark.parametrize("change", ["model_copy", "copy"])
+def test_changed_parameters_are_validated(change):
+    params = Params(seed=3)
+    again = getattr(params, change)(update={"upscale": 1, "generator_lr": 1})
+    assert (again.seed, again.upscale, again.generator_lr) == (3, 1, 1.0)
+    assert params.upscale == 24
+    assert getattr(params, change)() == params
+    for update, says in (
+        ({"upscal": 1}, r"unknown parameter 'upscal' \(did you mean 'upscale'\?\)"),
+        ({"upscale": 0}, "upscale: Input should be greater than or equal to 1"),
+        ({"seed": "3"}, "seed: Input should be a valid integer"),
+        ({"erosion_large": 1}, "erosion_large"),
+    ):
+        with pytest.raises(InputError, match=says):
+            getattr(params, change)(update=update)
+
+
+def test_nothing_makes_parameters_that_are_not_validated():
+    assert Params.model_construct(seed=3) == Params(seed=3)
+    with pytest.raises(InputError, match="unknown parameter 'sead'"):
+        Params.model_construct(sead=3)
+
+
+NUMBERS = [name for name, field in Params.model_fields.items() if field.annotation in (int, float)]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [10**10, -(10**10), 10**400])
+def test_every_number_has_limits(name, value):
+    with pytest.raises(InputError, match=f"^{name}: ") as error:
+        Params(**{name: value})
+    assert len(str(error.value)) < 300
+
+
+def test_limits_are_far_above_the_papers_sizes():
+    paper = Params.read(ROOT / "params" / "thumos14.yaml")
+    for name in NUMBERS:
+        limits = [item.le for item in Params.model_fields[name].metadata if hasattr(item, "le")]
+        if limits and limits[0] > 1:
+            assert limits[0] >= 10 * getattr(paper, name) or name == "student_levels", name
+
+
+def test_many_wrong_parameters_are_counted():
+    with pytest.raises(InputError, match=r"^(unknown parameter '\w+'.*; ){3}and 4 more$"):
+        Params(**dict.fromkeys("abcdefg", 1))
+
+
+def test_a_folder_stands_for_its_preset(tmp_path):
+    (tmp_path / "params.yaml").write_text("seed: 3\n")
+    assert Params.read(tmp_path).seed == 3
+
+
+@pytest.mark.parametrize("name", Params.model_fields)
+def test_what_a_parameter_may_be_is_told(name):
+    words = form(name)
+    field = Params.model_fields[name]
+    assert words.startswith(
+        {int: "whole number, ", float: "number, ", bool: "true or false", str: "text"}.get(field.annotation, "")
+    )
+    assert (" to " in words) == (name in NUMBERS)

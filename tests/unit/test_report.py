@@ -73,7 +73,7 @@ class Page(HTMLParser):
 @pytest.fixture
 def make(tmp_path, monkeypatch):
     """Makes a data set of two training and two test videos, and a run on it; gives the run's folder."""
-    monkeypatch.setattr(report, "OUTPUTS", tmp_path / "outputs")
+    monkeypatch.setattr("fustal.names.OUTPUTS", tmp_path / "outputs")
 
     def write(
         run="tiny", stages=tuple(CHAIN), classes=("Jump", "Run"), prefix="", about="", card="card", true=True, **values
@@ -402,10 +402,18 @@ def test_parameters_out_of_range(make):
 
 def test_where_a_folder_is(make, unpainted, tmp_path):
     make()
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(InputError, match="mine: is a folder: give the name of a file"):
-        report.report("tiny", tmp_path / "mine")
-    assert (tmp_path / "mine").is_dir()
+    (tmp_path / "mine.html").mkdir()
+    with pytest.raises(InputError, match=r"mine\.html: is a folder: give the name of a file"):
+        report.report("tiny", tmp_path / "mine.html")
+    assert (tmp_path / "mine.html").is_dir()
+
+
+@pytest.mark.parametrize("name", ["page.pdf", "page", "page.html.gz"])
+def test_a_page_is_not_written_under_the_name_of_something_else(make, unpainted, tmp_path, name):
+    make()
+    with pytest.raises(InputError, match=f"--out .*{name}: must end in .html or .htm"):
+        report.report("tiny", tmp_path / name)
+    assert not (tmp_path / name).exists()
 
 
 def test_the_command(make, unpainted, tmp_path, monkeypatch, capsys):

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from fustal import InputError, results
-from fustal.results import collect, insert, table
+from fustal import InputError
+from fustal.results import class_table, collect, collect_sweeps, insert, table
 
 METRICS = {
     "run": "tiny-seed0",
@@ -30,7 +30,7 @@ METRICS = {
 @pytest.fixture
 def make(tmp_path, monkeypatch):
     """Writes the metrics of a run below outputs/ and gives the run's name."""
-    monkeypatch.setattr(results, "OUTPUTS", tmp_path)
+    monkeypatch.setattr("fustal.names.OUTPUTS", tmp_path)
 
     def write(seed, shift=0.0, run="tiny", **changes):
         metrics = copy.deepcopy(METRICS) | {"run": f"{run}-seed{seed}", "parameters": {"seed": seed}} | changes
@@ -112,16 +112,32 @@ def test_a_file_may_be_given_by_its_path(make, tmp_path):
 
 
 def test_wrong_files(make, tmp_path):
-    with pytest.raises(InputError, match=r"metrics\.json: no such file"):
+    with pytest.raises(InputError, match=r"never-ran: no such run \(there are none\)"):
         collect(["never-ran"])
     metrics = {key: value for key, value in METRICS.items() if key != "mAP"}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(InputError, match=r"metrics\.json: is not the metrics of a run \(KeyError\('mAP'\)\)"):
+    with pytest.raises(InputError, match=r"metrics\.json: is not the metrics of a run \(mAP: Field required\)"):
         collect([tmp_path / "metrics.json"])
 
 
 @pytest.mark.parametrize(
-    "changes", [{"mAP": [1]}, {"mAP": {"generator": 3.0}}, {"parameters": 1}, {"labels": None}, {"run": 3}]
+    "changes",
+    [
+        {"mAP": [1]},
+        {"mAP": {}},
+        {"mAP": {"generator": 3.0}},
+        {"mAP": {"generator": {"0.5": "high"}}},
+        {"mAP": {"generator": {"0.5": "12.3"}}},
+        {"mAP": {"generator": {"0.5": None}}},
+        {"mAP": {"generator": {"half": 1.0}}},
+        {"mAP": {"generator": {"0.5": 10**400}}},
+        {"AP": {"generator": {"Run": {}}}},
+        {"video-level mAP": [1]},
+        {"parameters": 1},
+        {"parameters": {"seed": None}},
+        {"labels": None},
+        {"run": 3},
+    ],
 )
 def test_metrics_of_another_form(make, changes, tmp_path):
     (tmp_path / "m.json").write_text(json.dumps(METRICS | changes))
@@ -149,3 +165,115 @@ def test_a_page_without_markers_is_left_alone(tmp_path, kept):
     with pytest.raises(InputError, match=r"README\.md: has no lines"):
         insert("new", page, "speed")
     assert page.read_text() == "\n".join(["text", *kept])
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", "folder"])
+def test_a_page_that_cannot_be_read(tmp_path, content):
+    page = tmp_path / "README.md"
+    if content == "folder":
+        page.mkdir()
+    elif content is not None:
+        page.write_bytes(content)
+    with pytest.raises(InputError, match=r"README\.md: cannot be read as a page: ") as error:
+        insert("new", page)
+    assert "\n" not in str(error.value)
+
+
+# --- how many seeds ---------------------------------------------------------------------------------------------------
+
+
+def gain(text):
+    return next(line for line in text.splitlines() if line.startswith("Distilled student - generator"))
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+def test_an_interval_needs_three_seeds(make, seeds):
+    text = table(collect([make(seed, float(seed)) for seed in range(seeds)]))
+    assert f"; {seeds} seed{'s' * (seeds > 1)} (" in text
+    assert ("mean ± std" in text) == (seeds > 1)
+    assert gain(text).endswith(": +20.0 [+20.0, +20.0]" if seeds >= 3 else ": +20.0")
+    assert "seed)" not in text, "rows do not differ"
+
+
+def test_a_row_of_fewer_seeds_says_so(make):
+    lacking = {"mAP": {"generator": {"0.5": 20.0, "0.1:0.7": 30.0}}, "video-level mAP": {}, "labels": {}}
+    text = table(collect([make(0), make(1), make(2), make(3, **lacking)]))
+    assert "; 4 seeds (0, 1, 2, 3), " in text
+    assert "| generator | 20.0 ± 0.0 |" in text
+    assert "| distilled student (3 seeds) | 40.0 ± 0.0 |" in text
+    assert "| proposals (3 seeds) | 5.0 ± 0.0 |" in text
+    assert gain(text).endswith(" (3 seeds)")
+    text = table(collect([make(0, run="b"), make(1, run="b", **lacking)]))
+    assert "| distilled student (1 seed) | 40.0 | 50.0 |" in text
+    assert gain(text).endswith(": +20.0 (1 seed)")
+
+
+def test_a_cell_of_fewer_seeds_says_so(make):
+    fewer = {"generator": {"0.1:0.7": 30.0}, "distilled": {"0.5": 40.0, "0.1:0.7": 50.0}}
+    text = table(collect([make(0), make(1, mAP=fewer)]))
+    assert "| generator | 20.0 (1 seed) | 30.0 ± 0.0 |" in text
+
+
+def test_a_run_is_not_given_twice(make, tmp_path):
+    name = make(0)
+    with pytest.raises(InputError, match="run 'tiny' with seed 0 is given twice"):
+        collect([name, tmp_path / name / "evaluation" / "metrics.json"])
+
+
+def test_a_copied_job_has_the_name_of_its_folder(make, tmp_path):
+    copied = make(0)
+    (tmp_path / copied).rename(tmp_path / "other-seed0")
+    assert set(collect(["other-seed0", make(0)]).run) == {"other", "tiny"}
+
+
+# --- single classes ---------------------------------------------------------------------------------------------------
+
+
+def test_average_precision_of_each_class(make):
+    def classes(value):
+        values = {"Run": {"0.5": 1.0, "0.1:0.7": value}, "a|b\nc": {"0.5": 1.0, "0.1:0.7": 2.0}}
+        return {"AP": {"generator": values, "distilled": {"Run": {"0.5": 1.0, "0.1:0.7": 9.0}}}}
+
+    text = class_table([make(seed, **classes(10.0 * seed)) for seed in range(3)])
+    assert text.splitlines()[2:] == [
+        "| AP over 0.1:0.7 | generator | distilled student |",
+        "| --- | ---: | ---: |",
+        "| Run | 10.0 ± 10.0 | 9.0 ± 0.0 |",
+        "| a\\|b c | 2.0 ± 0.0 | — |",
+    ]
+
+
+def test_older_metrics_have_no_classes(make):
+    name = make(0)
+    assert table(collect([name]))
+    with pytest.raises(InputError, match=r"metrics\.json: has no average precision of single classes: run notebook 05"):
+        class_table([name])
+
+
+# --- sweeps -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["x[1]", "a*", "x?", "plain"])
+def test_a_sweep_in_a_folder_of_any_name(make, tmp_path, folder):
+    for seed in range(2):
+        make(seed)
+    (tmp_path / folder).mkdir()
+    for seed in range(2):
+        (tmp_path / f"tiny-seed{seed}").rename(tmp_path / folder / f"job-seed{seed}")
+    (tmp_path / folder / "results.csv").write_text("an earlier one")
+    frame = collect_sweeps([str(tmp_path / folder)])
+    assert set(frame.run) == {"job-seed0", "job-seed1"}
+    with pytest.raises(InputError, match=r"holds no <job>/evaluation/metrics\.json"):
+        collect_sweeps([str(tmp_path / "none")])
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 100, b"[1]", b"{}", b"[" * 100_000, b"\xff", b'{"mAP": 1}'], ids=range(7)
+)
+def test_a_job_with_broken_metrics_is_named(make, tmp_path, content):
+    path = tmp_path / make(0) / "evaluation" / "metrics.json"
+    path.write_bytes(content)
+    for read in (lambda: collect_sweeps([str(tmp_path)]), lambda: collect(["tiny-seed0"])):
+        with pytest.raises(InputError, match=r"tiny-seed0/evaluation/metrics\.json: ") as error:
+            read()
+        assert "\n" not in str(error.value)

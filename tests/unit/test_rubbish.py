@@ -436,7 +436,7 @@ YAML = {
     "card: an attribute": (grid(pattern="{video}{video.__class__}.npy"), "must hold {video}"),
     "card: half a field": (grid(pattern="{video"), "card.yaml: grids.generator.pattern"),
     "parameters: missing": (lambda folder: (folder / "preset.yaml").unlink(), "preset.yaml: no such parameter file"),
-    "parameters: a folder": (replaced(Path.mkdir, "preset.yaml"), "preset.yaml: cannot be read: it is a folder"),
+    "parameters: a folder": (replaced(Path.mkdir, "preset.yaml"), "preset.yaml: is a folder without params.yaml"),
     "parameters: a list": (text("preset.yaml", "- 1"), "preset.yaml: must be lines of 'name: value'"),
     "parameters: a number as name": (text("preset.yaml", "1: 2"), "preset.yaml: must be lines of 'name: value'"),
     "parameters: a list as name": (text("preset.yaml", "[1]: 2"), "preset.yaml: cannot be read as YAML"),
