@@ -43,7 +43,7 @@ TOOLS = {
     "validation",
     "writing",
     "wtalc",
-,}
+}
 """Modules that no result depends on: they make data sets, call stages, or show what stages have made."""
 
 PIECE = 4096
