@@ -214,5 +214,5 @@ def test_unknown_names_stay_and_two_lines_of_one_video_are_refused(tmp_path):
     (tmp_path / "train.txt").write_text("new 3\na/other.mp4\nv.1\n#tag\n")
     assert read_video_list(tmp_path / "train.txt", {"#tag"}) == ["new 3", "other", "v.1", "#tag"]
     (tmp_path / "train.txt").write_text("a/v1.mp4\nb/v1.mp4\n")
-    with pytest.raises(InputError, match=r"train\.txt: 'a/v1\.mp4' and 'b/v1\.mp4' stand for the same video, 'v1'"):
+    with pytest.raises(InputError, match=r"train\.txt: lines 1 and 2 stand for the same video, 'v1': keep one"):
         read_video_list(tmp_path / "train.txt", {"v1"})
