@@ -123,7 +123,7 @@ def parse_annotations(path: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[Prob
             if video in videos:
                 raise ValueError("appears twice, with and without blanks round its name")
             (entry,) = _listed([entry])
-            subset = _text(entry["subset"])
+            subset = _plain(entry["subset"])
             duration, fps = (_positive(entry[key], key) if key in entry else math.nan for key in ("duration", "fps"))
             items = _listed(entry.get("annotations", []))
         except (KeyError, TypeError, ValueError) as error:
@@ -134,7 +134,7 @@ def parse_annotations(path: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[Prob
             mend = "say what happens, by the name of a class"
             try:
                 number = _as_number(_label(item))
-                label = _text(names[number] if number in names else item["label"])
+                label = _plain(names[number] if number in names else item["label"])
                 mend = "write times in seconds, or leave the segment out: a label alone is enough to train on"
                 segment = _segment(item["segment"], lasting=True) if "segment" in item else (math.nan, math.nan)
                 labels.append((video, label, *segment))
@@ -212,12 +212,18 @@ def _listed(items: Any) -> list[dict[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    """A name, without the blanks round it. One with control characters, which a terminal might obey, is refused."""
-    if not isinstance(value, str) or not value.strip():
+    """A name, without the blanks round it."""
+    if not isinstance(value, str) or not value.strip() or value != value.encode(errors="ignore").decode():
         raise TypeError(f"{shown(value)} is not a name")
-    if _has_control(value.strip()):
-        raise ValueError(f"{shown(value)} holds control characters, and is no name")
     return value.strip()
+
+
+def _plain(value: Any) -> str:
+    """A name of annotations. Control characters might be commands to a terminal: tab and line end are the only ones."""
+    text = _text(value)
+    if _has_control(text.replace("\t", "").replace("\n", "")):
+        raise ValueError(f"{shown(value)} holds control characters, and is no name")
+    return text
 
 
 def _has_control(text: str) -> bool:
