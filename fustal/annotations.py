@@ -232,7 +232,7 @@ def parse_annotations(path: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[Prob
         video, subset = key.strip(), None
         try:
             (entry,) = _listed([entry])
-            subset = _text(entry["subset"])
+            subset = _plain(entry["subset"])
             check_name(video)
             if video in videos:
                 raise ValueError("appears twice, with and without blanks round its name")
@@ -247,7 +247,7 @@ def parse_annotations(path: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[Prob
             mend = "say what happens, by the name of a class"
             try:
                 number, start, end = _as_number(_label(item)), math.nan, math.nan
-                label = _text(names[number] if number in names else item["label"])
+                label = _plain(names[number] if number in names else item["label"])
                 mend = "write times in seconds, or leave the segment out: a label alone is enough to train on"
                 if "segment" in item:
                     start, end = _segment(item["segment"])
@@ -337,12 +337,18 @@ def _listed(items: Any) -> list[dict[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    """A name, without the blanks round it. One with control characters, which a terminal might obey, is refused."""
-    if not isinstance(value, str) or not value.strip():
+    """A name, without the blanks round it."""
+    if not isinstance(value, str) or not value.strip() or value != value.encode(errors="ignore").decode():
         raise TypeError(f"{shown(value)} is not a name")
-    if _has_control(value.strip()):
-        raise ValueError(f"{shown(value)} holds control characters, and is no name")
     return value.strip()
+
+
+def _plain(value: Any) -> str:
+    """A name of annotations. Control characters might be commands to a terminal: tab and line end are the only ones."""
+    text = _text(value)
+    if _has_control(text.replace("\t", "").replace("\n", "")):
+        raise ValueError(f"{shown(value)} holds control characters, and is no name")
+    return text
 
 
 def _has_control(text: str) -> bool:

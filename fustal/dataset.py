@@ -66,17 +66,6 @@ class Grid(BaseModel):
             raise ValueError("must hold {video}, and besides it only {subset} and {modality}, without : or ! in them")
         return value
 
-    @model_validator(mode="after")
-    def _names_each_modality(self) -> "Grid":
-        names = {name for _, name, _, _ in Formatter().parse(self.pattern)}
-        if len(set(self.modalities)) < len(self.modalities):
-            raise ValueError(f"modalities: one of {shown(self.modalities)} is there twice")
-        if len(self.modalities) > 1 and "modality" not in names:
-            raise ValueError("several modalities need {modality} in the pattern, or each would be the same file")
-        if "modality" in names and not self.modalities:
-            raise ValueError("{modality} in the pattern needs modalities: [rgb, flow], or what yours are called")
-        return self
-
 
 class Card(BaseModel):
     """A data-set card, `params/datasets/*.yaml`."""
@@ -93,6 +82,19 @@ class Card(BaseModel):
     test_split: PathText | None = None
     ignored_labels: list[str] = Field(default=[], description="labels that are no classes, such as Ambiguous: left out")
     grids: dict[Literal["generator", "student"], Grid] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _has_a_file_for_each_modality(self) -> "Card":
+        """Two modalities that are the same file would be the same features twice."""
+        for stage, grid in self.grids.items():
+            named = "modality" in {name for _, name, _, _ in Formatter().parse(grid.pattern)}
+            if len(set(grid.modalities)) < len(grid.modalities):
+                raise ValueError(f"grids.{stage}: one of the modalities {shown(grid.modalities)} is there twice")
+            if len(grid.modalities) > 1 and not named:
+                raise ValueError(f"grids.{stage}: several modalities need {{modality}} in the pattern")
+            if named and not grid.modalities:
+                raise ValueError(f"grids.{stage}: {{modality}} in the pattern needs modalities, such as [rgb, flow]")
+        return self
 
 
 @dataclass(frozen=True)

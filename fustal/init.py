@@ -18,7 +18,7 @@ from fustal import InputError, Problem
 from fustal.annotations import parse_annotations
 from fustal.dataset import Card, inspect_dataset
 from fustal.features import FeatureStore
-from fustal.files import MARKS, open_regular, read_json, shown, validated
+from fustal.files import MARKS, one_line, open_regular, read_json, shown, validated
 from fustal.layout import Features, find_features, walk
 from fustal.params import Params
 from fustal.problems import EXAMPLES, grouped
@@ -102,7 +102,7 @@ def _init(folder: Path, root: str, name: str, given: Given, chosen: Path | None)
     _check(folder, card, preset)
     _write(folder, texts | {"card.yaml": card, "params.yaml": preset})
     classes = sorted(set(labels.label))
-    named = ", ".join(classes[:EXAMPLES]) + ", ..." * (len(classes) > EXAMPLES)
+    named = one_line(", ".join(classes[:EXAMPLES])) + ", ..." * (len(classes) > EXAMPLES)
     counts = f"{len(videos)} videos, {len(classes)} classes ({named}), {labels.start.notna().sum()} segments"
     return [
         f"annotations: {place}, {counts}",

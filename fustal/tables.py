@@ -175,13 +175,15 @@ def read_video_list(path: Path, known: Collection[str]) -> list[str]:
     Raises:
         InputError: there is no such file, it is in another encoding, or two lines stand for one video.
     """
-    found: dict[str, str] = {}
-    for line in map(str.strip, read_text(path).splitlines()):
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    found: dict[str, int] = {}
+    for number, line in enumerate(lines):
         if line and (line in known or not line.startswith("#")):
             video = _video_of(line, known)
-            if found.setdefault(video, line) != line:
-                lines = f"{shown(found[video])} and {shown(line)}"
-                raise InputError(f"{path}: {lines} stand for the same video, {shown(video)}: keep one")
+            first = found.setdefault(video, number)
+            if lines[first] != line:
+                what = f"lines {first + 1} and {number + 1} stand for the same video, {shown(video[:40])}"
+                raise InputError(f"{path}: {what}: keep one")
     return list(found)
 
 

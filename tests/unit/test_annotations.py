@@ -75,7 +75,7 @@ def test_wrong_cards(make, tmp_path):
     ("pattern", "modalities", "says"),
     [
         ("{video}.npy", ["rgb", "flow"], "several modalities need {modality} in the pattern"),
-        ("{modality}/{video}.npy", ["rgb", "rgb"], "one of ['rgb', 'rgb'] is there twice"),
+        ("{modality}/{video}.npy", ["rgb", "rgb"], "one of the modalities ['rgb', 'rgb'] is there twice"),
         ("{modality}/{video}.npy", [], "{modality} in the pattern needs modalities"),
     ],
 )

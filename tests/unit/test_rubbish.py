@@ -263,7 +263,7 @@ ANNOTATIONS = {
     "UTF-16": (gt('{"database": {}}'.encode("utf-16")), "gt.json: has no 'database' object"),
     "UTF-16 without a mark": (gt('{"database": {}}'.encode("utf-16-le")), "gt.json: holds zero bytes"),
     "a class with an escape sequence": (segment([1, 2], "\033[31mRun"), IMPOSSIBLE + "'\\x1b[31mRun' holds control"),
-    "a class of two lines": (segment([1, 2], "Run\nSit"), IMPOSSIBLE + "'Run\\nSit' holds control"),
+    "a class with a bell": (segment([1, 2], "Run\a"), IMPOSSIBLE + "'Run\\x07' holds control"),
     "a decimal comma": (segment(["1,5", 2]), IMPOSSIBLE + "'1,5' is not a finite number: write a point"),
     "deeply nested": (gt('{"database": ' + "[" * 200_000), "gt.json: cannot be read as JSON"),
     "a key twice": (gt('{"database": {"v0": {"subset": "train"}, "v0": {"subset": "test"}}}'), "'v0' appears twice"),
