@@ -6,6 +6,7 @@ localize`
 Exit status: 0 done, 1 the work failed, 2 the call or its input was wrong.
 """
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -282,10 +283,11 @@ def evaluate(
     """Print mAP per tIoU and its averages."""
     from fustal.evaluate import evaluate as evaluate_
     from fustal.params import tiou_grid
-    from fustal.writing import check_apart, write_json
+    from fustal.writing import check_apart, check_target, write_json
 
     if json_out:
         check_apart(json_out, detections, annotations)
+        check_target(json_out)
     try:
         tious = tiou_grid(tiou)
     except ValueError as error:
@@ -388,6 +390,19 @@ def _assignment(text: str) -> tuple[str, object]:
         return name.strip(), value
 
 
+OF_A_PATH = {
+    errno.EACCES,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+"""Errors of the system by which a path that was given cannot be used; others, such as a full disk, are of the work."""
+
+
 def main() -> None:
     """Entry point: one readable line for each error, and the right exit status."""
     try:
@@ -396,6 +411,8 @@ def main() -> None:
         if "--debug" in sys.argv:
             raise
         wrong_call = hasattr(error, "format_message")  # an unknown command or option, a missing argument
+        if isinstance(error, OSError) and error.errno in OF_A_PATH and error.filename:
+            error = InputError(f"{str(error.filename)[:300]}: {error.strerror}")
         wrong_input = wrong_call or isinstance(error, InputError)
         line = _of_a_call(error) if wrong_call else str(error) if wrong_input else f"{type(error).__name__}: {error}"
         if line:

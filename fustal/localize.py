@@ -37,6 +37,7 @@ from fustal.runs import CHAIN
 from fustal.student import Student, localize
 from fustal.student.learning import make_student, start_average
 from fustal.training import load_module
+from fustal.writing import check_target
 
 BEST = 10
 """Detections of a video that are printed."""
@@ -239,6 +240,8 @@ def localize_files(
     _check_targets(out, plot)
     trained = load(run, device)
     store = trained.store(find_files(features, trained.task.grid.modalities), fps)
+    for video in store.dataset.videos.index if plot else ():
+        check_target(plot / f"{video}.png")
     found = trained.detect(store)
     durations = {video: store.duration(video) for video in store.dataset.videos.index}
     shown, lines = choose(found, least), []
@@ -345,7 +348,7 @@ def _check_targets(out: Path | None, plot: Path | None) -> None:
     """Refuses early what could not be written."""
     if out and out.suffix not in (".json", ".csv"):
         raise InputError(f"--out {out}: ends in neither .json nor .csv")
-    if out and out.is_dir():
-        raise InputError(f"--out {out}: is a folder: give the name of a file")
+    if out:
+        check_target(out)
     if plot and plot.exists() and not plot.is_dir():
         raise InputError(f"--plot {plot}: is a file: give the name of a folder")

@@ -46,8 +46,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         InputError: `path` is a folder or a device, or nothing can be written there.
     """
     target = _target(path)
-    if target.exists() and not target.is_file():
-        raise InputError(f"{path}: {kind_of(target)}, and a file never replaces one: give another name")
+    check_target(path)
     with _workspace(target) as workspace:
         temporary = workspace / target.name
         yield temporary
@@ -65,6 +64,12 @@ def check_apart(out: str | Path, *inputs: str | Path) -> None:
     for path in inputs:
         if _same(Path(out), Path(path)):
             raise InputError(f"{out}: is also read, as {path}, and would be replaced: give another name")
+
+
+def check_target(path: str | Path) -> None:
+    """Refuses, before the work, what `atomic` refuses after it: to put a file where a folder or a device is."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"{path}: {kind_of(Path(path))}, and a file never replaces one: give another name")
 
 
 @contextlib.contextmanager

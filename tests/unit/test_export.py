@@ -186,7 +186,7 @@ def test_times_that_subtitles_do_not_reach(source, tmp_path, form):
         ("a.txt", None, r"a\.txt: ends in neither \.json nor \.csv: say which form, --to \(there are activitynet, csv"),
         ("folder", None, r"folder: ends in neither"),
         ("a.csv", "mp4", r"--to mp4: no such form"),
-        ("taken", "csv", r"taken: is a folder: give the name of a file"),
+        ("taken", "csv", r"taken: is a folder, and a file never replaces one: give another name"),
         ("taken", "srt", r"taken: is there already: subtitles want a new or an empty folder"),
         ("taken/mine.srt", "srt", r"mine\.srt: is there already"),
     ],

@@ -204,6 +204,15 @@ def test_timelines(run, videos, fustal, tmp_path):
     assert out.endswith(f"3 timelines of detections of score 0.2 or more: {tmp_path / 'plots'}\n")
 
 
+def test_a_timeline_does_not_replace_a_folder_and_nothing_is_written(run, videos, fustal, tmp_path):
+    mine = tmp_path / "plots" / "test1.png"
+    mine.mkdir(parents=True)
+    status, _, err = fustal("tiny", *videos, "--plot", tmp_path / "plots", "--out", tmp_path / "found.json")
+    assert (status, err) == (2, f"error: {mine}: is a folder, and a file never replaces one: give another name\n")
+    assert not (tmp_path / "found.json").exists()
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["test1.png"]
+
+
 # --- which features ---------------------------------------------------------------------------------------------------
 
 
@@ -279,7 +288,7 @@ def test_files_that_are_no_such_features(make, said, videos, fustal, tmp_path):
         (["{{modality}}.npy"], "holds {modality}, and the run's features have none"),
         (["--fps", "25"], "fps 25: the run's features are of 2 frames per second"),
         (["--out", "a.txt"], "--out a.txt: ends in neither .json nor .csv"),
-        (["--out", "folder.json"], "--out folder.json: is a folder"),
+        (["--out", "folder.json"], "folder.json: is a folder, and a file never replaces one"),
         (["--plot", "file"], "--plot file: is a file"),
         (["--min-score", "nan"], "--min-score nan: is not a number"),
         (["--device", "moon"], "error: device: Input should be 'auto', 'cpu' or 'cuda'"),
