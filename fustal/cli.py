@@ -412,7 +412,7 @@ def main() -> None:
             raise
         wrong_call = hasattr(error, "format_message")  # an unknown command or option, a missing argument
         if isinstance(error, OSError) and error.errno in OF_A_PATH and error.filename:
-            error = InputError(f"{str(error.filename)[:300]}: {error.strerror}")
+            error = InputError(f"{str(error.filename)[:120]}: {error.strerror}")
         wrong_input = wrong_call or isinstance(error, InputError)
         line = _of_a_call(error) if wrong_call else str(error) if wrong_input else f"{type(error).__name__}: {error}"
         if line:

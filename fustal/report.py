@@ -29,7 +29,7 @@ from fustal.names import find_run
 from fustal.params import Params, grid
 from fustal.results import LABEL_MEASURES, STAGE_NAMES, TIoU
 from fustal.runs import CHAIN, changed_file
-from fustal.writing import atomic
+from fustal.writing import atomic, check_target
 
 DETECTIONS = {
     "generator": "generator/proposals_test.json",
@@ -137,8 +137,7 @@ def report(name: str, out: Path | None = None) -> Path:
         raise InputError(f"--out {out}: must end in .html or .htm")
     run = read_run(name)
     path = out or run.folder / "report.html"
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder: give the name of a file")
+    check_target(path)
     text = page(run, path.parent)
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="replace")

@@ -403,7 +403,7 @@ def test_parameters_out_of_range(make):
 def test_where_a_folder_is(make, unpainted, tmp_path):
     make()
     (tmp_path / "mine.html").mkdir()
-    with pytest.raises(InputError, match=r"mine\.html: is a folder: give the name of a file"):
+    with pytest.raises(InputError, match=r"mine\.html: is a folder, and a file never replaces one"):
         report.report("tiny", tmp_path / "mine.html")
     assert (tmp_path / "mine.html").is_dir()
 
