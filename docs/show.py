@@ -32,7 +32,9 @@ def main(names: list[str]) -> None:
             if not names or path.stem in names:
                 print(path.name, flush=True)
                 notebook = nbformat.read(path, as_version=4)
-                NotebookClient(notebook, kernel_name="python3", timeout=1800).execute(cwd=str(path.parent))
+                client = NotebookClient(notebook, kernel_name="python3", timeout=1800)
+                client.skip_cells_with_tag = ""  # exercises and solutions too, as in JupyterLab
+                client.execute(cwd=str(path.parent))
                 write(notebook, SHOWN / path.name)
 
 

@@ -78,7 +78,9 @@ def run_chain(
             started = time.monotonic()
             shows_bar = bar and sys.stderr.isatty()
             with contextlib.nullcontext() if shows_bar else telling(say, title):
-                run_notebook(stage, params, outputs, bar=shows_bar)
+                warned = run_notebook(stage, params, outputs, bar=shows_bar)
+            for line in warned:
+                say(f"    {line}")
             say(f"{title}: {time.monotonic() - started:.0f} s")
 
 
@@ -94,11 +96,15 @@ def _alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def run_notebook(stage: Stage, params: Params, outputs: Path, *, bar: bool = False) -> None:
+def run_notebook(stage: Stage, params: Params, outputs: Path, *, bar: bool = False) -> list[str]:
     """Executes one notebook; it appears under its name in the run's folder when it has run to its end.
 
-    Its process takes the folder of runs from the environment, and ends when this one does. As papermill changes the
+    Exercises and their solutions stay as they are, by their tag `skip-execution`, which papermill itself knows. Its
+    process takes the folder of runs from the environment, and ends when this one does. As papermill changes the
     working directory meanwhile, a process executes one notebook at a time.
+
+    Returns:
+        Lines that the notebook printed as warnings.
     """
     folder = outputs / params.run / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,9 +114,9 @@ def run_notebook(stage: Stage, params: Params, outputs: Path, *, bar: bool = Fal
     os.environ.setdefault("FUSTAL_STATIC", "1")  # nobody is there to move a slider
     # papermill warns of parameters that a notebook does not declare; ours take them all and check them themselves
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory(prefix="fustal-") as sockets:  # no ports, and nobody else listens
+    with tempfile.TemporaryDirectory(prefix="fustal-", dir=_short_folder()) as sockets:  # no ports, no other listeners
         try:
-            papermill.execute_notebook(
+            executed = papermill.execute_notebook(
                 _literal(ROOT / "notebooks" / stage.notebook),
                 _literal(partial),
                 params.of(Params),
@@ -131,6 +137,19 @@ def run_notebook(stage: Stage, params: Params, outputs: Path, *, bar: bool = Fal
                 "its last checkpoint"
             ) from None
     publish(partial, folder / stage.notebook)
+    printed = [output for cell in executed.cells for output in cell.get("outputs", [])]
+    lines = "".join(output.text for output in printed if output.get("name") == "stdout").splitlines()
+    return [line for line in lines if line.startswith("warning: ")]
+
+
+LONGEST_SOCKET = 103
+"""Bytes of the path of a Unix socket, on any system."""
+
+
+def _short_folder() -> str | None:
+    """Where sockets go: None, the usual place, or another one where the path would be longer than systems allow."""
+    usual = Path(tempfile.gettempdir()) / "fustal-12345678" / "kernel-5"
+    return "/tmp" if len(os.fsencode(usual)) > LONGEST_SOCKET else None
 
 
 def _literal(path: os.PathLike) -> str:

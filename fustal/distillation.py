@@ -3,7 +3,7 @@
 Taught in notebook 04. The average itself is kept from the first step of training on (`fustal.student.learning`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fustal.dataset import Dataset
 from fustal.features import FeatureStore
+from fustal.files import shown
 from fustal.parallel import launch, processes, share, total
 from fustal.params import Params
 from fustal.student.batches import Batch, TrainingVideos, label_weights, whole_videos
@@ -27,6 +28,18 @@ from fustal.student.learning import (
 )
 from fustal.student.network import Student
 from fustal.training import CHECKPOINT, fingerprint, save_state
+
+FEW = 10
+"""A class with fewer labels is too small to say what became of it."""
+
+LOST = 0.1
+"""A class that keeps less than this share of its labels has lost nearly all of them."""
+
+FLOODED = 10
+"""A class that gets more than so many times its labels may drown the others."""
+
+EXAMPLES = 5
+"""So many classes are named in a warning."""
 
 
 class Relabel(nn.Module):
@@ -142,6 +155,52 @@ def _is_sure(scores: Tensor, params: Params) -> Tensor:
     """Which of a video's scores (N,) exceed `relabel_confidence`, or else are the best; N may be 0."""
     sure = scores > params.relabel_confidence
     return sure if sure.any() or not len(scores) else scores == scores.amax()
+
+
+def label_counts(labels: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """How many labels each class has at each stage.
+
+    Args:
+        labels: name of a stage -> its labels, in the order of the stages.
+
+    Returns:
+        Index class, sorted; a column a stage.
+
+    >>> taught, teacher = pd.DataFrame({"label": ["run", "run", "jump"]}), pd.DataFrame({"label": ["run"]})
+    >>> label_counts({"taught": taught, "teacher": teacher}).to_dict("index")
+    {'jump': {'taught': 1, 'teacher': 0}, 'run': {'taught': 2, 'teacher': 1}}
+    """
+    counts = {name: frame.label.value_counts() for name, frame in labels.items()}
+    return pd.DataFrame(counts).fillna(0).astype(int).sort_index().rename_axis("class")
+
+
+def label_warnings(counts: pd.DataFrame) -> list[str]:
+    """Says which classes lost nearly all of their labels by relabelling, and which got far more.
+
+    The latter have more than `FLOODED` times their labels, or more than twice, and then more than half of all.
+
+    Args:
+        counts: of `label_counts`; the first stage is compared with the last.
+
+    Returns:
+        A line for each kind, none where nothing is conspicuous.
+
+    >>> label_warnings(pd.DataFrame({"taught": [126, 80], "after": [2, 90]}, index=["run", "jump"]))
+    ["1 of 2 classes lost nearly all labels, lower relabel_confidence or train longer: 'run' 126 to 2"]
+    """
+    before, after = counts.iloc[:, 0], counts.iloc[:, -1]
+    most = (after > 2 * before) & (after > after.sum() / 2) & (len(counts) > 1)
+    kinds = {
+        "lost nearly all labels, lower relabel_confidence or train longer": (before >= FEW) & (after < LOST * before),
+        "got far more labels, raise relabel_confidence": (after >= FEW) & ((after > FLOODED * before) | most),
+    }
+    lines = []
+    for what, chosen in kinds.items():
+        named = [f"{shown(name)} {before[name]} to {after[name]}" for name in counts.index[chosen]]
+        if named:
+            more = ", ..." if len(named) > EXAMPLES else ""
+            lines.append(f"{len(named)} of {len(counts)} classes {what}: {', '.join(named[:EXAMPLES])}{more}")
+    return lines
 
 
 def distill(

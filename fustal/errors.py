@@ -77,7 +77,8 @@ def average_precision_by_length(
         bins: so many, each with about the same number of true segments.
 
     Returns:
-        mAP in [0, 1] over the classes that have actions of the length; index: the range in seconds, as text.
+        mAP in [0, 1] over the classes that have actions of the length; index: the range in seconds, as text. A range
+        without any action is left out.
     """
     length = (ground_truth.end - ground_truth.start).to_numpy(float)
     edges = np.unique(np.quantile(length, np.linspace(0, 1, bins + 1)))
@@ -91,6 +92,8 @@ def average_precision_by_length(
     for number, (low, high) in enumerate(pairwise(edges)):
         inside = found_bin == number
         counts = ground_truth.label[true_bin == number].value_counts()
+        if counts.empty:
+            continue
         ap = [interpolated((match >= 0)[inside & (label == name), None], count)[0] for name, count in counts.items()]
         result[f"{low:.1f}–{high:.1f} s"] = float(np.mean(ap))
     return pd.Series(result, dtype=float)

@@ -11,14 +11,12 @@ import math
 import os
 import re
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape, glob
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import torch
@@ -290,11 +288,9 @@ def draw(results: pd.DataFrame, durations: Mapping[str, float], folder: Path) ->
         durations: name of a video -> s.
         folder: made where it is missing; files of the same names are replaced.
     """
-    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():  # names are no formulas
-        warnings.filterwarnings("ignore", "Glyph")  # nor are all of their letters in the font
-        for video, duration in durations.items():
-            part = results[results.video == video]
-            viz.save(viz.timeline({"detections": part}, duration), folder / f"{video}.png")
+    for video, duration in durations.items():
+        part = results[results.video == video]
+        viz.save(viz.timeline({"detections": part}, duration), folder / f"{video}.png")
 
 
 def _expanded(text: str, modalities: Sequence[str]) -> list[str]:

@@ -5,14 +5,12 @@ it is escaped by the template `report.html`, which loads nothing from anywhere; 
 """
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import matplotlib
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
@@ -21,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat
 from fustal import InputError, viz
 from fustal.annotations import read_results
 from fustal.dataset import Dataset, hold_out, load_dataset
+from fustal.distillation import label_counts, label_warnings
 from fustal.errors import average_precision_by_length, error_shares
 from fustal.evaluation import label_measures, mean_average_precision, precision_recall, summary
 from fustal.export import LEAST_SCORE
@@ -179,23 +178,22 @@ def page(run: Finished, where: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():  # names are no formulas
-        warnings.filterwarnings("ignore", "Glyph")  # nor are all of their letters in the font; the alt texts have them
-        return environment.get_template("report.html").render(
-            run=run,
-            about=run.dataset.about if run.dataset else "",
-            stages=stage_rows(run, where),
-            mean_ap=rows_of(metrics.mAP, STAGE_NAMES),
-            labels=rows_of(metrics.labels, {name: name for name in LABELS}, LABEL_MEASURES),
-            tested={"videos": len(run.dataset.split("test")) if run.dataset else 0, "segments": len(run.truth("test"))},
-            result_figures=list(result_figures(run, detections, metrics)),
-            label_figures=list(label_figures(metrics)),
-            curves=list(training_figures(run)),
-            timelines=list(timelines(run, detections)),
-            changed=[row for row in parameters if row["value"] != row["default"]],
-            unchanged=[row for row in parameters if row["value"] == row["default"]],
-            provenance=provenance_rows(run),
-        )
+    return environment.get_template("report.html").render(
+        run=run,
+        about=run.dataset.about if run.dataset else "",
+        stages=stage_rows(run, where),
+        mean_ap=rows_of(metrics.mAP, STAGE_NAMES),
+        labels=rows_of(metrics.labels, {name: name for name in LABELS}, LABEL_MEASURES),
+        tested={"videos": len(run.dataset.split("test")) if run.dataset else 0, "segments": len(run.truth("test"))},
+        result_figures=list(result_figures(run, detections, metrics)),
+        label_figures=list(label_figures(metrics)),
+        label_warnings=relabelled(labels),
+        curves=list(training_figures(run)),
+        timelines=list(timelines(run, detections)),
+        changed=[row for row in parameters if row["value"] != row["default"]],
+        unchanged=[row for row in parameters if row["value"] == row["default"]],
+        provenance=provenance_rows(run),
+    )
 
 
 def measured(run: Finished, detections: Mapping[str, pd.DataFrame], labels: Mapping[str, pd.DataFrame]) -> Metrics:
@@ -316,6 +314,12 @@ def label_figures(metrics: Metrics) -> Iterator[dict[str, str]]:
     table = pd.DataFrame({k: {name: v.get(f"{name} at 0.5") for name in names} for k, v in metrics.labels.items()})
     if table.size:
         yield _figure(viz.quality_bars(table.T.astype(float).fillna(0) / 100), "Quality of the labels at tIoU 0.5.")
+
+
+def relabelled(labels: Mapping[str, pd.DataFrame]) -> list[str]:
+    """What distillation did to the labels of single classes, where it is conspicuous."""
+    stages = ("pseudo labels", "teacher", "distilled")
+    return label_warnings(label_counts({name: labels[name] for name in stages})) if set(stages) <= set(labels) else []
 
 
 def training_figures(run: Finished) -> Iterator[dict[str, str]]:

@@ -3,15 +3,18 @@
 import base64
 import html
 import io
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from fustal.writing import atomic
 
@@ -21,6 +24,9 @@ BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK, GREY = (
 )
 COLOURS = [BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK]
 MARKERS = "osD^vP*"
+
+MOST_LETTERS = 40
+"""A longer name is cut where it is drawn."""
 
 
 def show(figure: Figure) -> None:
@@ -36,14 +42,33 @@ def as_html(figure: Figure) -> str:
 def as_source(figure: Figure, dpi: int = 90, **options: Any) -> str:
     """A figure as what an image of a page is read from, the PNG itself; options are those of `savefig`."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=dpi, format="png", **options)
+    _write(figure, buffer, dpi=dpi, **options)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure as PNG, its alt text in the metadata (Description)."""
     with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png", metadata={"Description": figure.alt_text})
+        _write(figure, temporary, dpi=150, metadata={"Description": figure.alt_text})
+
+
+def _write(figure: Figure, target: Path | BinaryIO, **options: Any) -> None:
+    """Every picture comes from here: names of classes and videos are drawn as they are, whatever they hold."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a name is no formula
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():  # also of texts made meanwhile
+        warnings.filterwarnings("ignore", "Glyph|Matplotlib currently does not support")  # letters that no font has
+        figure.savefig(target, format="png", **options)
+
+
+def drawn(name: object) -> str:
+    """A name as figures show it: on one line, not longer than `MOST_LETTERS`.
+
+    >>> drawn("Jump"), drawn("a" * 50) == "a" * 39 + "…"
+    ('Jump', True)
+    """
+    text = " ".join(str(name).splitlines())
+    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…"
 
 
 def new_figure(
@@ -74,7 +99,7 @@ def legend_above(axis: Axes) -> None:
 
 def row_names(axis: Axes, names: Iterable[str]) -> None:
     """Names on the y axis, the first on top."""
-    names = list(names)
+    names = [drawn(name) for name in names]
     axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
 
 

@@ -18,11 +18,15 @@ from fustal.viz.common import (
     SKY,
     VERMILLION,
     bar_row,
+    drawn,
     finish,
     legend_above,
     new_figure,
     row_names,
 )
+
+LINE, NAMED_LINES = 90, 6
+"""Letters in a line of a timeline's legend, and its lines."""
 
 
 def activation(
@@ -107,7 +111,9 @@ def embeddings(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     for axis, (name, kinds) in zip(axes, units.items(), strict=False):
         together = np.concatenate(list(kinds.values()))
         middle = together.mean(axis=0)
-        plane = np.linalg.svd(together - middle, full_matrices=False)[2][:2].T
+        plane = (
+            np.eye(1, 2) if together.shape[1] == 1 else np.linalg.svd(together - middle, full_matrices=False)[2][:2].T
+        )
         for (kind, rows), (colour, mark, size, edge) in zip(kinds.items(), looks, strict=False):
             x, y = ((rows - middle) @ plane).T
             axis.scatter(x, y, s=size, color=colour, marker=mark, label=kind, edgecolors=edge, linewidths=0.5)
@@ -119,13 +125,15 @@ def embeddings(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     return figure
 
 
-def timeline(rows: Mapping[str, pd.DataFrame], duration: float) -> Figure:
+def timeline(rows: Mapping[str, pd.DataFrame], duration: float | None = None) -> Figure:
     """What every stage says about one video: a row each, a lane and a colour a class, paler at lower scores.
 
     Args:
         rows: name of the row (truth, proposals, pseudo labels, student, …) -> start, end, label, perhaps score.
-        duration: s.
+        duration: s; None: to the end of the last segment.
     """
+    ends = [frame["end"].max() for frame in rows.values() if len(frame)]
+    duration = max(ends, default=1.0) if duration is None else duration
     counts = ", ".join(f"{name} {len(frame)}" for name, frame in rows.items())
     figure, (axis,) = new_figure(
         f"Segments of one video of {duration:.0f} s by stage: {counts}.", height=1.2 + 0.6 * len(rows)
@@ -139,12 +147,26 @@ def timeline(rows: Mapping[str, pd.DataFrame], duration: float) -> Figure:
             bar_row(axis, y + (i + 0.5) * lane - 0.4, part, colours[label], 0.9 * lane)
     axis.hlines(np.arange(1, len(rows)) - 0.5, 0, duration, color=GREY, linewidth=0.6)
     if labels:
-        handles = [Patch(color=colours[label], label=label) for label in labels]
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(labels), 5), frameon=False)
+        _legend(figure, colours)
     axis.set_xlim(0, duration)
     row_names(axis, rows)
     finish(axis, "time (s)", "stage", empty=not labels)
     return figure
+
+
+def _legend(figure: Figure, colours: Mapping[str, str]) -> None:
+    """The names of classes above a timeline, as many as there is room for."""
+    names, patches = [drawn(name) for name in colours], [Patch(color=colour) for colour in colours.values()]
+    columns = max(1, min(len(names), 5, LINE // (max(map(len, names)) + 6)))
+    room = columns * NAMED_LINES
+    if len(names) > room:
+        patches, names = (
+            [*patches[: room - 1], Patch(alpha=0)],
+            [*names[: room - 1], f"and {len(names) - room + 1} more"],
+        )
+    lines = -(-len(names) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.2 * (lines - 1))
+    figure.legend(patches, names, loc="outside upper center", ncols=columns, frameon=False)
 
 
 def iou_matrix(segments: np.ndarray, score: np.ndarray) -> Figure:

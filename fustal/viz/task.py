@@ -119,7 +119,8 @@ def features(values: np.ndarray, times: np.ndarray, truth: pd.DataFrame) -> Figu
     figure, (top, bottom) = new_figure(alt, rows=2, height=3.6, sharex=True, height_ratios=[4, 1])
     if len(times):
         shown, limits = values[:, :MOST_ROWS].T, np.quantile(values, [0.02, 0.98])
-        extent = (times[0], times[-1], min(values.shape[1], MOST_ROWS), 0)
+        half = np.ptp(times) / max(len(times) - 1, 1) / 2 or 0.5  # of the time from one snippet to the next
+        extent = (times[0] - half, times[-1] + half, min(values.shape[1], MOST_ROWS), 0)
         top.imshow(shown, aspect="auto", cmap="cividis", extent=extent, vmin=limits[0], vmax=limits[1])
     finish(top, "", "feature", empty=not len(times), grid=False)
     bar_row(bottom, 0, truth, BLACK)

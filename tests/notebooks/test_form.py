@@ -1,5 +1,6 @@
 """The form of the notebooks: what DESIGN promises of each."""
 
+import ast
 import re
 import typing
 
@@ -54,6 +55,30 @@ def test_parameters_agree_with_params(notebook, stage):
         assert comment.startswith(fields[name].description), name
 
 
+def test_no_cell_takes_the_name_of_a_parameter(notebook, stage):
+    """Then the cell that opens a stage would not run twice: it reads its parameters by their names."""
+    (cell,) = _parameters(notebook)
+    taken = {line.split(":")[0] for line in cell.source.splitlines()} | (
+        set(Params.model_fields) if stage in CHAIN else set()
+    )
+    for source in (other.source for other in notebook.cells if other.cell_type == "code" and other != cell):
+        names = {
+            node.id
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+        assert not names & taken, source
+
+
+def test_nothing_runs_after_a_stage_is_finished_but_exercises(notebook, stage):
+    """What failed there would be called done the next time."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    after = [i for i, cell in enumerate(code) if "stage.finish()" in cell.source]
+    assert len(after) == (stage in CHAIN)
+    for cell in code[after[0] + 1 :] if after else []:
+        assert "skip-execution" in cell.metadata.tags, cell.source
+
+
 def test_headings_are_in_order(notebook, stage):
     number = NOTEBOOKS[stage].name.split("_")[0].lstrip("0").title() or "0"
     headings = [line for text in _markdown(notebook) for line in text.splitlines() if re.match(r"#+ ", line)]
@@ -79,8 +104,8 @@ def test_exercises_have_solutions_that_fit(notebook):
     for i, cell in enumerate(notebook.cells):
         if exercise := re.match(r"\*\*\d · (\w+)\.\*\*", cell.source):
             stub, solution = notebook.cells[i + 1 : i + 3]
-            assert stub.metadata.tags == ["exercise"]
-            assert solution.metadata.tags == ["solution", "hide-input"]
+            assert stub.metadata.tags == ["exercise", "skip-execution"], "papermill and nbclient leave them out"
+            assert solution.metadata.tags == ["solution", "skip-execution", "hide-input"]
             assert solution.metadata.jupyter.source_hidden
             assert solution.source.startswith("# Solution\n"), "JupyterLab shows the first line of a hidden cell"
             kinds[exercise[1]] = missing_from(solution.source, stub.source)

@@ -24,7 +24,7 @@ pytest.importorskip("distributed")
 
 SWEEP = {
     "base": {str(ROOT / "params" / "demo.yaml"): SMALL | {"upper_bound_epochs": 0}},
-    "variants": {"full": {}, "longer": {"distill_epochs": 2}, "strict": {"confidence_min": 0.999}},
+    "variants": {"full": {}, "longer": {"distill_epochs": 2}, "diverging": {"student_lr": 1e30}},
 }
 COMMAND = [sys.executable, "-m", "fustal"]
 
@@ -70,12 +70,14 @@ def test_a_lost_worker_and_a_failing_job_cost_the_others_nothing(swept):
     _, status, out, err = swept
     assert status == 1
     (failure,) = [line for line in err.splitlines() if line.startswith("failed: ")]
-    assert failure.startswith("failed: strict-seed0: 02_proposal_filtering.ipynb: AssertionError: no proposal passed")
+    assert failure.startswith(
+        "failed: diverging-seed0: 03_student_training.ipynb: FloatingPointError: student: the loss"
+    )
     partial = failure.split("(see ")[1].rstrip(")")
-    assert partial.endswith("small/strict-seed0/notebooks/02_proposal_filtering.partial.ipynb")
-    assert "no proposal passed" in Path(partial).read_text()
+    assert partial.endswith("small/diverging-seed0/notebooks/03_student_training.partial.ipynb")
+    assert "FloatingPointError" in Path(partial).read_text()
     assert "2 of 3 jobs done, 1 failed" in out
-    assert "15 stages, of which 11 are to be computed" in out
+    assert "15 stages, of which 10 are to be computed" in out
 
 
 def test_results_are_those_of_a_run_alone(swept, tmp_path):

@@ -1,11 +1,12 @@
 import math
 
+import pandas as pd
 import pytest
 import torch
 from torch.testing import assert_close
 
 from fustal import distillation
-from fustal.distillation import Relabel, distill, most_confident, predict
+from fustal.distillation import Relabel, distill, label_counts, label_warnings, most_confident, predict
 from fustal.params import Params
 from fustal.student import Student, candidates, load_student, train_student
 from fustal.student.batches import Batch
@@ -179,3 +180,36 @@ def test_distillation_goes_on_from_files(planted, tmp_path):
         "model.safetensors",
         "optimizer.safetensors",
     ]
+
+
+def _counts(**classes):
+    return pd.DataFrame(classes, index=["taught", "teacher", "after"]).T
+
+
+def test_labels_are_counted_by_class_and_stage():
+    stages = {"taught": ["a", "b", "b"], "teacher": [], "after": ["c"]}
+    counts = label_counts({name: pd.DataFrame({"label": labels}, dtype=object) for name, labels in stages.items()})
+    assert counts.T.to_dict("list") == {"a": [1, 0, 0], "b": [2, 0, 0], "c": [0, 0, 1]}
+    assert counts.index.name == "class"
+    nothing = label_counts({name: pd.DataFrame({"label": []}) for name in stages})
+    assert (list(nothing), len(nothing), label_warnings(nothing)) == (list(stages), 0, [])
+
+
+def test_a_class_that_loses_or_gets_nearly_all_labels_is_named():
+    assert label_warnings(_counts(a=[126, 50, 13], b=[200, 100, 300])) == []
+    (lost,) = label_warnings(_counts(a=[126, 50, 12], b=[200, 100, 300]))
+    assert lost.startswith("1 of 2 classes lost nearly all labels")
+    assert lost.endswith(": 'a' 126 to 12")
+    (grown,) = label_warnings(_counts(a=[3000, 0, 50_369], b=[3000, 0, 3000]))
+    assert grown.endswith("raise relabel_confidence: 'a' 3000 to 50369")
+    (most,) = label_warnings(_counts(a=[1000, 0, 2001], b=[1000, 0, 1000]))
+    assert most.endswith(": 'a' 1000 to 2001")
+    assert label_warnings(_counts(a=[9, 0, 0], b=[0, 0, 9])) == [], "too few to say"
+    assert label_warnings(_counts(a=[100, 0, 900])) == [], "there is no other class"
+
+
+def test_many_classes_are_one_line():
+    (line,) = label_warnings(_counts(**{f"class {i}": [100, 0, 0] for i in range(8)}))
+    assert line.startswith("8 of 8 classes lost")
+    assert line.count("100 to 0") == 5
+    assert line.endswith(", ...")

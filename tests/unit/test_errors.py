@@ -112,6 +112,12 @@ def test_actions_of_one_length_are_one_range():
     assert average_precision_by_length(same.assign(score=0.5), same, bins=5).index.tolist() == ["3.0–3.0 s"]
 
 
+def test_a_range_without_an_action_is_left_out():
+    apart = TRUTH[:2].assign(video=["a", "b"], start=0.0, end=[1.0, 9.0])
+    ap = average_precision_by_length(apart.assign(score=0.5), apart, bins=5)
+    assert ap.to_dict() == {"1.0–2.6 s": 1, "7.4–9.0 s": 1}
+
+
 def test_what_is_wrong_counts_against_its_own_length():
     wrong = found(("a", "run", 0.9, 100, 130), ("a", "run", 0.8, 0, 4), ("a", "run", 0.7, 10, 20))
     run = TRUTH[TRUTH.label == "run"]

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import pyplot
+from matplotlib import pyplot, rc_context
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from fustal import viz
@@ -173,6 +174,67 @@ def test_the_area_below_one_curve_is_its_average_precision():
     assert abs(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y)) / 2 == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
     assert [text.get_text() for text in axis.texts] == ["1", "2", "3"]
     assert "Jump ends at recall 1.00 with precision 0.67" in viz.precision_recall({"Jump": curve}).alt_text
+
+
+NAMES = [
+    *(r"$\frac{$", "100 $ or 50 $", "$x$", "_under score_", " two  blanks ", "日本語", "😀", "\u202eabc", "مرحبا"),
+    *("two\nlines", "\x1b[31mred", "\x00", "%d {0}", "\\alpha^{", "", "x" * 300),
+]
+
+
+def _named(name):
+    """One figure of each kind that shows names of classes or videos."""
+    rows = pd.DataFrame({"video": "a", "label": name, "start": [1.0], "end": [2.0], "score": [0.5]})
+    data = _dataset(1)
+    data.name, data.segments = name, rows
+    return {
+        "timeline": viz.timeline({"truth": rows}),
+        "class_ap": viz.class_ap(pd.DataFrame({"student": [50.0]}, index=[name])),
+        "class_balance": viz.class_balance(data),
+        "durations": viz.durations(data),
+        "differences": viz.differences(_differences([name])),
+        "label_quality": viz.label_quality(_labels([name])),
+    }
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_names_are_drawn_as_they_are(name, tmp_path):
+    for kind, figure in _named(name).items():
+        viz.save(figure, tmp_path / f"{kind}.png")
+        viz.as_source(figure, bbox_inches="tight")
+        texts = figure.findobj(Text)
+        assert not any(text.get_parse_math() for text in texts)
+        if kind in ("timeline", "class_ap", "class_balance"):
+            assert viz.common.drawn(name) in [text.get_text() for text in texts], kind
+
+
+def test_math_of_others_is_left_alone():
+    with rc_context({"text.parse_math": True}):
+        viz.as_source(_named("$")["timeline"])
+        assert Figure().text(0, 0, "$x$").get_parse_math()
+
+
+def test_a_timeline_of_many_classes_names_as_many_as_there_is_room_for():
+    labels = [f"class {i} with a long name" for i in range(200)]
+    rows = pd.DataFrame({"label": labels, "start": np.arange(200.0), "end": np.arange(200.0) + 1})
+    figure = viz.timeline({"truth": rows})
+    viz.as_source(figure)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names[:2] == labels[:2]
+    assert names[-1] == f"and {200 - len(names) + 1} more"
+    assert figure.axes[0].get_xlim() == (0, 200)
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_features_of_few_snippets_are_drawn(length):
+    figure = viz.features(RNG.random((length, 3)), np.arange(float(length)) + 0.5, _truth(0))
+    viz.as_source(figure)
+    assert figure.axes[0].get_xlim() == (0, length)
+
+
+def test_embeddings_of_one_number_are_drawn():
+    kinds = {name: RNG.random((1, 1)) for name in "abcd"}
+    viz.as_source(viz.embeddings({"before": kinds}))
 
 
 def test_show_displays_an_image_with_alt_text(monkeypatch):

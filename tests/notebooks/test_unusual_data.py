@@ -1,0 +1,185 @@
+"""The whole chain, as a user runs it, on data sets that are unusual and valid: nothing in it may die on them."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from fustal import ROOT, report, runs
+from fustal.annotations import read_results
+from fustal.batch import run_chain
+from fustal.cli import app
+from fustal.params import Params
+from fustal.runs import CHAIN
+from tests.notebooks.miniature import call, cells_without_exercises
+
+TINY = {
+    "generator_steps": 4,
+    "generator_dim": 8,
+    "generator_snippets": 8,
+    "student_dim": 16,
+    "student_mlp": 8,
+    "student_levels": 2,
+    "student_stem": 1,
+    "student_bins": 4,
+    "student_epochs": 1,
+    "distill_epochs": 1,
+    "upper_bound_epochs": 1,
+    "max_snippets": 32,
+    "device": "cpu",
+}
+NAMES = [
+    *(r"$\frac{$", "100 $ or 50 $", "$x$", "_under score_", " blanks  everywhere ", "日本語", "😀", "\u202eabc"),
+    *("x" * 300, "two\nlines", "\x1b[31mred", "%d {0} {video}", "=1+1", "nan", "\\alpha^{", "#", "'\""),
+]
+
+
+def action(label, start=3.0, end=8.0):
+    return {"label": label, "segment": [start, end]}
+
+
+def for_training(*labels, length=20):
+    """A training video, in which there is something of each label."""
+    return "train", length, [action(label, 2.0 + i, 7.0 + i) for i, label in enumerate(labels)]
+
+
+def for_test(*labels, length=20):
+    return "test", length, [action(label) for label in labels]
+
+
+def weak(subset, *labels, length=20):
+    """A video of which only the labels are known."""
+    return subset, length, [{"label": label} for label in labels]
+
+
+MANY = [action("ab"[i % 2], 3.0 * i, 3.0 * i + 2) for i in range(1000)]
+BACKGROUND = {
+    "empty 1": for_training(),
+    "empty 2": for_training(length=1),
+    "both": for_training("a", "b"),
+    "empty 3": for_training(),
+    "one snippet": for_test("a", length=1),
+    "empty 4": for_test(),
+    "new": for_test("only here"),
+    "many": ("test", 3000, MANY),
+}
+"""All training videos but one are background, the first too. A test video of one snippet, one with a class that no
+training video has, and one with a thousand actions."""
+
+ONE = {"only": for_training("a", length=2), "other": for_test("a", length=3)}
+"""One video on each side, one class, and hardly a snippet."""
+
+UNKNOWN = {"t1": weak("train", "a"), "t2": weak("train", "b"), "s1": weak("test", "a"), "s2": weak("test")}
+"""One video a class, and no segment anywhere."""
+
+NAMED = {f"video {i} $x_{{$ é": weak("train", name) for i, name in enumerate(NAMES)}
+NAMED |= {f"_{i} 100 $ or 50 $ 日本 {{0}}": for_test(name) for i, name in enumerate(NAMES)}
+NAMED |= {"all": for_test(*NAMES, length=60)}
+"""Names that are no plain words, frames per second that differ, and segments of test videos alone."""
+
+CASES = {
+    "background": (BACKGROUND, {}, {}),
+    "one": (ONE, {"generator_batch": 1, "student_batch": 1}, {}),
+    "unknown": (UNKNOWN, {"cas_thresholds": "0.1:0.1:0.1"}, {}),
+    "named": (NAMED, {"student_batch": 8, "tious": "0.5:0.1:0.5"}, {"fps": "annotation"}),
+}
+
+
+def write(folder, videos, preset, grid):
+    """Writes features, annotations, card and preset of a data set; a snippet is a second."""
+    (folder / "features").mkdir(parents=True)
+    random, classes, database = np.random.default_rng(0), [], {}
+    for number, (name, (subset, length, items)) in enumerate(videos.items()):
+        features = random.normal(0, 0.3, (length, 4)).astype(np.float32)
+        classes += [item["label"] for item in items if item["label"] not in classes]
+        for item in items:
+            start, end = item.get("segment", (0, length))
+            features[int(start) : int(end), classes.index(item["label"]) % 4] += 3
+        np.save(folder / "features" / f"{name}.npy", features)
+        fps = 1 + number / 50
+        database[name] = {"subset": subset, "annotations": items, "fps": fps, "duration": length / fps}
+    (folder / "gt.json").write_text(json.dumps({"database": database}))
+    grid = {"pattern": "features/{video}.npy", "fps": 1, "stride": 1, "window": 1} | grid
+    card = {"name": "unusual", "root": ".", "annotations": "gt.json", "grids": {"generator": grid}}
+    (folder / "card.yaml").write_text(yaml.safe_dump(card))
+    preset = TINY | {"run": "unusual", "dataset": str(folder / "card.yaml")} | preset
+    (folder / "params.yaml").write_text(yaml.safe_dump(preset))
+
+
+class Case(NamedTuple):
+    """A data set, its folder, and the finished `fustal run`."""
+
+    name: str
+    folder: Path
+    done: subprocess.CompletedProcess
+
+    @property
+    def outputs(self):
+        return self.folder / "my outputs"
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request, tmp_path_factory):
+    """Folders have blanks and other letters in their names, that of temporary files has a long one."""
+    folder = tmp_path_factory.mktemp("a folder") / "Daten, größer {x} $" / request.param
+    write(folder, *CASES[request.param])
+    outputs, long = folder / "my outputs", folder / ("long" * 25)
+    outputs.mkdir()
+    long.mkdir()
+    done = call("fustal", "run", "params.yaml", outputs=outputs, cwd=folder, TMPDIR=str(long))
+    return Case(request.param, folder, done)
+
+
+def test_the_data_are_valid(case):
+    done = CliRunner().invoke(app, ["validate", str(case.folder / "card.yaml")])
+    assert done.exit_code == 0, done.output
+
+
+def test_the_chain_runs_to_its_end_and_is_done_then(case):
+    assert (case.done.returncode, case.done.stderr) == (0, "")
+    stages = [stage for stage in CHAIN.values() if stage.name != "evaluation" or case.name != "unknown"]
+    for stage in stages:
+        executed = nbformat.read(case.outputs / "unusual" / "notebooks" / stage.notebook, as_version=4)
+        outputs = [output for cell in cells_without_exercises(executed) for output in cell.outputs]
+        assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    lines = []
+    run_chain(Params.read(case.folder / "params.yaml"), outputs=case.outputs, say=lines.append)
+    said = [line.split(": ")[1] for line in lines]
+    assert said == ["already done"] * len(stages) + ["nothing to do"] * (5 - len(stages))
+
+
+def test_what_is_conspicuous_is_said(case):
+    """By the notebook, and by the command below the stage."""
+    said = [line for line in case.done.stdout.splitlines() if line.startswith("    warning: ")]
+    nothing = "    warning: no proposal became a pseudo label: lower confidence_min or iou_score_min"
+    labels, proposals = (
+        read_results(case.outputs / "unusual" / CHAIN[name].outputs[-1]) for name in ("selection", "generator")
+    )
+    assert (nothing in said) == labels.empty
+    videos = [item[0] for item in CASES[case.name][0].values()].count("test")
+    missing = videos - proposals.video.nunique()
+    assert (f"    warning: {missing} of {videos} test videos have no proposal" in said) == (missing > 0)
+
+
+def test_its_report_is_written(case, monkeypatch):
+    monkeypatch.setattr(report, "OUTPUTS", case.outputs)
+    assert report.report("unusual").stat().st_size > 10_000
+
+
+def test_the_task_is_shown(case, monkeypatch):
+    """Notebook 00, which belongs to no chain."""
+    monkeypatch.setattr(runs, "OUTPUTS", case.outputs)
+    namespace = {}
+    for cell in nbformat.read(ROOT / "notebooks" / "00_the_task.ipynb", as_version=4).cells:
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "code" and "skip-execution" not in tags:
+            exec(cell.source, namespace)
+        if "parameters" in tags:
+            namespace |= {"run": "unusual", "dataset": str(case.folder / "card.yaml")}
+    assert len(list((case.outputs / "unusual" / "task").glob("*.png"))) == 3
