@@ -286,7 +286,7 @@ def test_more_actions_than_detections_are_kept(make, tmp_path):
 @pytest.mark.parametrize("what", ["annotations", "train_split", "test_split"])
 @pytest.mark.parametrize("name", ["passwd", "passwd.csv"])
 def test_a_card_that_points_at_another_file_shows_a_short_excerpt(make, tmp_path, capsys, what, name):
-    secrets = [f"user{i}:x:{i}:{i}:Secret {i},,,:/home/user{i}:/bin/bash{i}" for i in range(40)]
+    secrets = [f"user{i}:x:{i}:{i}:Secret {i},,,:/somewhere/user{i}:/bin/shell{i}" for i in range(40)]
     (tmp_path / name).write_text("\n".join([*secrets, "\033[2J"]))
     card = Path(make())
     card.write_text(yaml.safe_dump(yaml.safe_load(card.read_text()) | {what: str(tmp_path / name)}))
