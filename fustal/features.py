@@ -18,6 +18,9 @@ from fustal.files import one_line, printable
 
 ALL = slice(None)
 
+LARGEST = 1e6
+"""Features beyond it are refused: squares and products of such overflow in a training."""
+
 
 @dataclass(frozen=True)
 class VideoGrid:
@@ -144,11 +147,16 @@ class FeatureStore:
         return self._layouts[video]
 
     def _check_values(self, video: str) -> None:
-        finite = np.isfinite(self._rows(video).numpy())
+        rows = self._rows(video)
+        finite = np.isfinite(rows.numpy())
         if not finite.all():
             snippet = int(np.flatnonzero(~finite.all(axis=1))[0])
             mend = "make the features of this video again"
             raise InputError(Problem(self.paths(video)[0], f"NaN or infinity in snippet {snippet}", video, mend))
+        largest = rows.abs().max().item()
+        if largest > LARGEST:
+            what, mend = f"numbers up to {largest:.3g}: too large to compute with", "standardise the features"
+            raise InputError(Problem(self.paths(video)[0], what, video, mend))
         self._finite.add(video)
 
     def _rows(self, video: str, index: slice | np.ndarray = ALL, out: Tensor | None = None) -> Tensor:

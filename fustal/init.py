@@ -88,10 +88,13 @@ def _init(folder: Path, root: str, name: str, given: Given, chosen: Path | None)
     wrong = grouped(problem for problem in problems if not problem.warning)
     if wrong and (videos.empty or labels.empty):
         raise InputError(f"{wrong[0]}: {wrong[0].mend}")
+    unread = grouped(p for p in problems if not p.warning and p.video is not None and p.video not in videos.index)
+    if unread:  # whose part and labels are unknown
+        raise InputError(f"{unread[0]}: {unread[0].mend}")
     ignored = sorted(label for label in set(labels.label) if plain_name(label) == AMBIGUOUS)
     labels = labels[~labels.label.isin(ignored)]
     features = find_features(data, videos.index)
-    split = find_split(data, videos, set(labels.video), features)
+    split = find_split(data, videos, set(labels.video), features, file)
     grids = find_grids(features, videos, given)
     inside = file.resolve().is_relative_to(data.resolve())
     place = file.resolve().relative_to(data.resolve()).as_posix() if inside else str(file.resolve())

@@ -42,7 +42,9 @@ class Split:
     notes: list[str] = field(default_factory=list)
 
 
-def find_split(folder: Path, videos: pd.DataFrame, labelled: set[str], features: list[Features]) -> Split:
+def find_split(
+    folder: Path, videos: pd.DataFrame, labelled: set[str], features: list[Features], annotations: Path | None = None
+) -> Split:
     """Training and test videos: of split files, subsets, folders, labels, or else every fifth.
 
     Args:
@@ -50,6 +52,7 @@ def find_split(folder: Path, videos: pd.DataFrame, labelled: set[str], features:
         videos: frame of the annotations.
         labelled: videos with a label.
         features: what `find_features` found.
+        annotations: their file, which is no list whatever it is called.
 
     Raises:
         InputError: subsets that say nothing, or no video on one side.
@@ -61,6 +64,8 @@ def find_split(folder: Path, videos: pd.DataFrame, labelled: set[str], features:
         if known.str.lower().nunique() > 1:
             there = ", ".join(sorted(set(known)))
             raise InputError(f"{folder}: the subsets of the annotations are {there}: name them train and test")
+        if annotations:
+            _check_unread(folder, annotations)
         split = _by_folders(stored, known.iloc[0], features[0].folders)
         split = (
             split or _by_lack_of_labels(stored, known.iloc[0], set(videos.index)) or _every_fifth(stored, known.iloc[0])
@@ -75,6 +80,9 @@ def find_split(folder: Path, videos: pd.DataFrame, labelled: set[str], features:
             raise InputError(f"{folder / file}: is there already, and would be replaced: move it away")
     return split
 
+
+LISTS = (".txt", ".lst", ".list")
+"""Endings of lists of videos."""
 
 OURS = "# Written by `fustal init`: one video a line. Change it as you like."
 """How the lists begin that are written here. If there are such, they go before others."""
@@ -103,10 +111,8 @@ def _by_lists(folder: Path, subsets: pd.Series, stored: set[str]) -> Split | Non
         InputError: a file is called like one and cannot be used.
     """
     found: dict[str, list[Path]] = {}
-    for path in sorted(walk(folder, (".txt", ".lst", ".list"), depth=2), key=lambda path: (len(path.parts), path)):
-        words = set(re.split(r"[^a-z]+", path.stem.lower()))
-        kind = next((group[0] for group in (TRAIN, TEST, VALIDATION) if words & set(group)), None)
-        if kind:
+    for path in sorted(walk(folder, LISTS, depth=3), key=lambda path: (len(path.parts), path)):
+        if kind := _part_of(path):
             found.setdefault(kind, []).append(path)
     if TRAIN[0] in found and TEST[0] in found:
         found.pop(VALIDATION[0], None)
@@ -119,6 +125,28 @@ def _by_lists(folder: Path, subsets: pd.Series, stored: set[str]) -> Split | Non
         raise InputError(f"{folder / only.file}: lists videos, and no other file the {missing} videos: write that too")
     train, test = (lists[kind] for kind in (TRAIN[0], VALIDATION[0], TEST[0]) if kind in lists)
     return _of_lists(folder, subsets, train, test)
+
+
+def _part_of(path: Path) -> str | None:
+    """Which part a file is named after: split_train.txt, TestSplit.txt, trainlist01.txt; None: after none."""
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", path.stem)]
+    for kind, beginning in ((TRAIN[0], "train(ing)?"), (TEST[0], "test(ing)?"), (VALIDATION[0], "val(id(ation)?)?")):
+        if any(re.fullmatch(f"{beginning}(s|set|split|list|videos|ids)?", word) for word in words):
+            return kind
+    return None
+
+
+def _check_unread(folder: Path, annotations: Path) -> None:
+    """Refuses to tell videos apart by a rule where a file seems to do it in a form that is not read.
+
+    Raises:
+        InputError: names the file.
+    """
+    for path in walk(folder, "", depth=3):
+        is_list = _part_of(path) or "split" in path.stem.lower()
+        if is_list and path.suffix.lower() not in (*LISTS, ".npy", ".yaml", ".md") and not path.samefile(annotations):
+            what = "seems to tell training from test videos, and is not read"
+            raise InputError(f"{path}: {what}: write names, one a line, into train.txt and test.txt, or move it away")
 
 
 def _the_list(folder: Path, paths: list[Path], subsets: pd.Series, stored: set[str]) -> _List:

@@ -16,7 +16,7 @@ WHOLE = "all"
 """The subset of videos in a table that names none."""
 
 COLUMNS = ("video", "label", "start", "end", "duration", "subset", "fps")
-"""What is read of a table."""
+"""What is read of a table; a column called split is taken for the subset."""
 
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -46,6 +46,8 @@ def table_header(text: str) -> Header:
         separator = separator or max(",;\t|", key=line.count)
         names = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
         names = [name.strip().lower() for name in names]
+        if "subset" not in names:
+            names = ["subset" if name == "split" else name for name in names]
         while names and not names[-1]:
             names.pop()
         return Header(names, separator, number)
@@ -72,8 +74,11 @@ def read_table(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     for video, lines in by_video.items():
         entry: dict[str, Any] = {"subset": WHOLE}
         for name in ("subset", "duration", "fps"):
-            if said := [*dict.fromkeys(row[name] for row in lines if row.get(name))]:
-                entry[name] = said[0] if len(said) == 1 else said  # more than one is refused as what it should be
+            said: dict[str | float, str] = {}
+            for value in (row[name] for row in lines if row.get(name)):
+                said.setdefault(_same(value), value)
+            if said:  # more than one is refused as what it should be
+                entry[name] = next(iter(said.values())) if len(said) == 1 else [*said.values()]
         database[video] = entry | {"annotations": [item for row in lines if (item := _item(row))]}
     other = [shown(name) for name in names if name and name not in COLUMNS]
     what = f"the column{'s' * (len(other) > 1)} {', '.join(other)[:200]} {'are' if len(other) > 1 else 'is'} not read"
@@ -113,6 +118,14 @@ def _rows(path: Path, text: str) -> tuple[list[str], list[dict[str, str]]]:
             rows.append(dict.fromkeys(header.names, "") | dict(zip(header.names, values, strict=False)))
 
 
+def _same(text: str) -> str | float:
+    """What is equal for values that are written differently: 45.480 and 45.48, train and Train."""
+    try:
+        return float(text)
+    except ValueError:
+        return text.casefold()
+
+
 def _item(row: dict[str, str]) -> dict[str, Any]:
     """A line of a table as an annotation; empty where the video has none."""
     segment = [row.get("start", ""), row.get("end", "")]
@@ -127,15 +140,16 @@ def read_classes(path: Path, numbers: Collection[int]) -> dict[int, str]:
     """The names of classes that are numbered in annotations.
 
     Args:
-        path: the annotations. Beside them lies the list, see `CLASS_LISTS`: a name a line, or `number name`.
-        numbers: those in the annotations. Where the list has no numbers, they begin with 0; or with 1, if 0 is not
-            among them and the number of names is.
+        path: the annotations. Beside them lies the list, see `CLASS_LISTS`: a name a line, `number name` or `name
+            number`; its first line may be a heading.
+        numbers: those in the annotations. Where the list has no numbers, they begin with 0, if 0 is among them; or with
+            1, if the number of names is.
 
     Returns:
         Number -> name; empty where there is no list.
 
     Raises:
-        InputError: there are several lists, or one that cannot be read or has a name twice.
+        InputError: there are several lists, or one that cannot be read, has a name twice, or does not tell the numbers.
     """
     lists = [
         file
@@ -149,15 +163,29 @@ def read_classes(path: Path, numbers: Collection[int]) -> dict[int, str]:
         return {}
     lines = [line.strip() for line in read_text(lists[0]).splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
-    numbered = [re.fullmatch(r"(\d{1,9})[\s,;:]+(.+)", line) for line in lines]
-    if all(numbered):
-        pairs = [(int(line[1]), line[2].strip()) for line in numbered]
-    else:
-        pairs = list(enumerate(lines, 0 if 0 in numbers or max(numbers) < len(lines) else 1))
+    pairs = _numbered(lines, r"(?P<number>\d{1,9})[\s,;:]+(?P<name>.+)")
+    reverse = _numbered(lines, r"(?P<name>.+?)[\s,;:]+(?P<number>\d{1,9})")
+    if not pairs and len({name for _, name in reverse}) == len(reverse):  # Drive 1, Drive 2 are names
+        pairs = reverse
+    if not pairs and any(line[0].isdigit() for line in lines):
+        raise InputError(f"{lists[0]}: some lines hold a number and a name, and others do not: write both in each")
+    if not pairs:
+        if 0 not in numbers and max(numbers) != len(lines):
+            what = f"has {len(lines)} names without numbers, and the labels, {min(numbers)} to {max(numbers)}"
+            raise InputError(f"{lists[0]}: {what}, may begin with 0 or with 1: write lines of 'number name'")
+        pairs = list(enumerate(lines, 0 if 0 in numbers else 1))
     found = dict(pairs)
     if len(found) < len(pairs) or len(set(found.values())) < len(pairs):
         raise InputError(f"{lists[0]}: holds a number or a name twice")
     return found
+
+
+def _numbered(lines: list[str], form: str) -> list[tuple[int, str]]:
+    """Numbers and names of lines that all have a form, but for a heading; empty where they have not."""
+    matches = [re.fullmatch(form, line) for line in lines]
+    if matches and not matches[0]:
+        matches = matches[1:]
+    return [(int(match["number"]), match["name"].strip()) for match in matches] if matches and all(matches) else []
 
 
 ENDINGS = (".npy", ".npz", ".mp4", ".avi", ".mkv", ".webm", ".mov", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv")
@@ -178,13 +206,27 @@ def read_video_list(path: Path, known: Collection[str]) -> list[str]:
     lines = [line.strip() for line in read_text(path).splitlines()]
     found: dict[str, int] = {}
     for number, line in enumerate(lines):
-        if line and (line in known or not line.startswith("#")):
-            video = _video_of(line, known)
+        for text in _names_in(path, number, line, known):
+            video = _video_of(text, known)
             first = found.setdefault(video, number)
             if lines[first] != line:
                 what = f"lines {first + 1} and {number + 1} stand for the same video, {shown(video[:40])}"
                 raise InputError(f"{path}: {what}: keep one")
     return list(found)
+
+
+def _names_in(path: Path, number: int, line: str, known: Collection[str]) -> list[str]:
+    """The names in a line of a list: one, unless the parts of the line are videos."""
+    if not line or (line not in known and line.startswith("#")):
+        return []
+    parts = [part for part in re.split(r"[\s,;]+", line) if part]
+    videos = [part for part in parts if _video_of(part, known) in known]
+    if line in known or len(videos) < 2:
+        return [line]
+    if len(videos) < len(parts):
+        other = next(part for part in parts if part not in videos)
+        raise InputError(f"{path}: line {number + 1} names several videos, and {shown(other[:40])}, which is none")
+    return parts
 
 
 def _video_of(line: str, known: Collection[str]) -> str:

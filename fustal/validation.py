@@ -1,5 +1,6 @@
 """Every problem of a data set at once, and what is legal but odd: what `fustal validate` prints."""
 
+import re
 import sys
 import unicodedata
 from collections import Counter
@@ -35,6 +36,13 @@ EVERYWHERE = 0.9
 
 NO_ACTIONS = {"ambiguous", "background", "bg", "none", "null", "nan", "n/a", "nothing", "noaction", "unknown", "ignore"}
 """Names of classes, as `plain_name` writes them, that say that what they mark is no action."""
+
+
+EARLY = 0.1
+"""Share of their videos within which all segments of a data set do not end if their times are right."""
+
+MANY = 5
+"""Videos from which on that is said."""
 
 
 def problems_of(card: str) -> tuple[Dataset, list[Problem]]:
@@ -105,7 +113,8 @@ def _length_problems(dataset: Dataset, store: FeatureStore, video: str) -> list[
 
 def annotation_problems(dataset: Dataset) -> list[Problem]:
     """What is odd about labels and segments, whatever the features are."""
-    return label_problems(dataset) + name_problems(dataset) + double_problems(dataset)
+    named = name_problems(dataset) + joined_problems(dataset)
+    return label_problems(dataset) + named + double_problems(dataset)
 
 
 def label_problems(dataset: Dataset) -> list[Problem]:
@@ -146,6 +155,18 @@ def plain_name(label: str) -> str:
     """
     letters = unicodedata.normalize("NFKC", label).casefold()
     return "".join(x for x in letters if x not in "_-" and unicodedata.category(x) not in ("Zs", "Cf")) or label
+
+
+def joined_problems(dataset: Dataset) -> list[Problem]:
+    """Classes that seem to be several in one: "Run, Jump", where Run, or another class with Run, is there too."""
+    parts = {label: [part.strip() for part in re.split(r"[,;|+]", label)] for label in dataset.classes}
+    counts = Counter(part for names in parts.values() for part in set(names))
+    several = [label for label, names in parts.items() if len(names) > 1 and all(counts[name] > 1 for name in names)]
+    if not several:
+        return []
+    what = f"{len(several)} classes seem to be several in one, such as {shown(several[0])}: each counts as a class"
+    mend = "write a line, or an annotation, for each class"
+    return [Problem(dataset.annotations, what, mend=mend, warning=True)]
 
 
 def name_problems(dataset: Dataset) -> list[Problem]:
@@ -202,6 +223,10 @@ def segment_problems(dataset: Dataset, store: FeatureStore) -> list[Problem]:
         last_one = f"up to {last[video]:g} in {shown(video)}, which lasts {lengths[video]:.1f} s"
         mend = f"times look like {unit}: divide them by {rate}, as they must be in seconds"
         return [Problem(dataset.annotations, f"segments lie far outside their videos, {last_one}", mend=mend)]
+    if len(times) >= MANY and times.max() < EARLY:
+        share = f"the last of all {len(times)} videos ends within {100 * times.max():.1g} % of its video"
+        mend = "check that times are in seconds, and no shares of the duration, minutes or numbers of snippets"
+        return [Problem(dataset.annotations, f"segments lie at the very beginning: {share}", mend=mend, warning=True)]
     known = dataset.segments.video.map(dataset.videos.duration)
     length = dataset.segments.video.map(lengths)
     late = dataset.segments[dataset.segments.end > length + TOLERANCE + (0.1 * length).where(known.isna(), 0)]

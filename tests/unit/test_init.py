@@ -290,7 +290,15 @@ def test_lists_are_used_when_a_name_is_unknown_and_it_is_named(root):
     assert checked(root).split("train") == TRAIN[1:], "by its own lists, which go first"
 
 
-@pytest.mark.parametrize("names", [("train.txt", "test.txt"), ("Train_List.txt", "my-testing-set.lst")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.txt", "test.txt"),
+        ("Train_List.txt", "my-testing-set.lst"),
+        ("trainlist01.txt", "testlist01.txt"),
+        ("TrainSplit.txt", "TestSplit.txt"),
+    ],
+)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_lists_as_people_write_them(root, names, encoding):
     train = "# mine\r\n" + "".join(f" {video}.npy\r\n" for video in TRAIN)
@@ -300,6 +308,25 @@ def test_lists_as_people_write_them(root, names, encoding):
     assert f"split: 8 training and 4 test videos, as {names[0]} and {names[1]} say" in lines
     dataset = checked(root)
     assert (dataset.split("train"), dataset.split("test")) == (TRAIN, TEST)
+
+
+@pytest.mark.parametrize("name", ["splits.json", "test.csv", "train", "my_split.pkl", "a/b/TrainSet.mat"])
+def test_what_seems_to_tell_parts_apart_and_is_not_read_is_named(root, name):
+    save(root, TRAIN + TEST)
+    annotate(root / "gt.json", {"all": TRAIN + TEST})
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text("{}")
+    with pytest.raises(InputError, match="seems to tell training from test videos, and is not read"):
+        init(root)
+    assert not (root / "card.yaml").exists()
+
+
+def test_a_video_whose_entry_is_wrong_is_not_taken_for_one_to_test_on(root):
+    save(root, TRAIN)
+    table(root, [f"{video},A,{'46s' if video == TRAIN[0] else 46}" for video in TRAIN], head="video,label,duration")
+    with pytest.raises(InputError, match=r"labels\.csv: video 'train_0': duration '46s' is not a finite number"):
+        init(root)
+    assert not (root / "card.yaml").exists()
 
 
 def test_a_list_may_name_test_videos_of_which_nothing_is_known(root):

@@ -164,6 +164,7 @@ FEATURES = {
     "transposed": (features(np.ones((3, 31), np.float32)), "video 'v2': modalities differ in length: rgb 3, flow 31"),
     "modality missing": (lambda folder: (folder / "data/flow/v2.npy").unlink(), "no such feature file"),
     "a folder": (replaced(Path.mkdir), "is no regular file"),
+    "numbers too large": (features(bad_value(1e20)), "video 'v2': numbers up to 1e+20: too large to compute with"),
     "a pipe": (replaced(os.mkfifo), "is no regular file"),
     "a link to itself": (replaced(lambda path: path.symlink_to(path)), "is not a readable .npy file"),
     "a link to nothing": (replaced(lambda path: path.symlink_to("nothing.npy")), "no such feature file"),

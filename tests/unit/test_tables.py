@@ -143,6 +143,10 @@ def numbered(folder, numbers, key="label"):
         ("Category.TXT", ["# mine", "Run", "", "Sit"], [1, 2], ["Run", "Sit"]),
         ("classlist.txt", ["1 Run", "7  Sit down"], [7, 1], ["Sit down", "Run"]),
         ("detclasslist.txt", ["1,Run", "2: Sit"], ["1", "2"], ["Run", "Sit"]),
+        ("classes.txt", ["Run 2", "Sit 0"], [0, 2], ["Sit", "Run"]),
+        ("classes.txt", ["Run,2", "Sit down,0"], [0, 2], ["Sit down", "Run"]),
+        ("classes.txt", ["id name", "0 Run", "1 Sit"], [1, 0], ["Sit", "Run"]),
+        ("classes.txt", ["Drive 1", "Drive 2"], [0, 1], ["Drive 1", "Drive 2"]),
         ("thumos14_classes.txt", ["\ufeffRun", "Sit"], ["0", "1.0"], ["Run", "Sit"]),
     ],
 )
@@ -169,6 +173,27 @@ def test_numbers_without_a_list_are_one_problem_that_says_what_to_do(tmp_path):
     _, labels, (problem,) = parse_annotations(written(tmp_path, ["video,label", "v1,1", "v2,0"]))
     assert problem.warning, "in a table they may be names"
     assert labels.label.tolist() == ["1", "0"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "numbers", "says"),
+    [
+        (["Run", "Sit", "Jump"], [1, 2], r"labels, 1 to 2, may begin with 0 or with 1"),
+        (["Run", "0 Sit", "Jump"], [0, 1], "some lines hold a number and a name, and others do not"),
+    ],
+)
+def test_a_list_of_classes_that_could_mean_two_things_is_refused(lines, numbers, says, tmp_path):
+    (tmp_path / "classes.txt").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=says):
+        parse_annotations(numbered(tmp_path, numbers))
+
+
+def test_values_that_are_written_differently_are_the_same(tmp_path):
+    rows = ["video,label,split,duration", "v1,Run,train,45.480", "v1,Sit,Train,45.48", "v2,Run,test,9"]
+    videos, _, problems = parse_annotations(written(tmp_path, rows))
+    assert problems == []
+    assert videos.duration.tolist() == [45.48, 9.0]
+    assert videos.subset.tolist() == ["train", "test"], "a column called split is the subset"
 
 
 def test_a_list_of_classes_that_does_not_fit(tmp_path):
@@ -207,6 +232,15 @@ def test_names_are_not_looked_up(tmp_path):
 def test_lists_of_videos_as_people_write_them(text, encoding, tmp_path):
     (tmp_path / "train.txt").write_bytes(text.encode(encoding))
     assert read_video_list(tmp_path / "train.txt", {"v1", "v 2.x"}) == ["v1", "v 2.x"]
+
+
+@pytest.mark.parametrize("text", ["v1,v2,v3", "v1 v2\nv3", "v1; v2 ;v3.npy"])
+def test_a_line_may_name_several_videos(text, tmp_path):
+    (tmp_path / "train.txt").write_text(text)
+    assert read_video_list(tmp_path / "train.txt", {"v1", "v2", "v3"}) == ["v1", "v2", "v3"]
+    (tmp_path / "train.txt").write_text("v1 v2 v4")
+    with pytest.raises(InputError, match=r"train\.txt: line 1 names several videos, and 'v4', which is none"):
+        read_video_list(tmp_path / "train.txt", {"v1", "v2", "v3"})
 
 
 def test_unknown_names_stay_and_two_lines_of_one_video_are_refused(tmp_path):

@@ -263,6 +263,21 @@ def test_times_in_another_unit(make, rate, unit, duration):
     assert problem.mend.startswith(f"times look like {unit}: divide them")
 
 
+def test_times_at_the_very_beginning_are_told(make):
+    database = {name: entry(("Run", 0.1, 0.4), ("Sit", 0.5, 0.9)) for name in "abcdefg"}
+    _, told = warned(make, database)
+    (line,) = [line for line in told if "at the very beginning" in line]
+    assert "the last of all 7 videos ends within 8 % of its video" in line
+
+
+@pytest.mark.parametrize("separator", [", ", "|", ";"])
+def test_several_classes_in_one_are_told(make, separator):
+    _, told = warned(make, {"a": entry(("Run",)), "b": entry((f"Run{separator}Sit",)), "c": entry(("Sit",))})
+    assert any(f"1 classes seem to be several in one, such as 'Run{separator}Sit'" in line for line in told)
+    _, told = warned(make, {"a": entry(("Clean, and jerk",)), "b": entry(("Sit",)), "c": entry(("Sit",))})
+    assert not any("several in one" in line for line in told), "a comma alone says nothing"
+
+
 def test_402_empty_videos_are_one_line(make, capsys):
     database = {f"t{i:03}": entry() for i in range(402)} | {name: entry(("Run",)) for name in "ab"}
     dataset, _ = inspect_dataset(make(**database))
