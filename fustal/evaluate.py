@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fustal import InputError
-from fustal.annotations import parse_annotations, read_results
+from fustal.annotations import SEGMENT_COLUMNS, class_number, parse_annotations, read_results_to_measure
 from fustal.evaluation import averages, mean_average_precision
 from fustal.files import printable, shown
 
@@ -80,8 +80,8 @@ def evaluate(
     """Mean average precision of a result file.
 
     Args:
-        detections: see `read_results`; it may name any video and any label.
-        annotations: see `parse_annotations`; problems of other subsets do not matter.
+        detections: see `read_results_to_measure`; it may name any video and any label.
+        annotations: see `parse_annotations`, measuring; problems of other subsets do not matter.
         tious: thresholds.
         subset: which videos of the annotations, in any case; None: "test", or the only one that there is.
         known_only: leave out detections in videos that are not in the subset; else they are false positives.
@@ -89,29 +89,38 @@ def evaluate(
     Raises:
         InputError: a file that cannot be read, an unknown subset, or nothing to measure with.
     """
-    videos, labels, problems = parse_annotations(annotations)
+    videos, labels, problems = parse_annotations(annotations, measuring=True)
     wrong = [problem for problem in problems if not problem.warning]
-    known = sorted({*videos.subset, *(problem.subset for problem in wrong if problem.subset)})
+    for problem in wrong:
+        if problem.subset is None:
+            raise InputError(problem)
+    known = sorted({*videos.subset, *(problem.subset for problem in wrong)})
     subset = subset or (known[0] if len(known) == 1 else "test")
     if subset.lower() not in [name.lower() for name in known]:
         raise InputError(f"{annotations}: no video of subset {_unknown(subset, known)}")
     for problem in wrong:
-        if problem.subset is None or problem.subset.lower() == subset.lower():
+        if problem.subset.lower() == subset.lower():
             raise InputError(problem)
     notes = [str(problem) for problem in problems if problem.warning]
     if wrong:
         notes.append(f"{annotations}: problems in other subsets: {len(wrong)}; they do not matter here")
     chosen = videos.index[videos.subset.str.lower() == subset.lower()]
     labels = labels[labels.video.isin(chosen)]
-    truth = labels.dropna().reset_index(drop=True)
+    truth = labels[SEGMENT_COLUMNS].dropna().reset_index(drop=True)
     if truth.empty:
         known = f"{len(labels)} labels without a segment" if len(labels) else "no label"
         raise InputError(
             f"{annotations}: subset {subset!r} has no true segments, so that nothing can be measured "
             f"({len(chosen)} videos, {known})"
         )
-    found = read_results(detections, any_time=True)
+    twice = truth.duplicated().sum()
+    if twice:
+        what = "each counts, as in ActivityNet's toolkit; OpenTAD counts them once"
+        notes.append(f"{annotations}: true segments that repeat another one: {twice}; {what}")
+    found, not_read = read_results_to_measure(detections)
+    notes += not_read
     classes = truth.label.unique()
+    found = found.assign(label=_by_name(found.label, classes, labels))
     unknown = ~found.label.isin(classes)
     if unknown.any():
         notes.append(f"{detections}: {_of_labels(found.label[unknown], classes)}")
@@ -125,6 +134,15 @@ def evaluate(
         notes.append(f"{detections}: detections that end before they begin: {reversed_}; they are false positives")
     ap = mean_average_precision(found, truth, tious)
     return Evaluation(subset, len(chosen), truth, found, ap, notes)
+
+
+def _by_name(found: pd.Series, classes: np.ndarray, labels: pd.DataFrame) -> pd.Series:
+    """Labels of detections, those that are numbers of classes by the names that these have in the annotations."""
+    numbered = labels.dropna(subset="number")
+    names = dict(zip(numbered.number, numbered.label, strict=True))
+    unknown = [label for label in found.unique() if label not in classes]
+    named = {label: names.get(class_number(label), label) for label in unknown}
+    return found.map(lambda label: named.get(label, label)) if named else found
 
 
 def _unknown(subset: str, known: list[str]) -> str:

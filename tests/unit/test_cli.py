@@ -142,7 +142,7 @@ def test_an_error_that_is_not_the_inputs_is_status_1(fustal, files, monkeypatch)
     def fail(*_, **__):
         raise ZeroDivisionError("by nought")
 
-    monkeypatch.setattr("fustal.evaluate.read_results", fail)
+    monkeypatch.setattr("fustal.evaluate.read_results_to_measure", fail)
     assert fustal("evaluate", *files) == (1, "", "error: ZeroDivisionError: by nought\n")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fustal import annotations
+from fustal import InputError, annotations
 from fustal.annotations import RESULT_COLUMNS, read_annotations, read_results, write_results
 from fustal.cli import main
 from fustal.export import export
@@ -143,14 +143,14 @@ def test_true_segments_of_no_length_are_passed_over(call, subset):
 @pytest.mark.parametrize(
     "entry",
     [
-        {"annotations": [{"label": "Run", "segment": [-1, 4]}]},
+        {"annotations": [{"label": "Run", "segment": ["x", 4]}]},
+        {"annotations": [{"label": "Run", "segment": [4]}]},
         {"annotations": [{"segment": [1, 4]}]},
         {"annotations": 7},
-        {"duration": "long"},
     ],
 )
 def test_problems_of_other_subsets_do_not_matter(call, entry):
-    database = TRUTH | {"d/e" if "annotations" in entry else "d": entry | {"subset": "train"}}
+    database = TRUTH | {"d": entry | {"subset": "train"}}
     status, out, err = call({"a": [HIT]}, database)
     assert (status, map_of(out)) == (0, 50)
     assert err == ["gt.json: problems in other subsets: 1; they do not matter here"]
@@ -174,6 +174,171 @@ def test_the_form_of_activitynet(call):
         "error: gt.json: no video of subset 'test' "
         "(there are ['testing', 'training', 'validation']: did you mean 'testing'?)"
     ]
+
+
+# --- ground truth that the field's evaluators take --------------------------------------------------------------------
+
+
+PAIR = {"a": ["Run", "Jump"], "b": ["Run"]}
+NUMBERS = {"Run": "0", "Jump": "1"}
+
+
+def truth_of(form, **changes):
+    """Two videos with the labels of `PAIR`, each in the form that `form` gives it."""
+    entries = {}
+    for video, labels in PAIR.items():
+        items = [{"label": form(label), "segment": [0, 10]} for label in labels]
+        entries[video] = {"subset": "test", "annotations": items} | changes
+    return entries
+
+
+def found_of(form):
+    return {video: [HIT | {"label": form(label)} for label in labels] for video, labels in PAIR.items()}
+
+
+FORMS_OF_NUMBERS = {
+    "text": NUMBERS.get,
+    "integer": lambda label: int(NUMBERS[label]),
+    "float": lambda label: float(NUMBERS[label]),
+    "text of a table": lambda label: f"{NUMBERS[label]}.0",
+}
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("found", FORMS_OF_NUMBERS)
+@pytest.mark.parametrize("true", FORMS_OF_NUMBERS)
+def test_labels_that_are_numbers(call, tmp_path, true, found, listed):
+    """A list of classes beside the truth names the numbers of both files; without one a number is its text."""
+    if listed:
+        (tmp_path / "classes.txt").write_text("Run\nJump\n")
+    truth, results = truth_of(FORMS_OF_NUMBERS[true]), found_of(FORMS_OF_NUMBERS[found])
+    status, out, err = call(results, truth, "--per-class")
+    assert (status, map_of(out)) == (0, 100)
+    assert [line.split()[0] for line in out[-2:]] == (["Jump", "Run"] if listed else ["0", "1"])
+    says = "gt.json: labels are numbers (0, 1), and no list of classes tells their names"
+    assert err == ([] if listed else [says])
+
+
+def test_a_label_that_is_a_name_stays(call, tmp_path):
+    """Names in the results of numbered truth; and a list that makes the text of one number the name of another."""
+    (tmp_path / "classes.txt").write_text("Run\nJump\n")
+    status, out, err = call(found_of(str), truth_of(NUMBERS.get))
+    assert (status, map_of(out), err) == (0, 100, [])
+    (tmp_path / "classes.txt").write_text("0 1\n1 0\n")
+    other = {"Run": "1", "Jump": "0"}
+    status, out, err = call(found_of(other.get), truth_of(NUMBERS.get))
+    assert (status, map_of(out), err) == (0, 100, [])
+
+
+def test_numbers_beside_names(call):
+    """No list is looked for, as not all labels are numbers."""
+    form = {"Run": "Run", "Jump": 1}
+    status, out, err = call(found_of({"Run": "Run", "Jump": "1"}.get), truth_of(form.get))
+    assert (status, map_of(out), err) == (0, 100, [])
+
+
+@pytest.mark.parametrize(
+    ("lists", "says"),
+    [
+        ({"classes.txt": "0 Run\n"}, "the list of classes has no name for 1"),
+        ({"classes.txt": "Run\nRun\n"}, "holds a number or a name twice"),
+        ({"classes.txt": "Run\nJump\n", "category.txt": "Run\nJump\n"}, "holds several lists of classes"),
+    ],
+)
+def test_a_list_of_classes_that_is_no_help(call, tmp_path, lists, says):
+    for name, text in lists.items():
+        (tmp_path / name).write_text(text)
+    status, out, err = call(found_of(NUMBERS.get), truth_of(NUMBERS.get))
+    assert (status, map_of(out), len(err)) == (0, 100, 1)
+    assert says in err[0]
+
+
+def test_numbers_of_a_table(call, tmp_path):
+    (tmp_path / "gt.csv").write_text("video,label,start,end\na,1.0,0,10\na,2.0,0,10\nb,1.0,0,10\n")
+    (tmp_path / "found.json").write_text(json.dumps({"results": found_of({"Run": "1", "Jump": "2"}.get)}))
+    status, out, err = call.on_files("found.json", "gt.csv")
+    assert (status, map_of(out), len(err)) == (0, 100, 1)
+
+
+@pytest.mark.parametrize("name", ["train/x", "x" * 300, "x\ny", "..", "C:\\x", "ü" * 150])
+def test_videos_that_cannot_be_files(call, name):
+    status, out, err = call({name: [HIT], "b": [HIT]}, {name: TRUTH["a"], "b": TRUTH["b"]})
+    assert (status, map_of(out), err) == (0, 100, [])
+
+
+@pytest.mark.parametrize("key", ["duration", "fps"])
+@pytest.mark.parametrize("value", [None, 0, -1, "", "0:10", "25/1", [10], {}])
+def test_what_no_evaluator_reads(call, key, value):
+    status, out, err = call(found_of(str), truth_of(str, **{key: value}))
+    assert (status, map_of(out), err) == (0, 100, [])
+
+
+@pytest.mark.parametrize(
+    ("segment", "says"),
+    [
+        ([-0.5, 10], "segments that begin before 0: 2, the first [-0.5, 10]; measured as they are"),
+        ([0, 10, 7], "segments of more than two values: 2, the first [0, 10, 7]; the first two are read"),
+    ],
+)
+def test_true_segments_as_the_field_reads_them(call, segment, says):
+    entry = {"subset": "test", "annotations": [{"label": "Run", "segment": segment}]}
+    detection = HIT | {"segment": segment[:2]}
+    status, out, err = call({"a": [detection], "b": [detection]}, {"a": entry, "b": entry}, "--tiou", "1")
+    assert (status, map_of(out, "1"), err) == (0, 100, [f"gt.json: video 'a': {says}"])
+
+
+@pytest.mark.parametrize("segment", [[0, 10, 3], ["0", "10", None], [0, 10, "x", []]])
+def test_detections_of_more_than_two_values(call, segment):
+    results = {"a": [HIT | {"segment": segment}], "b": [HIT]}
+    status, out, err = call(results, TRUTH)
+    assert (status, map_of(out)) == (0, 100)
+    assert err == ["found.json: segments of more than two values: 1; the first two are read"]
+
+
+@pytest.mark.parametrize("value", [None, 1, "", ["test"], "missing"])
+def test_videos_without_the_name_of_a_subset(call, value):
+    entry = {"annotations": TRUTH["a"]["annotations"]} | ({} if value == "missing" else {"subset": value})
+    status, out, err = call({"a": [HIT], "b": [HIT]}, TRUTH | {"d": entry, "e": entry})
+    assert (status, map_of(out), len(err)) == (0, 100, 1)
+    assert err[0].startswith("gt.json: videos without the name of a subset: 2, the first 'd' (")
+    assert err[0].endswith("); not measured")
+    status, out, err = call({"a": [HIT]}, {"a": entry})
+    assert (status, out, len(err)) == (2, [], 1)
+    assert err[0].startswith("error: gt.json: videos without the name of a subset: 1, the first 'a' (")
+
+
+def test_true_segments_that_are_there_twice(call):
+    """ActivityNet's toolkit counts both, so that one of the two is missed."""
+    twice = {"subset": "test", "annotations": TRUTH["a"]["annotations"] * 2}
+    status, out, err = call({"a": [HIT], "b": [HIT]}, TRUTH | {"a": twice})
+    assert status == 0
+    assert map_of(out) == pytest.approx(200 / 3, abs=0.01)
+    what = "each counts, as in ActivityNet's toolkit; OpenTAD counts them once"
+    assert err == [f"gt.json: true segments that repeat another one: 1; {what}"]
+
+
+def test_names_that_differ_in_blanks_only(call):
+    """In the results `a` and `a ` are two videos, and the second has no ground truth; likewise in the truth."""
+    results = {"a": [with_score(0.5)], "a ": [with_score(0.9)], "b": [with_score(0.8)]}
+    status, out, err = call(results, TRUTH)
+    assert status == 0
+    assert map_of(out) == pytest.approx(200 / 3, abs=0.01), "right at ranks 2 and 3, interpolated"
+    assert len(err) == 1
+    assert "videos that are not in subset 'test' of gt.json: 1, 'a '; detections counted" in err[0]
+    status, out, err = call(results, TRUTH | {"a ": TRUTH["a"]})
+    assert (status, map_of(out), err) == (0, 100, [])
+
+
+def test_training_stays_strict(tmp_path):
+    """What is only measured may have what no training can do with."""
+    for change in ({"fps": 0}, {"annotations": [{"label": "Run", "segment": [-1, 4]}]}, {"subset": None}):
+        (tmp_path / "gt.json").write_text(json.dumps({"database": TRUTH | {"d": TRUTH["a"] | change}}))
+        with pytest.raises(InputError):
+            read_annotations(tmp_path / "gt.json")
+    for results in ({"a": [HIT | {"label": 0}]}, {"a": [HIT | {"segment": [0, 1, 2]}]}, {"a/b": [HIT]}):
+        (tmp_path / "a.json").write_text(json.dumps({"results": results}))
+        with pytest.raises(InputError):
+            read_results(tmp_path / "a.json")
 
 
 # --- detections as the field writes them ------------------------------------------------------------------------------
@@ -257,6 +422,31 @@ def test_evaluating_tables(call, tmp_path):
     assert out[0] == "found.csv, 1 detections, on gt.csv, subset all: 2 videos, 2 segments"
 
 
+COLUMNS = "video,label,score,start,end\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'video, label, score, start, end\na, "Run", 0.5, 0, 10\n',
+        "sep=;\n" + f"{COLUMNS}a,Run,0.5,0,10\n".replace(",", ";"),
+        f"# mine, of today\n\n# {COLUMNS}{COLUMNS}a,Run,0.5,0,10\n# the end\n",
+        f",,,,\n{COLUMNS},,,,\na,Run,0.5,0,10\n   \n , ,,,\n",
+        f"{COLUMNS}a,Run,0.5,0,10\n".replace(",", "|"),
+        f"{COLUMNS}a,Run,0.5,0,10,, \n",
+        f"{COLUMNS} a ,Run,0.5,0,10\n".replace("\n", "\r"),
+    ],
+)
+def test_a_table_of_results_is_read_like_one_of_labels(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text, newline="")
+    assert read_results(tmp_path / "a.csv").values.tolist() == [["a", "Run", 0.5, 0, 10]]
+
+
+def test_a_video_of_a_table_may_begin_as_a_comment(tmp_path):
+    (tmp_path / "a.csv").write_text(f"{COLUMNS}#1,Run,0.5,0,10\n")
+    assert read_results(tmp_path / "a.csv").video.tolist() == ["#1"]
+
+
 FORMS = "is neither an ActivityNet result file (JSON) nor a CSV whose first line names the columns "
 FORMS += "video, label, score, start, end"
 
@@ -274,6 +464,8 @@ FORMS += "video, label, score, start, end"
         ("a.csv", "video,label,score,start,end\na,Run,0.5,1,inf\n", "video 'a': 'inf' is not a finite number"),
         ("a.csv", 'video,label,score,start,end\na,"Run"x,0.5,1,2\n', "line 2: cannot be read as CSV: "),
         ("a.csv", "video,label,score,start,end\na,Run,0,5,1,2\n", "line 2: 6 values for 5 columns"),
+        ("a.csv", "video,label,score,start,end,Label\n", "its first line names the column label twice"),
+        ("a.csv", "# mine\n\nvideo,label,score,start,end\n\na,Run,0.5,1\n", "line 5: 4 values for 5 columns"),
         ("a.csv", '{"database": {}}', "has no 'results' object: it holds annotations"),
         ("a.json", "video,label,score,start,end\n", "cannot be read as JSON"),
     ],
@@ -290,7 +482,9 @@ def test_broken_tables(call, tmp_path, name, text, says):
 
 
 def test_per_class(call, tmp_path):
-    database = TRUTH | {"d": {"subset": "test", "annotations": [{"label": "High jump", "segment": [0, 9]}] * 2}}
+    database = TRUTH | {
+        "d": {"subset": "test", "annotations": [{"label": "High jump", "segment": [n, 9]} for n in (0, 1)]}
+    }
     status, out, _ = call(
         {"a": [HIT, HIT]}, database, "--per-class", "--tiou", "0.5,1", "--json", "out.json", "--subset", "TEST"
     )
