@@ -28,6 +28,9 @@ TOLERANCE = 1.0
 FAR = 3
 """Segments that end so many times as late as their videos, in most of them, are in another unit."""
 
+LONG = 60
+"""Seconds that a snippet may take before that is unusual."""
+
 TWICE = 0.9
 """Two segments of a class in a video whose tIoU is at least this are one action, annotated twice."""
 
@@ -61,6 +64,7 @@ def problems_of(card: str) -> tuple[Dataset, list[Problem]]:
     stages = ["generator"] if dataset.grids["generator"] == dataset.grids["student"] else ["generator", "student"]
     for stage in stages:
         problems += feature_problems(dataset, FeatureStore(dataset, stage))
+        problems += grid_problems(dataset, stage)
     # What is unusual about the videos of these may follow from them.
     wrong = {problem.video for problem in problems if not problem.warning} - {None}
     odd = annotation_problems(dataset) + segment_problems(dataset, FeatureStore(dataset, "student"))
@@ -109,6 +113,17 @@ def _length_problems(dataset: Dataset, store: FeatureStore, video: str) -> list[
     what = f"{store.length(video)} snippets end at {covered:.1f} s, and the video at {duration:g} s"
     mend = f"check fps, stride and window in the card ({grid.fps:g}, {grid.stride}, {grid.window}), and the duration"
     return [Problem(store.paths(video)[0], what, video, mend, warning=True)]
+
+
+def grid_problems(dataset: Dataset, stage: str) -> list[Problem]:
+    """A grid whose snippets take longer than those of any usual extractor."""
+    grid = dataset.grids[stage]
+    fps = dataset.videos.fps.median() if grid.fps == "annotation" else float(grid.fps)
+    if not grid.stride > LONG * fps > 0:
+        return []
+    what = f"a snippet takes {grid.stride / fps:.3g} s: are durations in frames or milliseconds?"
+    mend = "write durations and times in seconds there, and fps and stride of the features into the card"
+    return [Problem(dataset.annotations, what, mend=mend, warning=True)]
 
 
 def annotation_problems(dataset: Dataset) -> list[Problem]:

@@ -167,3 +167,57 @@ def test_durations_in_frames_are_suspected():
 def test_a_tail_is_told():
     lengths, table = videos(25, 16, 16, *USUAL, tail=(4, 4))
     assert "too much for a window" in guess(lengths, table).how
+
+
+@pytest.mark.parametrize("fps", [1, 20, 24, 25, 29.97, 30])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_one_snippet_a_second(fps, seed):
+    lengths, table = videos(fps, round(fps), round(fps), *SHORT, count=100, rounded=0.01, seed=seed)
+    assert score(lengths, table, (fps, round(fps), round(fps)), guess(lengths, table)) >= 99
+
+
+@pytest.mark.parametrize("grid", [(24, 16, 16), (25, 12, 12), (25, 24, 24), (30, 15, 15)])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_other_strides_of_short_videos(grid, seed):
+    lengths, table = videos(*grid, *SHORT, count=100, rounded=0.01, seed=seed)
+    assert score(lengths, table, grid, guess(lengths, table)) >= 99
+
+
+@pytest.mark.parametrize(("fps", "stride"), [(15, 15), (10, 20)])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_annotated_frame_rates_with_strides_beside_usual_ones(fps, stride, seed):
+    lengths, table = videos([fps], stride, stride, *SHORT, count=400, seed=seed)
+    step = guess(lengths, table)
+    assert (step.fps, step.stride) == ("annotation", stride)
+    assert score(lengths, table, (None, stride, stride), step) >= 99
+
+
+@pytest.mark.parametrize("grid", [(30, 20, 32), (10, 5, 10), (12, 12, 20), (20, 20, 32), (8, 10, 20)])
+@pytest.mark.parametrize(("range_", "count"), [((10, 60), 100), ((30, 300), 30), ((10, 300), 400)])
+def test_windows_of_up_to_two_strides(grid, range_, count):
+    lengths, table = videos(*grid, *range_, count=count)
+    assert score(lengths, table, grid, guess(lengths, table)) >= 99
+
+
+@pytest.mark.parametrize("round_", [np.floor, np.round, np.ceil])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_whole_seconds_tell_no_short_window(round_, seed):
+    lengths, table = videos(25, 20, 40, 60, 3000, count=400, seed=seed)
+    table["duration"] = round_(table["duration"])
+    step = guess(lengths, table)
+    unknown = "the window cannot be known from durations rounded to 1 s; --window W says it" in step.how
+    assert unknown or score(lengths, table, (25, 20, 40), step) >= 99
+
+
+def test_few_videos_tell_no_short_window():
+    lengths, table = videos(10, 5, 10, 10, 300, count=5)
+    step = guess(lengths, table)
+    unknown = "the window cannot be known from these durations" in step.how
+    assert unknown or score(lengths, table, (10, 5, 10), step) >= 99
+
+
+def test_other_slopes_that_fit_are_told():
+    lengths, table = videos(25, 24, 24, *SHORT, count=30, rounded=0.01)
+    assert "s a snippet fit as well" in guess(lengths, table).how
+    lengths, table = videos(25, 16, 16, *LONG, count=100, rounded=0.01)
+    assert "fit as well" not in guess(lengths, table).how

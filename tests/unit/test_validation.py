@@ -314,3 +314,11 @@ def test_a_card_that_points_at_another_file_shows_a_short_excerpt(make, tmp_path
         said = str(error)
     assert said.count("Secret") <= 1
     assert "\033" not in said
+
+
+def test_snippets_that_take_minutes(make):
+    grids = {stage: grid | {"stride": grid["stride"] * 1000} for stage, grid in GRIDS.items()}
+    _, problems = problems_of(make(grids=grids))
+    doubts = [str(problem) for problem in problems if "a snippet takes" in str(problem)]
+    assert len(doubts) == 2
+    assert "a snippet takes 1e+03 s: are durations in frames or milliseconds?" in doubts[0]
