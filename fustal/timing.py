@@ -297,7 +297,7 @@ def _step(fps: float | str, stride: int, line: Line, clear: bool, given: Given, 
         how += (
             f": duration over snippets of {len(rest)} videos has slope {slope}, intercept {begin:.2f} ± {spread:.2f} s"
         )
-    known = line.exact and clear and unit <= stride / 2
+    known = line.exact and clear and unit <= stride / 2 and line.low <= stride <= line.high
     apart = line.high - line.low
     if known and not given.stride and apart > 0.01 * stride and apart * np.ptp(line.lengths) > stride / 4:
         how += f"; {line.low / rate:.3g} to {line.high / rate:.3g} s a snippet fit as well"
