@@ -21,7 +21,7 @@ from fustal.files import one_line
 from fustal.params import Params
 from fustal.runs import CHAIN, OUTPUTS, Stage, data_key, is_done, stages_of, why_not
 from fustal.steps import telling
-from fustal.writing import Busy, held, publish
+from fustal.writing import Busy, check_target, held, publish
 
 
 class StageError(RuntimeError):
@@ -72,6 +72,7 @@ def run_chain(
                 say(f"{title}: nothing to do: {why_not(stage, params)}")
                 continue
             if not force and is_done(params, stage.name, data, outputs):
+                _finish_notebook(stage, outputs / params.run / "notebooks")
                 say(f"{title}: already done")
                 continue
             say(f"{title} ...")
@@ -82,6 +83,17 @@ def run_chain(
             for line in warned:
                 say(f"    {line}")
             say(f"{title}: {time.monotonic() - started:.0f} s")
+
+
+def _finish_notebook(stage: Stage, folder: Path) -> None:
+    """Gives an executed notebook its name, if the process was killed between its stage's end and that."""
+    partial = _partial(stage, folder)
+    if partial.is_file() and not (folder / stage.notebook).exists():
+        publish(partial, folder / stage.notebook)
+
+
+def _partial(stage: Stage, folder: Path) -> Path:
+    return folder / stage.notebook.replace(".ipynb", ".partial.ipynb")
 
 
 @contextlib.contextmanager
@@ -108,7 +120,11 @@ def run_notebook(stage: Stage, params: Params, outputs: Path, *, bar: bool = Fal
     """
     folder = outputs / params.run / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / stage.notebook.replace(".ipynb", ".partial.ipynb")
+    partial = _partial(stage, folder)
+    for path in (partial, folder / stage.notebook):
+        check_target(path)
+        if path.is_symlink():
+            raise InputError(f"{path}: is a link, and what it leads to would be replaced: move it away")
     os.environ["FUSTAL_OUTPUTS"] = str(outputs)
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("FUSTAL_STATIC", "1")  # nobody is there to move a slider

@@ -232,10 +232,14 @@ def fetch(
 def init_(
     folder: Annotated[Path, typer.Argument(help="holds features (.npy) and annotations (.json or .csv)")],
     fps: Annotated[
-        float | None, typer.Option(min=1e-3, help="frames per second that the features were made at")
+        float | None, typer.Option(min=1e-3, max=1e6, help="frames per second that the features were made at")
     ] = None,
-    stride: Annotated[int | None, typer.Option(min=1, help="frames from one snippet to the next")] = None,
-    window: Annotated[int | None, typer.Option(min=1, help="frames that a snippet sees; else the stride")] = None,
+    stride: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="frames from one snippet to the next")
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="frames that a snippet sees; else the stride")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="of data set and run; else the folder's")] = None,
     annotations: Annotated[Path | None, typer.Option(help="which file, where there are several")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="read the pickles of W-TALC's layout")] = False,
@@ -283,11 +287,10 @@ def evaluate(
     """Print mAP per tIoU and its averages."""
     from fustal.evaluate import evaluate as evaluate_
     from fustal.params import tiou_grid
-    from fustal.writing import check_apart, check_target, write_json
+    from fustal.writing import check_output, write_json
 
     if json_out:
-        check_apart(json_out, detections, annotations)
-        check_target(json_out)
+        check_output(json_out, detections, annotations)
     try:
         tious = tiou_grid(tiou)
     except ValueError as error:
@@ -386,7 +389,7 @@ def _assignment(text: str) -> tuple[str, object]:
         raise InputError(f"--set {text}: must be name=value")
     try:
         return name.strip(), yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except Exception:  # a value that its tag does not fit can raise anything
         return name.strip(), value
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 from fustal import InputError
 from fustal.annotations import read_results, write_results
 from fustal.names import among, find_run
-from fustal.writing import atomic, atomic_folder, check_apart, check_target
+from fustal.writing import atomic, atomic_folder, check_apart, check_output
 
 LEAST_SCORE = 0.2
 """From which on a detection becomes a subtitle, as in notebook 05, "One video": of the hundreds that soft-NMS leaves of
@@ -166,7 +166,7 @@ def _clock(seconds: float, form: str) -> str:
 def _check_free(out: Path, is_folder: bool) -> None:
     """Refuses to put a file where a folder is, or subtitles where there is anything."""
     if not is_folder:
-        check_target(out)
+        check_output(out)
     if is_folder and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out}: is there already: subtitles want a new or an empty folder")
 

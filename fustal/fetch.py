@@ -16,7 +16,7 @@ from fustal import ROOT, InputError, sbhar, simulate
 from fustal.annotations import check_name, read_annotations
 from fustal.archives import unpack
 from fustal.dataset import Grid, read_card
-from fustal.files import read_json
+from fustal.files import read_json, shown
 from fustal.names import find_card
 from fustal.writing import atomic_folder, held, overlap, recover, write_json
 
@@ -74,6 +74,11 @@ def fetch(card: str | Path, source: Path | None = None) -> Path:
     known = read_card(path)
     if known.name not in SOURCES:
         raise InputError(f"{path}: there is nothing to fetch for {known.name!r} (only for {', '.join(SOURCES)})")
+    for text in (known.annotations, *(grid.pattern for grid in known.grids.values())):
+        if Path(text).is_absolute() or ".." in Path(text).parts:
+            raise InputError(
+                f"{path}: {shown(text)} leads out of the folder of the data set, and fetch writes in it alone"
+            )
     if source is not None and not Path(source).is_dir():
         raise InputError(f"{source}: no such folder")
     root = (path.parent / known.root).resolve()

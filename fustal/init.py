@@ -71,6 +71,10 @@ def init(
     try:
         if root == "converted":
             given = Given(given.fps or GRID.fps, given.stride or GRID.stride, given.window or GRID.window)
+            newer = [path.name for path in folder.rglob("*.npy") if _is_newer(path, folder / root)]
+            if newer:
+                what = f"is older than {shown(newer[0])}, from which it was converted"
+                raise InputError(f"{folder / root}: {what}: move it away to have it made anew")
             if not (folder / root).exists():
                 convert(folder, folder / root, trust=trust)
                 converted = True
@@ -136,6 +140,14 @@ def _known(
         most_actions=int(segments.groupby("video").size().max()) if len(segments) else 0,
         segments=bool(segments.video.isin(split.train).any()),
     )
+
+
+def _is_newer(path: Path, converted: Path) -> bool:
+    """Whether a file of W-TALC's layout was changed after the conversion."""
+    made = converted / "gt.json"
+    if not made.exists() or path.is_relative_to(converted):
+        return False
+    return path.stat().st_mtime_ns > made.stat().st_mtime_ns
 
 
 def find_annotations(folder: Path) -> Path:

@@ -28,14 +28,14 @@ from fustal.annotations import SEGMENT_COLUMNS, check_name, write_results
 from fustal.dataset import Dataset, Grid
 from fustal.export import LEAST_SCORE, choose, write_csv
 from fustal.features import FeatureStore
-from fustal.files import digest, one_line, read_json, validated
+from fustal.files import digest, one_line, open_regular, read_json, validated
 from fustal.names import find_run
 from fustal.params import Params
 from fustal.runs import CHAIN
 from fustal.student import Student, localize
 from fustal.student.learning import make_student, start_average
 from fustal.training import load_module
-from fustal.writing import check_target
+from fustal.writing import check_output
 
 BEST = 10
 """Detections of a video that are printed."""
@@ -237,9 +237,13 @@ def localize_files(
         raise InputError(f"--min-score {least}: is not a number")
     _check_targets(out, plot)
     trained = load(run, device)
-    store = trained.store(find_files(features, trained.task.grid.modalities), fps)
-    for video in store.dataset.videos.index if plot else ():
-        check_target(plot / f"{video}.png")
+    files = find_files(features, trained.task.grid.modalities)
+    given = [path for paths in files.values() for path in paths]
+    if out:
+        check_output(out, *given)
+    for video in files if plot else ():
+        _check_timeline(plot / f"{video}.png", given)
+    store = trained.store(files, fps)
     found = trained.detect(store)
     durations = {video: store.duration(video) for video in store.dataset.videos.index}
     shown, lines = choose(found, least), []
@@ -340,11 +344,20 @@ def _check_video(video: str, path: Path | None = None) -> None:
         raise InputError(f"{'' if path is None else f'{str(path)!r}: '}video {video!r}: {error}") from None
 
 
+def _check_timeline(path: Path, given: Sequence[Path]) -> None:
+    """Refuses to replace a picture that is no timeline: Matplotlib names itself at the beginning of its own."""
+    check_output(path, *given)
+    if path.is_file():
+        with open_regular(path) as file:
+            if b"Matplotlib" not in file.read(500):
+                raise InputError(f"{path}: is there already, and is no timeline: move it away")
+
+
 def _check_targets(out: Path | None, plot: Path | None) -> None:
     """Refuses early what could not be written."""
     if out and out.suffix not in (".json", ".csv"):
         raise InputError(f"--out {out}: ends in neither .json nor .csv")
     if out:
-        check_target(out)
+        check_output(out)
     if plot and plot.exists() and not plot.is_dir():
         raise InputError(f"--plot {plot}: is a file: give the name of a folder")

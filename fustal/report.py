@@ -23,12 +23,12 @@ from fustal.distillation import label_counts, label_warnings
 from fustal.errors import average_precision_by_length, error_shares
 from fustal.evaluation import label_measures, mean_average_precision, precision_recall, summary
 from fustal.export import LEAST_SCORE
-from fustal.files import one_line, read_json, validated
+from fustal.files import one_line, open_regular, read_json, validated
 from fustal.names import find_run
 from fustal.params import Params, grid
 from fustal.results import LABEL_MEASURES, STAGE_NAMES, TIoU
 from fustal.runs import CHAIN, changed_file
-from fustal.writing import atomic, check_target
+from fustal.writing import atomic, check_output
 
 DETECTIONS = {
     "generator": "generator/proposals_test.json",
@@ -136,7 +136,7 @@ def report(name: str, out: Path | None = None) -> Path:
         raise InputError(f"--out {out}: must end in .html or .htm")
     run = read_run(name)
     path = out or run.folder / "report.html"
-    check_target(path)
+    check_output(path)
     text = page(run, path.parent)
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="replace")
@@ -328,7 +328,8 @@ def training_figures(run: Finished) -> Iterator[dict[str, str]]:
         if not run.has(file):
             continue
         try:
-            log = pd.read_csv(run.folder / file).astype(float)
+            with open_regular(run.folder / file) as opened:
+                log = pd.read_csv(opened).astype(float)
         except (ValueError, OSError) as error:
             what = f"cannot be read as the log of a training: {one_line(error)}"
             raise InputError(f"{run.folder / file}: {what}") from None

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from scipy.stats import bootstrap
 
 from fustal import InputError
-from fustal.files import explain, one_line, read_json
+from fustal.files import explain, one_line, read_json, read_text
 from fustal.names import find_run
-from fustal.writing import atomic
+from fustal.writing import atomic, check_output
 
 STAGE_NAMES = {
     "generator": "generator",
@@ -183,6 +183,7 @@ def write_table(frame: pd.DataFrame, path: Path) -> Path:
     """Writes a frame as CSV or Parquet, as the file's name says, atomically; returns the path."""
     if path.suffix not in (".csv", ".parquet"):
         raise InputError(f"{path}: must end in .csv or .parquet")
+    check_output(path)
     with atomic(path) as temporary:
         frame.to_parquet(temporary) if path.suffix == ".parquet" else frame.to_csv(temporary, index=False)
     return path
@@ -298,16 +299,13 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 def insert(text: str, path: Path, name: str = "results") -> None:
     """Puts a text between two markers of a file, `<!-- name: begin -->` and `<!-- name: end -->`."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    try:
-        page = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a page: {one_line(error)}") from None
+    page = read_text(path)
     if begin not in page or end not in page.split(begin)[1]:
         raise InputError(f"{path}: has no lines {begin} and {end}")
     head, _, rest = page.partition(begin)
     tail = rest.partition(end)[2]
     with atomic(path) as temporary:
-        temporary.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
+        temporary.write_bytes(f"{head}{begin}\n{text}\n{end}{tail}".encode())
 
 
 def _markdown(part: pd.DataFrame, stages: dict[str, str], corner: str, seeds: int) -> str:

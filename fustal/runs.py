@@ -26,7 +26,7 @@ from fustal.names import OUTPUTS
 from fustal.params import STAGES, Params, SharedParams, StudentParams
 from fustal.provenance import provenance
 from fustal.training import CHECKPOINT
-from fustal.writing import atomic, flush, held, make_folder, remove_unfinished, write_json
+from fustal.writing import STARTED, atomic, check_target, flush, held, make_folder, remove_unfinished, write_json
 
 
 @dataclass(frozen=True)
@@ -277,6 +277,7 @@ def open_stage(name: str, namespace: Mapping[str, Any]) -> Run:
         print("no training video has true segments: what is measured on them says nothing")
     read = {item: digest(path) for item, path in inputs.items()}
     run = Run(params, stage, folder, inputs, seen, stage_key(params, stage, data), data, code, read, started)
+    _check_ours(run.here)
     _hold(folder, stage.name)
     make_folder(run.here)
     remove_unfinished(run.here)
@@ -299,7 +300,7 @@ def is_done(params: Params, name: str, data: str, outputs: Path | None = None) -
     """
     folder, stage = (outputs or OUTPUTS) / params.run, CHAIN[name]
     record = read_record(folder / name)
-    if record is None or record.key != stage_key(params, stage, data):
+    if record is None or record.key != stage_key(params, stage, data) or set(record.outputs) != set(stage.outputs):
         return False
     return not changed_file(stage, params, folder, record.inputs | record.outputs)
 
@@ -316,7 +317,8 @@ def adopt(source: Path, params: Params, name: str, outputs: Path) -> None:
     folder, stage = outputs / params.run, CHAIN[name]
     record = read_json(source / name / RECORD) | {"parameters": params.of(Params), "taken_from": source.name}
     (folder / name / RECORD).unlink(missing_ok=True)  # until all of it is here
-    for path in sorted((source / name).rglob("*")):
+    paths = sorted((source / name).rglob("*"), key=lambda path: (path.name != STARTED, path))
+    for path in paths:
         if path.is_file() and path.name != RECORD:
             _take(path, folder / path.relative_to(source))
     _take(source / "notebooks" / stage.notebook, folder / "notebooks" / stage.notebook)
@@ -347,7 +349,7 @@ def stage_key(params: Params, stage: Stage, data: str) -> str:
 def _changed(maker: Stage, params: Params, folder: Path, data: str) -> str:
     """What is not any more as it was when a stage made its files, which therefore must not be read; empty: nothing."""
     record = read_record(folder / maker.name)
-    if record is None:
+    if record is None or set(record.outputs) != set(maker.outputs):
         return "has not finished (another method's files are given by a parameter)"
     if changed := changed_file(maker, params, folder, record.inputs | record.outputs):
         return f"{changed} has changed since"
@@ -357,6 +359,16 @@ def _changed(maker: Stage, params: Params, folder: Path, data: str) -> str:
     if record.data != data:
         return "the data have changed since"
     return "" if record.code == code_digest(maker.notebook) else "its code, or fustal's, has changed since"
+
+
+def _check_ours(here: Path) -> None:
+    """Refuses a stage's folder that holds files and was not made by a stage."""
+    check_target(here / RECORD)
+    files = [path for path in here.rglob("*") if path.is_file()] if here.is_dir() else []
+    if files and not (here / STARTED).exists():
+        raise InputError(
+            f"{here}: holds {shown(files[0].name)}, which no stage made: move it away, or name another run"
+        )
 
 
 PATIENCE = 5
@@ -381,7 +393,7 @@ def _release(folder: Path) -> None:
 
 def _forget_other_checkpoints(run: Run) -> None:
     """Keeps the checkpoints of an interrupted training only when they belong to exactly this stage."""
-    marker, mine = run.here / "started.json", {"key": run.key, "inputs": run.read}
+    marker, mine = run.here / STARTED, {"key": run.key, "inputs": run.read}
     try:
         same = read_json(marker) == mine if marker.exists() else False
     except InputError as error:

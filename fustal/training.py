@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fustal import InputError
-from fustal.files import one_line
+from fustal.files import one_line, open_regular
 from fustal.parallel import backward, processes, rank
 from fustal.params import Params
 from fustal.steps import Steps
@@ -315,7 +315,8 @@ def _read_log(path: Path, first_step: int, state: State) -> list[dict[str, float
     if state.step == first_step:  # several processes are handed what to begin with as a checkpoint
         return []
     try:
-        log = pd.read_csv(path, float_precision="round_trip")
+        with open_regular(path) as file:
+            log = pd.read_csv(file, float_precision="round_trip")
         rows = log[log.step < state.step].to_dict("records")
         if [row["step"] for row in rows] == list(range(first_step, state.step)):
             return rows

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -26,6 +27,9 @@ UNFINISHED = ".fustal-"
 
 LOCK = ".lock"
 """The lock in such a folder: free, or not there, when its process is gone."""
+
+STARTED = "started.json"
+"""The file in the folder of each stage of a run, from its beginning on."""
 
 MADE = ".made-by-fustal.json"
 """List in a folder that may be made again: every file made in it, with size and time. Others are the user's."""
@@ -72,6 +76,18 @@ def check_target(path: str | Path) -> None:
         raise InputError(f"{path}: {kind_of(Path(path))}, and a file never replaces one: give another name")
 
 
+def check_output(path: str | Path, *inputs: Path) -> None:
+    """Refuses, before the work, a file that a command was told to write where something would be lost.
+
+    Raises:
+        InputError: a folder or a device is there, a file that is also read, or the folder is that of a stage.
+    """
+    check_target(path)
+    check_apart(Path(path), *inputs)
+    if (Path(os.path.realpath(path)).parent / STARTED).exists():
+        raise InputError(f"{path}: lies in the folder of a run's stage, which holds its own files: give another place")
+
+
 @contextlib.contextmanager
 def atomic_folder(path: str | Path, *, again: bool = False) -> Iterator[Path]:
     """Gives a temporary path, and puts the folder that the block makes there in the place of `path`, flushed to disk.
@@ -96,9 +112,15 @@ def atomic_folder(path: str | Path, *, again: bool = False) -> Iterator[Path]:
             (temporary / MADE).write_text(json.dumps({"files": _listing(temporary)}, indent=1), encoding="utf-8")
         _flush_tree(temporary)
         check_replaceable(target)  # it may have changed meanwhile
-        if target.exists():
-            target.rename(workspace / "replaced")
-        publish(temporary, target)
+        replaced = workspace / "replaced"
+        try:
+            if target.exists():
+                target.rename(replaced)
+            publish(temporary, target)
+        except BaseException:
+            if replaced.exists() and not target.exists():
+                replaced.rename(target)
+            raise
 
 
 def check_replaceable(folder: Path) -> None:
@@ -144,7 +166,7 @@ def recover(path: Path) -> None:
                 print(f"{path}: a killed process had not given it its name: done now", file=sys.stderr)
             else:
                 print(f"{left}: left by a killed process: removed", file=sys.stderr)
-            shutil.rmtree(left, ignore_errors=True)
+            _remove(left)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -152,7 +174,7 @@ def remove_unfinished(folder: Path) -> None:
     for left in list(folder.rglob(f".*{UNFINISHED}*")):
         with _held(left) as abandoned:
             if abandoned:
-                shutil.rmtree(left, ignore_errors=True)
+                _remove(left)
 
 
 @contextlib.contextmanager
@@ -172,6 +194,8 @@ def held(lock: Path, what: Path, patience: float = -1) -> Iterator[None]:
         make_folder(lock.parent)
         if lock.exists() and not lock.is_file():
             raise OSError(f"{lock.name} {kind_of(lock)}")
+        if lock.exists() and lock.stat().st_size:
+            raise OSError(f"{lock.name} is no lock, as it holds something")
         file_lock = FileLock(lock)
         file_lock.acquire(timeout=patience)
     except Timeout:
@@ -278,13 +302,16 @@ def _workspace(target: Path) -> Iterator[Path]:
     try:
         yield workspace
     finally:
+        _remove(workspace)
         lock.release()
-        shutil.rmtree(workspace, ignore_errors=True)
 
 
 def _prefix(path: Path) -> str:
-    """How the names of the folders begin in which processes work on a file or folder."""
-    return f".{path.name[:50]}{UNFINISHED}"
+    """How the names of the folders begin in which processes work on a file or folder; long names are made short."""
+    name = path.name
+    if len(name) > 50:
+        name = f"{name[:30]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return f".{name}{UNFINISHED}"
 
 
 @contextlib.contextmanager
@@ -303,6 +330,18 @@ def _held(left: Path) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+def _remove(workspace: Path) -> None:
+    """Removes such a folder, its lock last: if this is killed, too, the rest is still known to be abandoned."""
+    for path in workspace.iterdir() if workspace.is_dir() else ():
+        if path.name == LOCK:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    shutil.rmtree(workspace, ignore_errors=True)
 
 
 def _is_old_and_empty(left: Path) -> bool:

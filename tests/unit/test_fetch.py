@@ -169,6 +169,16 @@ def test_what_a_folder_holds_is_never_deleted_by_fetching_from_it(card, thumos_f
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("pattern", ["/mine/{modality}/{video}.npy", "../mine/{modality}/{video}.npy"])
+def test_fetch_writes_in_the_folder_of_the_data_set_alone(card, pattern, tmp_path):
+    grid = {"pattern": pattern, "modalities": ["rgb", "flow"], "fps": 25, "stride": 16, "window": 16}
+    path = card("demo", grids={"generator": grid})
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match="leads out of the folder of the data set"):
+        fetch.fetch(path)
+    assert contents(tmp_path) == before
+
+
 def test_a_card_in_the_folder_that_it_names_is_not_deleted(card, tmp_path):
     path = card("demo", root=".")
     (path.parent / "notes.txt").write_text("mine")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from fustal import ROOT, InputError
+from fustal import ROOT, InputError, writing
 from fustal.files import digest, read_json, read_yaml, shown
 from fustal.writing import (
     LOCK,
@@ -233,6 +233,52 @@ def test_everything_is_flushed_before_and_after_it_gets_its_name(tmp_path, monke
     events.clear()
     _make(tmp_path / "data", "file")
     assert events == ["file", "data", "rename", tmp_path.name]
+
+
+def test_long_names_that_begin_alike_are_not_mixed_up(tmp_path):
+    one, other = (tmp_path / ("a" * 55 + end) for end in "12")
+    _make(one, "mine", again=True)
+    left = tmp_path / f"{writing._prefix(one)}x"
+    left.mkdir()
+    (left / LOCK).touch()
+    one.rename(left / "replaced")
+    recover(other)
+    assert not other.exists()
+    recover(one)
+    assert (one / "mine").exists()
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_an_error_between_the_renames_gives_the_old_folder_back(tmp_path, monkeypatch, error):
+    _make(tmp_path / "data", "old", again=True)
+
+    def fail(*names):
+        raise error
+
+    monkeypatch.setattr(writing.os, "replace", fail)
+    with pytest.raises(error):
+        _make(tmp_path / "data", "new", again=True)
+    assert (tmp_path / "data" / "old").exists()
+
+
+def test_a_file_that_is_no_lock_is_not_emptied(tmp_path):
+    (tmp_path / ".lock").write_text("mine")
+    with (
+        pytest.raises(InputError, match="is no lock, as it holds something"),
+        writing.held(tmp_path / ".lock", tmp_path),
+    ):
+        pass
+    assert (tmp_path / ".lock").read_text() == "mine"
+
+
+def test_a_command_does_not_write_over_what_it_reads_nor_into_a_stage(tmp_path):
+    (tmp_path / "in.csv").write_text("x")
+    (tmp_path / "link.csv").symlink_to("in.csv")
+    with pytest.raises(InputError, match="is also read"):
+        writing.check_output(tmp_path / "link.csv", tmp_path / "in.csv")
+    (tmp_path / "started.json").write_text("{}")
+    with pytest.raises(InputError, match="lies in the folder of a run's stage"):
+        writing.check_output(tmp_path / "stage.json")
 
 
 def test_folders_overlap_by_path_and_by_link(tmp_path):

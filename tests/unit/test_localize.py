@@ -213,6 +213,21 @@ def test_a_timeline_does_not_replace_a_folder_and_nothing_is_written(run, videos
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["test1.png"]
 
 
+def test_what_is_read_and_pictures_of_others_are_not_replaced(run, videos, fustal, tmp_path):
+    mine = shutil.copy(videos[0], tmp_path / "mine.csv")
+    status, _, err = fustal("tiny", mine, "--out", mine)
+    assert status == 2
+    assert "is also read" in err
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "test0.png").write_bytes(b"\x89PNG, a thumbnail")
+    status, _, err = fustal("tiny", *videos, "--plot", tmp_path / "plots")
+    assert (status, err.endswith("test0.png: is there already, and is no timeline: move it away\n")) == (2, True)
+    assert (tmp_path / "plots" / "test0.png").read_bytes() == b"\x89PNG, a thumbnail"
+    (tmp_path / "plots" / "test0.png").unlink()
+    for _ in range(2):
+        assert fustal("tiny", *videos, "--plot", tmp_path / "plots")[0] == 0, "its own are replaced"
+
+
 # --- which features ---------------------------------------------------------------------------------------------------
 
 

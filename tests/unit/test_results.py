@@ -167,14 +167,21 @@ def test_a_page_without_markers_is_left_alone(tmp_path, kept):
     assert page.read_text() == "\n".join(["text", *kept])
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe", "folder"])
-def test_a_page_that_cannot_be_read(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "no such file"),
+        (b"caf\xe9", "is not UTF-8 but perhaps Latin-1"),
+        ("folder", "cannot be read: it is a folder"),
+    ],
+)
+def test_a_page_that_cannot_be_read(tmp_path, content, says):
     page = tmp_path / "README.md"
     if content == "folder":
         page.mkdir()
     elif content is not None:
         page.write_bytes(content)
-    with pytest.raises(InputError, match=r"README\.md: cannot be read as a page: ") as error:
+    with pytest.raises(InputError, match=f"README.md: {says}") as error:
         insert("new", page)
     assert "\n" not in str(error.value)
 

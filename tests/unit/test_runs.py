@@ -277,6 +277,23 @@ def test_a_video_that_moves_to_the_test_subset_voids_what_was_trained_on_it(outp
     assert not is_done(params, "generator", data_key(load_dataset(card)))
 
 
+def test_a_folder_that_no_stage_made_is_left_alone(outputs):
+    mine = outputs / "tiny" / "generator" / "model.safetensors"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("of mine")
+    with pytest.raises(InputError, match=r"generator: holds 'model\.safetensors', which no stage made"):
+        open_stage("generator", {"run": "tiny"})
+    assert mine.read_text() == "of mine"
+
+
+def test_a_record_that_names_no_outputs_means_not_done(outputs, dataset):
+    finish("generator")
+    record = outputs / "tiny" / "generator" / "stage.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"outputs": {}}))
+    (outputs / "tiny" / "generator" / "model.safetensors").unlink()
+    assert not is_done(Params(run="tiny"), "generator", data_key(dataset))
+
+
 @pytest.mark.parametrize("there", ["tiny", "tiny/.generator.lock"])
 def test_what_stands_in_the_way_of_a_run_is_told(outputs, there):
     (outputs / there).parent.mkdir(exist_ok=True)
