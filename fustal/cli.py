@@ -313,8 +313,10 @@ def results(
     per_class: Annotated[bool, typer.Option("--per-class", help="average precision of each class instead")] = False,
 ) -> None:
     """Print the table of results of some runs: mean ± std over seeds, from their metrics.json files."""
-    from fustal.results import class_table, collect, insert, table
+    from fustal.results import changed_since, class_table, collect, insert, table
 
+    for line in changed_since(runs):
+        _say(line, err=True)
     text = class_table(runs) if per_class else table(collect(runs))
     _say(text)
     if readme:

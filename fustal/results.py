@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from scipy.stats import bootstrap
 
 from fustal import InputError
-from fustal.files import explain, one_line, read_json, read_text
+from fustal.files import digest, explain, one_line, read_json, read_text
 from fustal.names import find_run
 from fustal.writing import atomic, check_output
 
@@ -108,6 +108,24 @@ def read_metrics(runs: Sequence[str | Path]) -> dict[Path, Metrics]:
         seen.add(key)
         found[path] = metrics
     return found
+
+
+def changed_since(runs: Sequence[str | Path]) -> list[str]:
+    """A line for each run of which a stage was made again after the evaluation, so that its table is of the old one.
+
+    Args:
+        runs: see `read_metrics`.
+    """
+    lines = []
+    for path in read_metrics(runs):
+        record = path.with_name("stage.json")
+        inputs = read_json(record).get("inputs") if record.is_file() else None
+        for name, value in inputs.items() if isinstance(inputs, dict) else ():
+            file = path.parents[1] / name
+            if file.is_file() and digest(file) != value:
+                lines.append(f"{path}: {name} was made again since: the table is of the one before (fustal run)")
+                break
+    return lines
 
 
 def parsed(values: Any, path: str | Path) -> Metrics:

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from fustal import InputError
-from fustal.results import class_table, collect, collect_sweeps, insert, table
+from fustal.files import digest
+from fustal.results import changed_since, class_table, collect, collect_sweeps, insert, table
 
 METRICS = {
     "run": "tiny-seed0",
@@ -184,6 +185,19 @@ def test_a_page_that_cannot_be_read(tmp_path, content, says):
     with pytest.raises(InputError, match=f"README.md: {says}") as error:
         insert("new", page)
     assert "\n" not in str(error.value)
+
+
+def test_a_table_of_files_that_were_made_again_is_told(make, tmp_path):
+    folder = tmp_path / make(0)
+    (folder / "student").mkdir()
+    detections = folder / "student" / "detections_test.json"
+    detections.write_text("{}")
+    inputs = {"student/detections_test.json": digest(detections), "generator/foreign.json": "elsewhere"}
+    (folder / "evaluation" / "stage.json").write_text(json.dumps({"inputs": inputs}))
+    assert changed_since([folder.name]) == []
+    detections.write_text("{ }")
+    (line,) = changed_since([folder.name])
+    assert "student/detections_test.json was made again since" in line
 
 
 # --- how many seeds ---------------------------------------------------------------------------------------------------
