@@ -51,6 +51,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """
     target = _target(path)
     check_target(path)
+    recover(target)
     with _workspace(target) as workspace:
         temporary = workspace / target.name
         yield temporary
@@ -292,7 +293,6 @@ def _target(path: str | Path) -> Path:
 @contextlib.contextmanager
 def _workspace(target: Path) -> Iterator[Path]:
     """A hidden folder beside the target, locked while the block runs."""
-    recover(target)
     try:
         workspace = Path(tempfile.mkdtemp(dir=target.parent, prefix=_prefix(target)))
     except OSError as error:
