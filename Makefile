@@ -30,6 +30,7 @@ test: export FUSTAL_STATIC = 1
 test: setup .venv/browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests fustal
 	outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && \
 	FUSTAL_OUTPUTS=$$outputs $(BIN)/python -m pytest -p tests.notebooks.compare --nbval --nbval-current-env \

@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from fustal import ROOT
-from fustal.writing import atomic
+from fustal.data.writing import atomic
 
 SHOWN = ROOT / "docs" / "notebooks"
 FIGURE = re.compile(r'<img alt="([^"]*)" src="data:image/png;base64,([^"]*)">')

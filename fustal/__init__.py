@@ -1,45 +1,35 @@
 """FuSTAL: full-stage pseudo label quality enhancement for weakly-supervised temporal action localization.
 
-The package under the numbered notebooks. Read it in the order in which they use it: `params`, `annotations`, `dataset`,
-`features`, `generator`, `proposals`, `student`, `distillation`, `evaluation`; `runs`, `training`, `parallel`, `batch`
-carry them.
+The package under the numbered notebooks. The method: `generator`, `proposals`, `student`, `distillation`. Below it:
+`params`, `segments`, `evaluation`, `data`, `engine`. Above it: `viz`, `runs`, `tools`.
 """
 
+import importlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-# PyTorch's memory in large pages, where Linux has them: getting small ones costs more than the arithmetic on them.
+# PyTorch gets its memory in large pages, where Linux has them: small ones cost more than the arithmetic on them.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 """The repository: `notebooks/`, `params/` and `outputs/` lie here, whatever the working directory is."""
 
+__all__ = ["FeatureStore", "Params", "load_dataset", "open_stage", "viz"]
 
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong, or only odd, with a file; as text, one line that names file, video and value.
-
-    Attributes:
-        file: which.
-        what: is wrong with it.
-        video: whose entry or features.
-        mend: what to do about it.
-        warning: it may stay.
-        subset: of the video in the annotations, where that is known.
-    """
-
-    file: Path
-    what: str
-    video: str | None = None
-    mend: str = ""
-    warning: bool = False
-    subset: str | None = None
-
-    def __str__(self) -> str:
-        video = "" if self.video is None else f"video {self.video!r:.80}: "
-        return f"{self.file}: {video}{self.what}"
+PLACES = {
+    "FeatureStore": "fustal.data.features",
+    "Params": "fustal.params",
+    "load_dataset": "fustal.data.cards",
+    "open_stage": "fustal.runs.stage",
+}
+"""Public name -> its module."""
 
 
-class InputError(ValueError):
-    """Something the user gave is wrong: a file, a parameter, a label. One line names it, or a `Problem`."""
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used, so that `fustal --help` does not wait for PyTorch."""
+    if name == "viz":
+        return importlib.import_module("fustal.viz")
+    if name in PLACES:
+        return getattr(importlib.import_module(PLACES[name]), name)
+    raise AttributeError(f"module 'fustal' has no attribute {name!r}")

@@ -1,5 +1,5 @@
 """`python -m fustal`, the same as `fustal`."""
 
-from fustal.cli import main
+from fustal.tools.cli import main
 
 main()

@@ -1,6 +1,6 @@
 """EMA distillation: the average of the student's weights labels the training videos once more (METHOD.md section 5).
 
-Taught in notebook 04. The average itself is kept from the first step of training on (`fustal.student.learning`).
+Taught in notebook 04. The average itself is kept from the first step of training on (`fustal.student.training`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,24 +10,17 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from fustal.dataset import Dataset
-from fustal.features import FeatureStore
-from fustal.files import shown
-from fustal.parallel import launch, processes, share, total
+from fustal.data.cards import Dataset
+from fustal.data.features import FeatureStore
+from fustal.data.files import shown
 from fustal.params import Params
 from fustal.student.batches import Batch, TrainingVideos, label_weights, whole_videos
 from fustal.student.decoding import Detections, candidates, class_scores, suppress
-from fustal.student.learning import (
-    load_student,
-    make_optimizer,
-    make_student,
-    start_average,
-    to_frame,
-    train_epochs,
-    train_student,
-)
+from fustal.student.inference import to_frame
 from fustal.student.network import Student
-from fustal.training import CHECKPOINT, fingerprint, save_state
+from fustal.student.training import (
+    train_epochs,
+)
 
 FEW = 10
 """A class with fewer labels is too small to say what became of it."""
@@ -71,10 +64,9 @@ class Relabel(nn.Module):
         """
         if self.fallback_epoch == epoch:
             return batch
-        count = len(batch.video_labels)
-        found = predict(teacher, batch.x, batch.mask, batch.video_labels[share(count)], self.params)
+        found = predict(teacher, batch.x, batch.mask, batch.video_labels, self.params)
         missing = [not len(labels) for _, _, labels in found]
-        if not self.params.corrected and total(batch.x.new_tensor(sum(missing)), count) > 0:
+        if not self.params.corrected and any(missing):
             self.fallback_epoch.fill_(epoch)
             return batch
         generated = zip(batch.segments, batch.labels, batch.weights, strict=True)
@@ -215,9 +207,6 @@ def distill(
 ) -> tuple[Student, Student]:
     """Goes on training the student on the labels that its average predicts (notebook 04).
 
-    The paper does so once. In each further one of `distill_rounds` a new student learns from what the last teacher says
-    of the training videos, in place of the pseudo labels, and is distilled in turn.
-
     Args:
         params: of the run.
         dataset: its training videos and their video-level labels.
@@ -226,37 +215,15 @@ def distill(
         student: as notebook 03 left it, see `fustal.student.load_student`.
         ema: the average of its weights.
         optimizer: in the state in which notebook 03 left it.
-        folder: receives weights and log of the last round; earlier ones have folders of their own in it.
+        folder: receives weights and log.
 
     Returns:
         The student and its average; the average is the result.
     """
-    if params.distill_rounds > 1:
-        earlier = folder / f"{params.distill_rounds - 1}_before_last"
-        fewer = params.model_copy(update={"distill_rounds": params.distill_rounds - 1})
-        _, ema = distill(fewer, dataset, store, pseudo_labels, student, ema, optimizer, earlier)
-        pseudo_labels = teacher_labels(ema, dataset, store, dataset.split("train"), params)
-        train_student(params, dataset, store, pseudo_labels, earlier / "student")
-        student, ema, optimizer = load_student(earlier / "student", params, store.dim, len(dataset.classes))
-    params = params.model_copy(update={"distill_rounds": 1})  # in this process, and in those that share its work
     data = TrainingVideos(params, dataset, store, pseudo_labels, next(student.parameters()).device)
     epochs = range(params.student_epochs, params.student_epochs + params.distill_epochs)
     relabel = Relabel(params).to(data.device) if params.relabel else None
-    if params.processes > 1 and processes() == 1 and not (folder / CHECKPOINT).exists():
-        state = {"model": student, "ema": ema} | ({} if relabel is None else {"relabel": relabel})
-        about = fingerprint(params, pseudo_labels)
-        save_state(folder / CHECKPOINT, state, optimizer, step=epochs.start * data.steps_per_epoch, about=about)
-    launch(params, params.student_batch, _distill_share, params, dataset, store, pseudo_labels, folder)
     train_epochs(
         params, data, student, ema, optimizer, folder, epochs=epochs, relabel=relabel, description="distillation"
     )
     return student, ema
-
-
-def _distill_share(
-    params: Params, dataset: Dataset, store: FeatureStore, pseudo_labels: pd.DataFrame, folder: Path
-) -> None:
-    """What a process of several does: student, average and optimiser come from the checkpoint in the folder."""
-    student = make_student(params, store.dim, len(dataset.classes))
-    optimizer = make_optimizer(student, params)
-    distill(params, dataset, store, pseudo_labels, student, start_average(student), optimizer, folder)

@@ -13,14 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fustal.contrastive import Snippets, contrast, cross_video_contrast, in_video_contrast, mine_snippets
-from fustal.convolution import convolve
-from fustal.dataset import Dataset
-from fustal.features import FeatureStore, sample_test, sample_train
-from fustal.parallel import gather, launch, share
+from fustal.data.cards import Dataset
+from fustal.data.features import FeatureStore, sample_test, sample_train
+from fustal.engine.checkpoint import fingerprint
+from fustal.engine.cpu import convolve
+from fustal.engine.device import epoch_order, pick_device, precision, random_generator, send
+from fustal.engine.loop import fit
 from fustal.params import Params
-from fustal.proposals import propose
-from fustal.training import epoch_order, fingerprint, fit, generator_of, pick_device, precision, send
 
 
 class Activations(NamedTuple):
@@ -94,13 +93,160 @@ def video_score(cas: Tensor, k: int) -> Tensor:
     return cas.topk(k, dim=1).values.mean(1).softmax(1)
 
 
+class Snippets(NamedTuple):
+    """Embeddings (B, k, E) of the mined snippets."""
+
+    easy_action: Tensor
+    easy_background: Tensor
+    hard_action: Tensor
+    hard_background: Tensor
+
+
+def dilate(binary: Tensor, size: int) -> Tensor:
+    """Binary dilation along time by a structure of `size` ones (scipy.ndimage's convention for even sizes).
+
+    >>> dilate(torch.tensor([[0.0, 0, 1, 0, 0]]), 3)
+    tensor([[0., 1., 1., 1., 0.]])
+    """
+    before = (size - 1) // 2
+    return F.max_pool1d(F.pad(binary, (before, size - 1 - before)), size, stride=1)
+
+
+def erode(binary: Tensor, size: int) -> Tensor:
+    """Binary erosion along time by a structure of `size` ones; outside of the sequence counts as 0.
+
+    >>> erode(torch.tensor([[0.0, 1, 1, 1, 0]]), 3)
+    tensor([[0., 0., 1., 0., 0.]])
+    """
+    before = size // 2
+    outside = F.pad(1 - binary, (before, size - 1 - before), value=1.0)
+    return 1 - F.max_pool1d(outside, size, stride=1)
+
+
+def mine_snippets(
+    embeddings: Tensor, actionness: Tensor, *, k_easy: int, k_hard: int, small: int, large: int, dropout: float = 0.0
+) -> Snippets:
+    """Picks the snippets that are certainly action or background, and those at the inner and outer borders.
+
+    Args:
+        embeddings: (B, T, E).
+        actionness: (B, T).
+        k_easy: easy snippets per video.
+        k_hard: hard snippets per video.
+        small: m, length of the smaller erosion and dilation.
+        large: M, length of the larger ones.
+        dropout: of the mask of ones that both easy choices share.
+
+    Returns:
+        Their embeddings, float32.
+    """
+    keep = F.dropout(torch.ones_like(actionness), dropout, training=dropout > 0)
+    peak = actionness.amax(1, keepdim=True)
+    binary = (actionness > actionness.quantile(0.5, dim=1, keepdim=True)).to(actionness.dtype)
+    inner = erode(binary, small) - erode(binary, large)
+    outer = dilate(binary, large) - dilate(binary, small)
+    scores = [
+        (actionness * keep, k_easy),
+        ((peak - actionness) * keep, k_easy),
+        (actionness * inner, k_hard),
+        (actionness * outer, k_hard),
+    ]
+    return _take(embeddings, [score.topk(k, dim=1).indices for score, k in scores])
+
+
+def mined(seen: Activations, params: Params, dropout: float = 0.0) -> Snippets:
+    """The certain and the doubtful snippets of a batch, see `mine_snippets`; their numbers are shares of its length."""
+    length = seen.cas.shape[1]
+    return mine_snippets(
+        seen.embeddings,
+        seen.actionness,
+        k_easy=max(1, length // params.easy_ratio),
+        k_hard=max(1, length // params.hard_ratio),
+        small=params.erosion_small,
+        large=params.erosion_large,
+        dropout=dropout,
+    )
+
+
+def _take(embeddings: Tensor, chosen: Sequence[Tensor]) -> Snippets:
+    """Snippets (B, k, E) at positions (B, k), gathered at once: each gather's gradient fills all of (B, T, E)."""
+    starts = torch.arange(len(embeddings), device=embeddings.device)[:, None] * embeddings.shape[1]
+    taken = embeddings.flatten(0, 1).index_select(0, (torch.cat(chosen, dim=1) + starts).flatten()).float()
+    return Snippets(*taken.unflatten(0, (len(embeddings), -1)).split([part.shape[1] for part in chosen], dim=1))
+
+
+def contrast(snippets: Snippets, temperature: float) -> Tensor:
+    """Hard action should look like easy action, hard background like easy background, each against the other.
+
+    Args:
+        snippets: of the batch.
+        temperature: tau.
+
+    Returns:
+        (B, B), the sum of both InfoNCE: [p, q] contrasts the hard snippets of video p with the easy ones of video q.
+    """
+    ea, eb, ha, hb = snippets
+    return info_nce(ha, ea, eb, temperature) + info_nce(hb, eb, ea, temperature)
+
+
+def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """InfoNCE with cosine similarity; query and key are the means over snippets, negatives stay single.
+
+    Args:
+        queries: (P, k, E).
+        keys: (Q, k', E).
+        negatives: (Q, n, E).
+        temperature: tau.
+
+    Returns:
+        (P, Q), the queries of each video against keys and negatives of each.
+    """
+    query, key = F.normalize(queries.mean(1), dim=1), F.normalize(keys.mean(1), dim=1)
+    positive = (key @ query.T)[:, None]  # (Q, 1, P)
+    length = torch.linalg.vector_norm(negatives, dim=2, keepdim=True).clamp(min=1e-12)
+    logits = torch.cat([positive, negatives @ query.T / length], dim=1) / temperature
+    return (logits.logsumexp(1) - logits[:, 0]).T
+
+
+def in_video_contrast(contrasts: Tensor) -> Tensor:
+    """Mean of the contrast (B, B) of each video with itself."""
+    return contrasts.diagonal().mean()
+
+
+def equal_label_pairs(labels: Tensor) -> Tensor:
+    """Unordered pairs of videos with identical multi-hot labels.
+
+    >>> equal_label_pairs(torch.tensor([[1, 0], [0, 1], [1, 0]]))
+    tensor([[0, 2]])
+    """
+    return (labels[:, None] == labels[None]).all(2).triu(1).nonzero()
+
+
+def cross_video_contrast(contrasts: Tensor, labels: Tensor) -> Tensor:
+    """The hard snippets of one video against the easy ones of another with the same labels, both ways.
+
+    The paper's first contribution: what is at a border in one video is compared with what is certain in another.
+
+    Args:
+        contrasts: of each video with each, (B, B).
+        labels: multi-hot (B, C).
+
+    Returns:
+        Mean over all pairs; 0 where the batch has none.
+    """
+    first, second = equal_label_pairs(labels).unbind(1)
+    if not len(first):
+        return contrasts.new_zeros(())
+    return (contrasts[first, second] + contrasts[second, first]).mean() / 2
+
+
 def generator_loss(score: Tensor, labels: Tensor, snippets: Snippets | None, params: Params) -> dict[str, Tensor]:
     """Video classification plus contrast.
 
     Args:
         score: video scores (B, C).
         labels: multi-hot (B, C).
-        snippets: mined ones of the process's share of the videos, or None for no contrast.
+        snippets: mined ones, or None for no contrast.
         params: weights, temperature, and which contrast.
 
     Returns:
@@ -108,16 +254,19 @@ def generator_loss(score: Tensor, labels: Tensor, snippets: Snippets | None, par
     """
     parts = {"classification": F.binary_cross_entropy(score, labels / labels.sum(1, keepdim=True).clamp(min=1))}
     if snippets is not None and params.generator_contrast != "none":
-        # Each process has its easy snippets, and hears of the hard ones of all videos.
-        hard = [gather(part.mean(1, keepdim=True), len(labels)) for part in snippets[2:]]
-        contrasts = contrast(Snippets(*snippets[:2], *hard), params.contrast_temperature)
-        contrasts = gather(contrasts.T, len(labels)).T
+        contrasts = contrast(snippets, params.contrast_temperature)
         parts["in_video"] = total = in_video_contrast(contrasts)
         if params.generator_contrast == "cross-video":
             parts["cross_video"] = cross_video_contrast(contrasts, labels)
             total = total + params.cross_video_weight * parts["cross_video"]
         return {"loss": parts["classification"] + params.contrast_weight * total, **parts}
     return {"loss": parts["classification"], **parts}
+
+
+def _losses(seen: Activations, labels: Tensor, params: Params) -> dict[str, Tensor]:
+    count = max(1, seen.cas.shape[1] // params.easy_ratio)
+    score = video_score(seen.cas, count)
+    return generator_loss(score, labels, mined(seen, params, params.mining_dropout), params)
 
 
 def train_generator(
@@ -134,7 +283,6 @@ def train_generator(
     Returns:
         The generator after the last step, in eval mode, and the training log.
     """
-    launch(params, params.generator_batch, train_generator, params, dataset, store, folder)
     device, videos = pick_device(params), dataset.split("train")
     arithmetic = precision(params, device)
     labels = torch.from_numpy(dataset.labels(videos))
@@ -148,7 +296,7 @@ def train_generator(
         return batch_of_step(len(videos), params.generator_batch, i, params.seed)
 
     def load(i: int) -> tuple[Tensor, Tensor]:
-        rows, random = chosen(i), generator_of(params.seed, i)
+        rows, random = chosen(i), random_generator(params.seed, i)
         features = sample_batch(store, [videos[n] for n in rows], params.generator_snippets, random, device)
         return features, send(labels[rows], device)
 
@@ -187,11 +335,11 @@ def batch_of_step(count: int, batch: int, step: int, seed: int) -> list[int]:
 def sample_batch(
     store: FeatureStore, videos: Sequence[str], count: int, random: torch.Generator, device: torch.device
 ) -> Tensor:
-    """Training samples (B, count, D) of the process's share of videos, on the device."""
-    drawn = [(video, sample_train(store.length(video), count, random).numpy()) for video in videos][share(len(videos))]
-    features = torch.empty(len(drawn), count, store.dim, pin_memory=device.type == "cuda")
-    for (video, positions), out in zip(drawn, features, strict=True):
-        store.read(video, positions, out)
+    """Training samples (B, count, D) of videos, on the device."""
+    features = torch.empty(len(videos), count, store.dim, pin_memory=device.type == "cuda")
+    for video, row in zip(videos, features, strict=True):
+        positions = sample_train(store.length(video), count, random)
+        store.read(video, positions.numpy(), row)
     return send(features, device)
 
 
@@ -205,95 +353,6 @@ def activations(model: Generator, store: FeatureStore, video: str, params: Param
     return Activations(*(part[0].cpu() for part in seen))
 
 
-def localize(
-    model: Generator,
-    dataset: Dataset,
-    store: FeatureStore,
-    videos: Sequence[str],
-    params: Params,
-    *,
-    known: bool = False,
-) -> pd.DataFrame:
-    """Proposals of videos.
-
-    Args:
-        model: the trained generator.
-        dataset: for names and labels.
-        store: features on the generator's grid.
-        videos: which.
-        params: thresholds and recipe.
-        known: the videos' labels are known (training videos): `recipe: corrected` then proposes only those.
-
-    Returns:
-        Frame with video, label, score, start (s), end (s).
-    """
-    labels, found = dataset.labels(videos), [np.empty((0, 4))]
-    for video, label in zip(videos, labels, strict=True):
-        seen = activations(model, store, video, params)
-        score = video_score(seen.cas[None], max(1, len(seen.cas) // params.easy_ratio))[0].numpy()
-        chosen = (
-            np.flatnonzero(label) if known and params.corrected else predicted_classes(score, params.class_threshold)
-        )
-        seconds = snippet_seconds(store, video, len(seen.cas))
-        rows = propose(seen.cas.numpy(), seen.actionness.numpy(), score, chosen, seconds, params)
-        if params.corrected:
-            rows = centred(rows, store.grid_of(video).to_seconds(0), store.covered(video))
-        found.append(rows.to_numpy(float))  # a frame for each video would take ten times the memory
-    label, score, start, end = np.concatenate(found).T
-    whose = np.repeat(np.array(videos, dtype=object), [len(part) for part in found[1:]])
-    what = np.array(dataset.classes, dtype=object)[label.astype(int)]
-    return pd.DataFrame({"video": whose, "label": what, "score": score, "start": start, "end": end})
-
-
-def centred(proposals: pd.DataFrame, first_centre: float, last_end: float) -> pd.DataFrame:
-    """Puts proposals where their snippets are: a snippet stands for the middle of its window (METHOD.md section 1).
-
-    The released code lets it stand for the beginning, so that all that it proposes is half a window early.
-
-    Args:
-        proposals: frame with start and end (s) after the first snippet; what starts with it starts with the video.
-        first_centre: s, when the first snippet is.
-        last_end: s, when the window of the last snippet ends. What lies behind is left out.
-
-    >>> centred(pd.DataFrame({"start": [0.0, 2.0, 6.0], "end": [1.0, 5.0, 7.0]}), first_centre=0.5, last_end=5.0)
-       start  end
-    0    0.0  1.5
-    1    2.5  5.0
-    """
-    start = (proposals.start + first_centre).where(proposals.start > 0, 0)
-    end = (proposals.end + first_centre).clip(upper=last_end)
-    return proposals.assign(start=start, end=end)[start < end]
-
-
-def predicted_classes(score: np.ndarray, threshold: float) -> np.ndarray:
-    """Indices of the classes with at least this video score, else the best one alone.
-
-    >>> predicted_classes(np.array([0.5, 0.3, 0.2]), 0.25), predicted_classes(np.array([0.5, 0.3, 0.2]), 0.6)
-    (array([0, 1]), array([0]))
-    """
-    return np.flatnonzero(score >= threshold) if (score >= threshold).any() else score.argmax(keepdims=True)
-
-
-def snippet_seconds(store: FeatureStore, video: str, sampled: int) -> float:
-    """Seconds that one sampled snippet stands for."""
-    grid = store.grid_of(video)
-    return grid.stride * store.length(video) / (sampled * grid.fps)
-
-
-def mined(seen: Activations, params: Params, dropout: float = 0.0) -> Snippets:
-    """The certain and the doubtful snippets of a batch, see `mine_snippets`; their numbers are shares of its length."""
-    length = seen.cas.shape[1]
-    return mine_snippets(
-        seen.embeddings,
-        seen.actionness,
-        k_easy=max(1, length // params.easy_ratio),
-        k_hard=max(1, length // params.hard_ratio),
-        small=params.erosion_small,
-        large=params.erosion_large,
-        dropout=dropout,
-    )
-
-
 def mined_embeddings(
     model: Generator, store: FeatureStore, videos: Sequence[str], params: Params
 ) -> dict[str, np.ndarray]:
@@ -302,9 +361,3 @@ def mined_embeddings(
     kinds = zip(*(mined(part, params) for part in seen), strict=True)
     names = (name.replace("_", " ") for name in Snippets._fields)
     return {name: torch.cat(parts, dim=1)[0].numpy() for name, parts in zip(names, kinds, strict=True)}
-
-
-def _losses(seen: Activations, labels: Tensor, params: Params) -> dict[str, Tensor]:
-    count = max(1, seen.cas.shape[1] // params.easy_ratio)
-    score = gather(video_score(seen.cas, count), len(labels))
-    return generator_loss(score, labels, mined(seen, params, params.mining_dropout), params)

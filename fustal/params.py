@@ -12,9 +12,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from fustal import InputError
-from fustal.files import explain, shown, validated
-from fustal.names import beside, find, folder_of, read_as
+from fustal.data.files import explain, shown, validated
+from fustal.data.names import beside, find, folder_of, read_as
+from fustal.exceptions import InputError
 
 
 def _field(default: Any, description: str, **limits: Any) -> Any:
@@ -31,9 +31,6 @@ class SharedParams(BaseModel):
     seed: int = _field(0, "seed of everything random", ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = _field("auto", "where the networks run")
     threads: int = _field(1, "CPU threads of PyTorch, 0: every core; the last bits depend on it", ge=0, le=4096)
-    processes: int = _field(
-        1, "data-parallel processes of a training, on a GPU each where there are GPUs", ge=1, le=256
-    )
     precision: Literal["float32", "bfloat16"] = _field(
         "float32", "arithmetic of the networks; bfloat16 where the hardware has it"
     )
@@ -73,9 +70,6 @@ class GeneratorParams(BaseModel):
     oic_flank: float = _field(0.25, "length of a flank as a share of the run", ge=0, le=1e3)
     oic_video_weight: float = _field(0.2, "weight of the video score in a proposal's score", ge=0, le=1e6)
     proposal_nms: float = _field(0.5, "tIoU of the hard NMS of proposals", gt=0, le=1)
-    fusion_sigma: float = _field(
-        0.0, "width of the Gaussian that fuses what NMS suppresses into what it keeps; 0: none", ge=0, le=1e3
-    )
 
 
 class SelectionParams(BaseModel):
@@ -86,9 +80,6 @@ class SelectionParams(BaseModel):
     confidence_min: float = _field(0.4, "eta, a pseudo label's confidence exceeds it", ge=-1e9, le=1e9)
     iou_score_kind: Literal["paper", "class-aware"] = _field(
         "class-aware", "over all proposals, or its class's by confidence, each once"
-    )
-    thresholds: Literal["absolute", "percentile"] = _field(
-        "absolute", "gamma and eta as they are, or shares of the class below them"
     )
 
 
@@ -111,9 +102,6 @@ class StudentParams(BaseModel):
     crop_min: float = _field(0.9, "least share of a sequence that the random crop keeps", gt=0, le=1)
     input_noise: float = _field(5e-4, "standard deviation of the noise added to the features", ge=0, le=1e6)
     center_radius: float = _field(1.5, "strides round a segment's centre whose points are positive", gt=0, le=1e6)
-    border_ignore: float = _field(
-        0.0, "share of a label's length at its borders whose points are no negatives", ge=0, le=1e3
-    )
     label_weights: Literal["equal", "confidence"] = _field(
         "confidence", "all count alike, or by their share of the best confidence"
     )
@@ -123,9 +111,6 @@ class StudentParams(BaseModel):
     student_epochs: int = _field(12, "epochs on the generator's pseudo labels", ge=1, le=100_000)
     student_batch: int = _field(4, "videos per step", ge=1, le=10_000)
     student_lr: float = _field(1e-3, "learning rate of AdamW", gt=0, le=1e3)
-    student_schedule: Literal["constant", "cosine"] = _field(
-        "constant", "the rate stays, or falls to 0 by the end of a training"
-    )
     student_weight_decay: float = _field(0.05, "weight decay of AdamW", ge=0, le=1e3)
     ema_decay: float = _field(0.97, "decay of the moving average of the weights, per step", ge=0, lt=1)
     watched_videos: int = _field(
@@ -150,9 +135,6 @@ class DistillationParams(BaseModel):
     distill_epochs: int = _field(6, "epochs on the teacher's labels", ge=1, le=100_000)
     relabel_confidence: float = _field(0.4, "eta', a teacher's detection above it becomes a label", ge=0, le=1)
     relabel: bool = _field(True, "the teacher's labels replace the generator's; false: train on, to compare with")
-    distill_rounds: int = _field(
-        1, "after the first, a new student starts from the teacher's labels each time", ge=1, le=1000
-    )
 
 
 class EvaluationParams(BaseModel):
@@ -180,7 +162,7 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
     >>> Params(sead=3)
     Traceback (most recent call last):
         ...
-    fustal.InputError: unknown parameter 'sead' (did you mean 'seed'?)
+    fustal.exceptions.InputError: unknown parameter 'sead' (did you mean 'seed'?)
     """
 
     def __init__(self, **values: Any) -> None:

@@ -3,12 +3,57 @@
 Taught in notebook 01, section "Proposals", and notebook 02. Source: METHOD.md sections 2 and 3.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import torch
 
+from fustal.data.cards import Dataset
+from fustal.data.features import FeatureStore
+from fustal.generator import Generator, activations, video_score
 from fustal.params import Params, grid
-from fustal.segments import hard_nms, iou_score, vote
+from fustal.segments import hard_nms, iou_score
+
+
+def propose_videos(
+    model: Generator,
+    dataset: Dataset,
+    store: FeatureStore,
+    videos: Sequence[str],
+    params: Params,
+    *,
+    known: bool = False,
+) -> pd.DataFrame:
+    """Proposals of videos.
+
+    Args:
+        model: the trained generator.
+        dataset: for names and labels.
+        store: features on the generator's grid.
+        videos: which.
+        params: thresholds and recipe.
+        known: the videos' labels are known (training videos): `recipe: corrected` then proposes only those.
+
+    Returns:
+        Frame with video, label, score, start (s), end (s).
+    """
+    labels, found = dataset.labels(videos), [np.empty((0, 4))]
+    for video, label in zip(videos, labels, strict=True):
+        seen = activations(model, store, video, params)
+        score = video_score(seen.cas[None], max(1, len(seen.cas) // params.easy_ratio))[0].numpy()
+        chosen = (
+            np.flatnonzero(label) if known and params.corrected else predicted_classes(score, params.class_threshold)
+        )
+        seconds = snippet_seconds(store, video, len(seen.cas))
+        rows = propose(seen.cas.numpy(), seen.actionness.numpy(), score, chosen, seconds, params)
+        if params.corrected:
+            rows = centred(rows, store.grid_of(video).to_seconds(0), store.covered(video))
+        found.append(rows.to_numpy(float))  # a frame for each video would take ten times the memory
+    label, score, start, end = np.concatenate(found).T
+    whose = np.repeat(np.array(videos, dtype=object), [len(part) for part in found[1:]])
+    what = np.array(dataset.classes, dtype=object)[label.astype(int)]
+    return pd.DataFrame({"video": whose, "label": what, "score": score, "start": start, "end": end})
 
 
 def propose(
@@ -41,8 +86,7 @@ def propose(
         segments = np.stack([first * position, (last + 1) * position], axis=1)
         scores = contrast + params.oic_video_weight * score[c]
         kept = suppress(segments, scores, params)
-        segments = fuse(segments[kept], segments, scores, params) if params.fusion_sigma else segments[kept]
-        found.append((np.full(len(kept), c), scores[kept], segments))
+        found.append((np.full(len(kept), c), scores[kept], segments[kept]))
     label, scores, segments = (np.concatenate(part) for part in zip(*found, strict=True))
     return pd.DataFrame({"label": label, "score": scores, "start": segments[:, 0], "end": segments[:, 1]})
 
@@ -56,21 +100,6 @@ def suppress(segments: np.ndarray, scores: np.ndarray, params: Params) -> np.nda
     order = np.argsort(-scores, kind="stable") if params.corrected else np.argsort(scores)[::-1].copy()
     ordered = torch.from_numpy(segments[order]), torch.from_numpy(scores[order])
     return order[hard_nms(*ordered, params.proposal_nms, plus_one=not params.corrected).numpy()]
-
-
-def fuse(kept: np.ndarray, segments: np.ndarray, scores: np.ndarray, params: Params) -> np.ndarray:
-    """Beyond the paper: each proposal that NMS kept becomes the average of those that it suppressed, and itself.
-
-    They are weighted by their scores and by a Gaussian of 1 - tIoU, so that many thresholds have a say in a border.
-
-    Args:
-        kept: (K, 2) s.
-        segments: (N, 2) all proposals of the class, s.
-        scores: (N,) their confidences; what is negative does not count.
-        params: `proposal_nms`, `fusion_sigma`.
-    """
-    tensors = (torch.from_numpy(part) for part in (kept, segments, scores.clip(min=0)))
-    return vote(*tensors, params.proposal_nms, sigma=params.fusion_sigma).numpy()
 
 
 def contrasted_runs(
@@ -170,6 +199,41 @@ def outer_inner_contrast(
     return inside / (last - first + 1) - outside / np.maximum(flanks, 1)
 
 
+def predicted_classes(score: np.ndarray, threshold: float) -> np.ndarray:
+    """Indices of the classes with at least this video score, else the best one alone.
+
+    >>> predicted_classes(np.array([0.5, 0.3, 0.2]), 0.25), predicted_classes(np.array([0.5, 0.3, 0.2]), 0.6)
+    (array([0, 1]), array([0]))
+    """
+    return np.flatnonzero(score >= threshold) if (score >= threshold).any() else score.argmax(keepdims=True)
+
+
+def centred(proposals: pd.DataFrame, first_centre: float, last_end: float) -> pd.DataFrame:
+    """Puts proposals where their snippets are: a snippet stands for the middle of its window (METHOD.md section 1).
+
+    The released code lets it stand for the beginning, so that all that it proposes is half a window early.
+
+    Args:
+        proposals: frame with start and end (s) after the first snippet; what starts with it starts with the video.
+        first_centre: s, when the first snippet is.
+        last_end: s, when the window of the last snippet ends. What lies behind is left out.
+
+    >>> centred(pd.DataFrame({"start": [0.0, 2.0, 6.0], "end": [1.0, 5.0, 7.0]}), first_centre=0.5, last_end=5.0)
+       start  end
+    0    0.0  1.5
+    1    2.5  5.0
+    """
+    start = (proposals.start + first_centre).where(proposals.start > 0, 0)
+    end = (proposals.end + first_centre).clip(upper=last_end)
+    return proposals.assign(start=start, end=end)[start < end]
+
+
+def snippet_seconds(store: FeatureStore, video: str, sampled: int) -> float:
+    """Seconds that one sampled snippet stands for."""
+    grid = store.grid_of(video)
+    return grid.stride * store.length(video) / (sampled * grid.fps)
+
+
 def add_iou_score(proposals: pd.DataFrame, kind: str = "paper") -> pd.DataFrame:
     """Adds `iou_score`: the sum of a proposal's tIoU with all others of its video, whatever their class.
 
@@ -191,27 +255,13 @@ def add_iou_score(proposals: pd.DataFrame, kind: str = "paper") -> pd.DataFrame:
     return proposals.assign(iou_score=score)
 
 
-def judged(proposals: pd.DataFrame, *, percentile: bool = False) -> pd.DataFrame:
-    """What gamma and eta are compared with: IoU score and confidence (N, 2), or their percentiles within the class."""
-    values = proposals[["iou_score", "score"]]
-    return values.groupby(proposals.label).rank(pct=True) if percentile else values
-
-
-def select(
-    proposals: pd.DataFrame,
-    iou_score_min: float,
-    confidence_min: float,
-    *,
-    percentile: bool = False,
-) -> pd.DataFrame:
+def select(proposals: pd.DataFrame, iou_score_min: float, confidence_min: float) -> pd.DataFrame:
     """The pseudo labels: proposals with an IoU score of at least gamma and a confidence above eta.
 
     Args:
         proposals: with columns video, label, score and iou_score.
         iou_score_min: gamma.
         confidence_min: eta.
-        percentile: beyond the paper: gamma and eta are shares, 0 to 1, of the class's proposals that lie below.
     """
-    values = judged(proposals, percentile=percentile)
-    keep = (values.iou_score >= iou_score_min) & (values.score > confidence_min)
+    keep = (proposals.iou_score >= iou_score_min) & (proposals.score > confidence_min)
     return proposals[keep].reset_index(drop=True)

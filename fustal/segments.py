@@ -247,7 +247,7 @@ def _pick_one_by_one(
     return np.array(picks, int), np.array(values, score.dtype)
 
 
-def vote(segments: Tensor, voters: Tensor, scores: Tensor, tiou: float, *, sigma: float = float("inf")) -> Tensor:
+def vote(segments: Tensor, voters: Tensor, scores: Tensor, tiou: float) -> Tensor:
     """Replaces each segment by the average of the voters around it, weighted by their scores (METHOD.md section 4).
 
     Args:
@@ -255,7 +255,6 @@ def vote(segments: Tensor, voters: Tensor, scores: Tensor, tiou: float, *, sigma
         voters: (M, 2) segments that vote, usually the detections before NMS.
         scores: (M,) their confidences.
         tiou: least tIoU of a voter with the segment.
-        sigma: if given, a vote is also weighted by exp(-(1 - tIoU)² / sigma).
 
     Returns:
         (N, 2); a segment without voters stays as it is.
@@ -264,6 +263,6 @@ def vote(segments: Tensor, voters: Tensor, scores: Tensor, tiou: float, *, sigma
     tensor([[0.0000, 4.5000]])
     """
     overlap = tiou_matrix(segments, voters)
-    weight = (overlap >= tiou) * scores * torch.exp(-((1 - overlap) ** 2) / sigma)
+    weight = (overlap >= tiou) * scores
     total = weight.sum(dim=1, keepdim=True)
     return torch.where(total > 0, weight @ voters / total.clamp(min=torch.finfo(total.dtype).tiny), segments)

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fustal.dataset import Dataset, Grid
-from fustal.features import FeatureStore
+from fustal.data.cards import Dataset, Grid
+from fustal.data.features import FeatureStore
 
 
 def dataset_of(folder: Path, videos: pd.DataFrame, segments: pd.DataFrame, classes: list[str], fps: float) -> Dataset:

@@ -2,10 +2,11 @@
 
 from fustal.student.batches import TrainingVideos
 from fustal.student.decoding import candidates, class_scores, decode, detect, suppress
-from fustal.student.learning import load_student, localize, train_student
+from fustal.student.inference import localize
 from fustal.student.losses import diou_loss, focal_loss, mil_loss, offset_iou, student_loss
 from fustal.student.network import Borders, Student, StudentOutput
 from fustal.student.targets import assign, points
+from fustal.student.training import load_student, train_student
 
 __all__ = [
     "Borders",

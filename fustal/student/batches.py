@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fustal import InputError
-from fustal.dataset import Dataset
-from fustal.features import FeatureStore
-from fustal.parallel import share
+from fustal.data.cards import Dataset
+from fustal.data.features import FeatureStore
+from fustal.engine.device import epoch_order, random_generator, send
+from fustal.engine.loop import load_ahead, progress_bar
+from fustal.exceptions import InputError
 from fustal.params import Params
-from fustal.training import epoch_order, generator_of, load_ahead, progress_bar, send
 
 CROP_TRIALS = 100
 """Random crops that are tried until one keeps a segment."""
@@ -28,13 +28,13 @@ cache; for a GPU these are eight of the paper's training sequences."""
 
 
 class Batch(NamedTuple):
-    """Training sequences, a process's share of a batch; times in snippets of the sequence."""
+    """Training sequences; times in snippets of the sequence."""
 
     x: Tensor  # (B, T, D) features, without noise, 0 at padding
     mask: Tensor  # (B, T, 1) valid snippets
     segments: list[Tensor]  # per video (N, 2)
     labels: list[Tensor]  # per video (N,)
-    video_labels: Tensor  # (B, C) multi-hot, of the whole batch
+    video_labels: Tensor  # (B, C) multi-hot
     weights: list[Tensor]  # per video (N,), what each label counts
 
 
@@ -65,15 +65,11 @@ class TrainingVideos:
         return -(-len(self.videos) // self.params.student_batch)
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, which depends on nothing else; its random crops come from seed and step.
-
-        Several processes draw and pad it alike, and read their shares of it.
-        """
-        chosen, random = self._chosen(step), generator_of(self.params.seed, step)
+        """The batch of a step, which depends on nothing else; its random crops come from seed and step."""
+        chosen, random = self._chosen(step), random_generator(self.params.seed, step)
         crops = [self._crop(self.videos[index], random) for index in chosen]
         longest = max(last - first for first, last, _ in crops)
-        mine = share(len(chosen))
-        samples = [self._sample(self.videos[i], *crop) for i, crop in zip(chosen[mine], crops[mine], strict=True)]
+        samples = [self._sample(self.videos[i], *crop) for i, crop in zip(chosen, crops, strict=True)]
         features, segments, labels, scores = (list(part) for part in zip(*samples, strict=True))
         weights = [label_weights(*pair, self.params) for pair in zip(scores, labels, strict=True)]
         x, mask = pad(features, padded_length(longest, self.params))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fustal.convolution import convolve
+from fustal.engine.cpu import convolve
 
 
 class MaskedConv(nn.Conv1d):

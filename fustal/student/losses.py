@@ -7,11 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from fustal.parallel import gather, total
 from fustal.params import Params
 from fustal.student.decoding import decode
 from fustal.student.network import Student, StudentOutput
-from fustal.student.targets import assign, near_borders, points
+from fustal.student.targets import assign, points
 
 IOU_POWER = 0.2
 """Exponent of the IoU that weights a positive point in the focal loss."""
@@ -72,7 +71,7 @@ def mil_loss(logits: Tensor, mask: Tensor, video_labels: Tensor, ratio: int, *, 
     Args:
         logits: class logits of the finest level (B, C, T), 0 at padding.
         mask: (B, 1, T) or (B, C, T) valid positions.
-        video_labels: (B, C) multi-hot; of the whole batch, where the rows above are a process's share of it.
+        video_labels: (B, C) multi-hot.
         ratio: the top `n // ratio` positions count, at least 1.
         corrected: n counts the video's own valid positions, and only they take part; published: n counts those of the
             whole batch, and padding takes part (METHOD.md section 7).
@@ -80,8 +79,7 @@ def mil_loss(logits: Tensor, mask: Tensor, video_labels: Tensor, ratio: int, *, 
     Returns:
         Scalar.
     """
-    batch = len(video_labels)
-    valid = mask.sum(dim=-1) if corrected else total(mask.sum(), batch).expand(len(mask), 1)  # (B, 1 or C)
+    valid = mask.sum(dim=-1) if corrected else mask.sum().expand(len(mask), 1)  # (B, 1 or C)
     count = (valid // ratio).clamp(1, mask.shape[-1])[..., None]
     if corrected:
         logits = logits.masked_fill(~mask, -torch.inf)
@@ -89,7 +87,7 @@ def mil_loss(logits: Tensor, mask: Tensor, video_labels: Tensor, ratio: int, *, 
     among = (torch.arange(logits.shape[-1], device=logits.device) < count) & ranked.isfinite()  # (B, C, T)
     video_score = (ranked.masked_fill(~among, 0).sum(dim=-1) / count[..., 0]).softmax(dim=1)
     target = video_labels / video_labels.sum(dim=1, keepdim=True).clamp(min=1)
-    return F.binary_cross_entropy(gather(video_score, batch), target)
+    return F.binary_cross_entropy(video_score, target)
 
 
 def student_loss(
@@ -103,8 +101,6 @@ def student_loss(
 ) -> dict[str, Tensor]:
     """All losses of a batch; while the model trains, its count of positives is updated.
 
-    A process that shares the batch with others gives its videos, and all their labels.
-
     Args:
         model: the student.
         output: what it said.
@@ -112,7 +108,7 @@ def student_loss(
         labels: per video (N,) classes.
         video_labels: (B, C) multi-hot.
         weights: per video (N,), what each label counts; None: 1.
-        params: `center_radius`, `border_ignore`, `mil_weight`, `mil_ratio`, `mil_dropout`, `recipe`.
+        params: `center_radius`, `mil_weight`, `mil_ratio`, `mil_dropout`, `recipe`.
 
     Returns:
         Scalars "loss" (the weighted sum), "focal", "diou", "mil".
@@ -122,8 +118,7 @@ def student_loss(
     targets = [assign(grid, *pair, logits.shape[2], params.center_radius) for pair in truth]
     classes, offsets, winner = (torch.stack(parts) for parts in zip(*targets, strict=True))
     classes = classes * valid
-    batch = len(video_labels)
-    positives = total(classes.any(dim=-1).sum(), batch).clamp(min=1)
+    positives = classes.any(dim=-1).sum().clamp(min=1)
     if model.training:
         model.positives.lerp_(positives.to(model.positives), 1 - POSITIVES_MOMENTUM)
 
@@ -132,12 +127,9 @@ def student_loss(
     decoded, wanted = decode(borders, output.lengths, video, point, label), offsets[video, point]
     counts = pad_sequence(list(weights), batch_first=True)[video, winner[video, point]] if weights else 1.0
     weight = torch.ones_like(logits)
-    if params.border_ignore:
-        ignored = [near_borders(grid, *pair, logits.shape[2], params.border_ignore) for pair in truth]
-        weight.masked_fill_(torch.stack(ignored), 0)
     weight[video, point, label] = offset_iou(decoded.detach(), wanted) ** IOU_POWER * counts
-    focal = total((focal_loss(logits, classes) * weight * valid).sum(), batch) / model.positives
-    diou = total((diou_loss(decoded, wanted) * counts).sum(), batch) / model.positives
+    focal = (focal_loss(logits, classes) * weight * valid).sum() / model.positives
+    diou = (diou_loss(decoded, wanted) * counts).sum() / model.positives
 
     finest, mask = _drop(output, params, model.training)
     mil = mil_loss(finest, mask, video_labels, params.mil_ratio, corrected=params.corrected)

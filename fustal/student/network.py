@@ -113,7 +113,7 @@ class Student(nn.Module):
     ) -> None:
         super().__init__()
         self.bins, self.corrected = bins, corrected
-        self.arithmetic: AbstractContextManager = nullcontext()  # see `fustal.training.precision`
+        self.arithmetic: AbstractContextManager = nullcontext()  # see `fustal.engine.device.precision`
         sgp = {"window": window, "factor": factor, "init_std": init_std, "corrected": corrected}
         self.embedding = nn.ModuleList([ConvNorm(in_dim, dim), ConvNorm(dim, dim)])
         self.stem = nn.ModuleList(SGPBlock(dim, mlp, **sgp) for _ in range(stem))

@@ -71,24 +71,3 @@ def assign(
     classes = (near.float() @ F.one_hot(labels, num_classes).float()).clamp(max=1)
     offsets = reach[torch.arange(len(winner), device=winner.device), winner] / points.stride[:, None]
     return classes, offsets, winner
-
-
-def near_borders(points: Points, segments: Tensor, labels: Tensor, num_classes: int, share: float) -> Tensor:
-    """Beyond the paper: where a pseudo label cannot be trusted, as its borders may be anywhere near.
-
-    Args:
-        points: of the pyramid.
-        segments: (N, 2) snippets; N may be 0.
-        labels: (N,) classes.
-        num_classes: C.
-        share: of a segment's length, to both sides of its start and of its end.
-
-    Returns:
-        (P, C), true near a border of a segment of the class.
-
-    >>> near_borders(points([6]), torch.tensor([[1.0, 5.0]]), torch.tensor([0]), num_classes=1, share=0.25)[:, 0].int()
-    tensor([1, 1, 1, 0, 1, 1], dtype=torch.int32)
-    """
-    distance = (points.position[:, None, None] - segments).abs().amin(dim=2)  # (P, N)
-    near = distance <= share * (segments[:, 1] - segments[:, 0])
-    return near.float() @ F.one_hot(labels, num_classes).float() > 0

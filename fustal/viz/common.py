@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from fustal.writing import atomic
+from fustal.data.writing import atomic
 
 BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK, GREY = (
     *("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"),

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fustal.dataset import Dataset
+from fustal.data.cards import Dataset
 from fustal.viz.common import (
     BLACK,
     BLUE,

@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
-from fustal.dataset import Dataset
-from fustal.features import VideoGrid
+from fustal.data.cards import Dataset
+from fustal.data.features import VideoGrid
 from fustal.viz.common import BLACK, BLUE, COLOURS, GREEN, GREY, ORANGE, SKY, bar_row, finish, new_figure, row_names
 
 MOST_ROWS = 64

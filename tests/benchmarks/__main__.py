@@ -9,8 +9,8 @@ from pathlib import Path
 
 from fustal import ROOT
 from fustal.params import Params
-from fustal.provenance import provenance
-from fustal.results import insert
+from fustal.runs.provenance import provenance
+from fustal.tools.sweeps.tables import insert
 
 
 def main() -> int:

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fustal.evaluation import mean_average_precision
-from fustal.features import FeatureStore
+from fustal.data.features import FeatureStore
+from fustal.evaluation.detections import mean_average_precision
 from fustal.params import Params
 from fustal.proposals import add_iou_score, propose, select
 from tests.benchmarks.bench_post import TIOUS, activations, evaluation_case

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from fustal.dataset import Dataset, Grid
-from fustal.features import FeatureStore
+from fustal.data.cards import Dataset, Grid
+from fustal.data.features import FeatureStore
 from fustal.generator import Generator, _losses, batch_of_step, train_generator
 from fustal.params import Params
 

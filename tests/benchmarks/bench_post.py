@@ -8,12 +8,12 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
 
-from fustal.annotations import read_results
-from fustal.evaluate import evaluate
-from fustal.evaluation import mean_average_precision
+from fustal.data.annotations import read_results
+from fustal.evaluation.detections import mean_average_precision
 from fustal.params import Params
 from fustal.proposals import add_iou_score, propose, select
 from fustal.segments import soft_nms
+from fustal.tools.evaluate import evaluate
 from tests.benchmarks import plain_post
 
 TIOUS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]

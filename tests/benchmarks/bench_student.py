@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from fustal import ROOT
-from fustal.dataset import Dataset
+from fustal.data.cards import Dataset
+from fustal.data.features import FeatureStore
 from fustal.distillation import Relabel
-from fustal.features import FeatureStore
 from fustal.params import Params
 from fustal.student import Student, localize, student_loss
 from fustal.student.batches import Batch
-from fustal.student.learning import make_optimizer, start_average, update_average
+from fustal.student.training import make_optimizer, start_average, update_average
 from tests.benchmarks import plain_student, shapes
 from tests.benchmarks.conftest import spent
 
@@ -77,7 +77,7 @@ def make_batch():
 
 
 def training(student, relabel=None):
-    """A step of training as `fustal.student.learning.train_epochs` makes it; it returns relabelling's share of time."""
+    """A step of training as `fustal.student.training.train_epochs` makes it; it returns relabelling's share of time."""
     ema, optimizer = start_average(student), make_optimizer(student, PARAMS)
 
     def step(batch):

@@ -32,18 +32,18 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fustal import ROOT, generator, student
-from fustal.annotations import as_labels
-from fustal.dataset import Dataset
+from fustal.data.annotations import as_labels
+from fustal.data.cards import Dataset
+from fustal.data.features import FeatureStore
+from fustal.data.simulate import Look, latent, make_prototypes, observe
+from fustal.data.writing import write_json
 from fustal.distillation import Relabel
-from fustal.evaluation import averages, mean_average_precision
-from fustal.features import FeatureStore
+from fustal.engine.device import has_bfloat16, pick_device, precision
+from fustal.evaluation.detections import averages, mean_average_precision
 from fustal.params import Params, grid
-from fustal.proposals import add_iou_score, select
-from fustal.provenance import provenance
-from fustal.simulate import Look, latent, make_prototypes, observe
-from fustal.student.learning import make_optimizer, make_student, start_average, train_epochs
-from fustal.training import has_bfloat16, pick_device, precision
-from fustal.writing import write_json
+from fustal.proposals import add_iou_score, propose_videos, select
+from fustal.runs.provenance import provenance
+from fustal.student.training import make_optimizer, make_student, start_average, train_epochs
 from tests.benchmarks import shapes
 
 SMALL = {
@@ -222,7 +222,7 @@ class Chain:
         for videos, known in ((self.test, False), (self.train, True)):
             proposals = self.measure(
                 f"propose on the {'training' if known else 'test'} videos",
-                lambda videos=videos, known=known: generator.localize(
+                lambda videos=videos, known=known: propose_videos(
                     model, self.dataset, store, videos, self.params, known=known
                 ),
                 videos=len(videos),

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from fustal.annotations import SEGMENT_COLUMNS
-from fustal.dataset import Grid
+from fustal.data.annotations import SEGMENT_COLUMNS
+from fustal.data.cards import Grid
 
 CLASSES = 20
 VIDEOS = {"train": 200, "test": 210}
@@ -56,7 +56,7 @@ def annotate(counts: dict[str, int | None], seed: int = 0) -> tuple[pd.DataFrame
         seed: of the actions.
 
     Returns:
-        Frames of videos and of segments, like `fustal.annotations.read_annotations`.
+        Frames of videos and of segments, like `fustal.data.annotations.read_annotations`.
 
     >>> videos, segments = annotate({"train": 25, "test": 5})
     >>> len(videos), segments.label.nunique(), bool((segments.end > segments.start).all())

@@ -24,9 +24,9 @@ import yaml
 
 from fustal import ROOT
 from fustal.params import Params
-from fustal.provenance import provenance
-from fustal.results import insert
-from fustal.sweep import jobs_of, plan, read_sweep
+from fustal.runs.provenance import provenance
+from fustal.tools.sweeps.plan import jobs_of, plan, read_sweep
+from fustal.tools.sweeps.tables import insert
 
 DEMO = ROOT / "params" / "sweeps" / "demo.yaml"
 WORKERS = 3

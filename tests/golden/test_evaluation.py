@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
-from fustal.annotations import read_annotations, read_results
-from fustal.evaluation import averages, mean_average_precision
+from fustal.data.annotations import read_annotations, read_results
+from fustal.evaluation.detections import averages, mean_average_precision
 from tests.benchmarks.plain_post import plain_mean_average_precision
 
 FILES = {"crnet_test": "detections_test_crnet.json", "pmil_train": "proposals_train_pmil.json"}

@@ -3,8 +3,15 @@
 import numpy as np
 import torch
 
-from fustal.contrastive import Snippets, contrast, equal_label_pairs, in_video_contrast, mine_snippets
-from fustal.generator import generator_loss, video_score
+from fustal.generator import (
+    Snippets,
+    contrast,
+    equal_label_pairs,
+    generator_loss,
+    in_video_contrast,
+    mine_snippets,
+    video_score,
+)
 from fustal.params import Params
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

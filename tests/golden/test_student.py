@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from fustal.features import VideoGrid
+from fustal.data.features import VideoGrid
 from fustal.params import Params
 from fustal.student import Student, assign, detect, diou_loss, focal_loss, offset_iou, points, student_loss
 from fustal.student.batches import pad

@@ -8,13 +8,13 @@ import nbformat
 import numpy as np
 import pytest
 
-from fustal import ROOT, runs
-from fustal.annotations import read_results
-from fustal.dataset import load_dataset
-from fustal.evaluation import pseudo_label_quality
-from fustal.features import FeatureStore
+from fustal import ROOT
+from fustal.data.annotations import read_results
+from fustal.data.cards import load_dataset
+from fustal.data.features import FeatureStore
+from fustal.evaluation.labels import pseudo_label_quality
 from fustal.params import Params
-from fustal.runs import CHAIN
+from fustal.runs.chain import CHAIN
 from tests.notebooks.miniature import SMALL, call, cells_without_exercises
 
 NOTEBOOKS = [stage.notebook for stage in CHAIN.values()]
@@ -177,7 +177,7 @@ def test_a_stage_that_fails_stops_the_chain_and_keeps_its_notebook(again):
 
 @pytest.mark.parametrize("name", CHAIN)
 def test_a_stage_can_be_opened_again_in_the_same_notebook(again, monkeypatch, name):
-    monkeypatch.setattr(runs, "OUTPUTS", again)
+    monkeypatch.setattr("fustal.runs.stage.OUTPUTS", again)
     notebook = nbformat.read(ROOT / "notebooks" / CHAIN[name].notebook, as_version=4)
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     imports, parameters, opening = code[:3]

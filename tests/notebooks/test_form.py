@@ -9,7 +9,7 @@ import pytest
 
 from fustal import ROOT
 from fustal.params import STAGES, Params, SharedParams
-from fustal.runs import CHAIN
+from fustal.runs.chain import CHAIN
 
 NOTEBOOKS = {stage.name: ROOT / "notebooks" / stage.notebook for stage in CHAIN.values()}
 NOTEBOOKS |= {name: ROOT / "notebooks" / f"{name}.ipynb" for name in ("00_the_task", "06_ablations", "extra_own_data")}

@@ -14,7 +14,7 @@ CELLS = (
     ('run: str = "demo"\ndataset: str = "demo"\nproposals_file: str = ""', ["parameters"]),
     (
         "from fustal.params import Params\n"
-        "from fustal.names import find_card\n"
+        "from fustal.data.names import find_card\n"
         "params = Params.from_notebook(globals())\n"
         "print(params.dataset, params.proposals_file, find_card(dataset), sep='|')",
         [],

@@ -11,12 +11,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from fustal import ROOT, names, report, runs
-from fustal.annotations import read_results
-from fustal.batch import run_chain
-from fustal.cli import app
+from fustal import ROOT
+from fustal.data import names
+from fustal.data.annotations import read_results
 from fustal.params import Params
-from fustal.runs import CHAIN
+from fustal.runs.batch import run_chain
+from fustal.runs.chain import CHAIN
+from fustal.tools import report
+from fustal.tools.cli import app
 from tests.notebooks.miniature import call, cells_without_exercises
 
 TINY = {
@@ -174,7 +176,7 @@ def test_its_report_is_written(case, monkeypatch):
 
 def test_the_task_is_shown(case, monkeypatch):
     """Notebook 00, which belongs to no chain."""
-    monkeypatch.setattr(runs, "OUTPUTS", case.outputs)
+    monkeypatch.setattr("fustal.runs.stage.OUTPUTS", case.outputs)
     namespace = {}
     for cell in nbformat.read(ROOT / "notebooks" / "00_the_task.ipynb", as_version=4).cells:
         tags = cell.metadata.get("tags", [])

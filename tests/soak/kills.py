@@ -21,8 +21,8 @@ from pathlib import Path
 import psutil
 
 from fustal import ROOT
-from fustal.files import digest
-from fustal.runs import CHAIN
+from fustal.data.files import digest
+from fustal.runs.chain import CHAIN
 from tests.notebooks.miniature import SMALL, environment
 
 KILLS = 20

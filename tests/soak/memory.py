@@ -16,10 +16,11 @@ import pandas as pd
 import torch
 
 from fustal import generator
-from fustal.annotations import as_labels
-from fustal.dataset import Dataset
-from fustal.features import FeatureStore
+from fustal.data.annotations import as_labels
+from fustal.data.cards import Dataset
+from fustal.data.features import FeatureStore
 from fustal.params import Params
+from fustal.proposals import propose_videos
 from fustal.student import localize, train_student
 from tests.datasets import dataset_of
 
@@ -90,7 +91,7 @@ def measure(folder: Path, count: int, width: int) -> float:
     dataset = make_dataset(folder, count, width)
     store, videos = FeatureStore(dataset, "student"), dataset.split("train")
     model, _ = generator.train_generator(PARAMS, dataset, store, folder / "generator")
-    generator.localize(model, dataset, store, videos, PARAMS, known=True)
+    propose_videos(model, dataset, store, videos, PARAMS, known=True)
     _, ema = train_student(PARAMS, dataset, store, as_labels(dataset.segments), folder / "student")
     localize(ema, dataset, store, videos, PARAMS)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from fustal.writing import LOCK, UNFINISHED
+from fustal.data.writing import LOCK, UNFINISHED
 from tests.soak.kills import _ended, differing, hashes, start
 
 CUTS = 20

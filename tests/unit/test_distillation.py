@@ -6,9 +6,9 @@ import torch
 from torch.testing import assert_close
 
 from fustal import distillation
-from fustal.distillation import Relabel, distill, label_counts, label_warnings, most_confident, predict
+from fustal.distillation import distill, label_counts, label_warnings, most_confident
 from fustal.params import Params
-from fustal.student import Student, candidates, load_student, train_student
+from fustal.student import load_student, train_student
 from fustal.student.batches import Batch
 
 SMALL = {
@@ -58,106 +58,6 @@ def batch_of_two():
     return Batch(
         torch.randn(2, 64, 6), mask, segments, [torch.tensor([0]), torch.tensor([1])], torch.eye(2), [torch.ones(1)] * 2
     )
-
-
-@pytest.fixture
-def teacher(answers):
-    """A teacher that finds both classes in the first video of a batch, and nothing in the second."""
-    teacher = answers([64], bins=4)
-    logits = teacher.output.class_logits
-    logits[:] = -20
-    logits[0, 20, 0] = logits[0, 63, 1] = 3
-    logits[0, 21, 0] = -2  # not confident
-    teacher.said.offsets[0, 63, 9] = 99  # reaches beyond the sequence
-    return teacher
-
-
-def test_corrected_fallback_concerns_one_video(teacher):
-    relabel, batch = Relabel(Params(**SMALL)), batch_of_two()
-    for epoch in (5, 5):
-        new = relabel(teacher, batch, epoch)
-        assert len(new.segments[0]) == 1
-        assert new.segments[0][0, 0] < 20 < new.segments[0][0, 1]
-        assert new.segments[1].tolist() == [[3, 4]]
-        assert [labels.tolist() for labels in new.labels] == [[0], [1]]  # class 1 is no label of the first video
-
-
-def test_published_fallback_lasts_for_the_epoch(teacher):
-    relabel, batch = Relabel(Params(**SMALL, recipe="published")), batch_of_two()
-    assert relabel(teacher, batch, 5) is batch
-    teacher.output.class_logits[1] = teacher.output.class_logits[0]
-    restored = Relabel(Params(**SMALL, recipe="published"))
-    restored.load_state_dict(relabel.state_dict())
-    assert restored(teacher, batch, 5) is batch
-    new = restored(teacher, batch, 6)
-    assert sorted(new.labels[1].tolist()) == [0, 1]  # the predicted class 1 as well
-    assert new.segments[1].max() == 64  # clipped to the sequence
-
-
-def test_teacher_decodes_what_can_become_a_label(teacher, monkeypatch):
-    seen = []
-
-    def spy(model, output, scores, params):
-        seen.append((scores > 0).sum(dim=(1, 2)).tolist())
-        return candidates(model, output, scores, params)
-
-    monkeypatch.setattr(distillation, "candidates", spy)
-    x, mask, _, _, known, _ = batch_of_two()
-    params = Params(**SMALL)
-    first, second = predict(teacher, x, mask, known.flip(0), params)
-    assert first[2].tolist() == [1]
-    assert len(second[2]) == 0
-    teacher.output.class_logits[:] = torch.randn(2, 64, 2) - 4
-    assert [len(labels) for _, _, labels in predict(teacher, x, mask, known, params)] == [1, 1]  # the single best
-    assert seen[1] == [1, 1]
-
-
-def test_teacher_labels_in_evaluation_mode():
-    teacher = Student.from_params(Params(**SMALL), 6, 2).train()
-    before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    new = Relabel(Params(**SMALL))(teacher, batch_of_two(), 0)
-    assert not teacher.training
-    assert not any(segments.requires_grad for segments in new.segments)
-    assert all(len(segments) == len(labels) >= 1 for segments, labels in zip(new.segments, new.labels, strict=True))
-    assert_close(dict(teacher.state_dict()), before)
-
-
-def test_without_relabelling_the_student_trains_on(planted, tmp_path):
-    dataset, store = planted
-    params = Params(**SMALL, relabel=False)
-    train_student(params, dataset, store, dataset.segments, tmp_path / "student")
-    loaded = load_student(tmp_path / "student", params, store.dim, 2)
-    _, ema = distill(params, dataset, store, dataset.segments, *loaded, tmp_path / "on")
-    longer = params.model_copy(update={"student_epochs": params.student_epochs + params.distill_epochs})
-    _, expected = train_student(longer, dataset, store, dataset.segments, tmp_path / "longer")
-    assert_close(ema.state_dict(), expected.state_dict(), rtol=0, atol=0)
-
-
-def test_a_falling_rate_falls_within_distillation(planted, tmp_path):
-    dataset, store = planted
-    params = Params(**SMALL | {"student_schedule": "cosine", "distill_epochs": 3})
-    train_student(params, dataset, store, dataset.segments, tmp_path / "student")
-    *networks, optimizer = load_student(tmp_path / "student", params, store.dim, 2)
-    distill(params, dataset, store, dataset.segments, *networks, optimizer, tmp_path / "distilled")
-    steps = 3 * math.ceil(8 / params.student_batch)
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(params.student_lr * (1 - math.cos(math.pi / steps)) / 2)
-
-
-def test_a_second_round_starts_a_new_student_on_the_teachers_labels(planted, tmp_path):
-    dataset, store = planted
-    params = Params(**SMALL, distill_rounds=2)
-    train_student(params, dataset, store, dataset.segments, tmp_path / "student")
-    loaded = load_student(tmp_path / "student", params, store.dim, 2)
-    _, ema = distill(params, dataset, store, dataset.segments, *loaded, tmp_path / "twice")
-    earlier = tmp_path / "twice" / "1_before_last"
-    _, first, _ = load_student(earlier, params, store.dim, 2)
-    labels = distillation.teacher_labels(first, dataset, store, dataset.split("train"), params)
-    _, expected = train_student(params, dataset, store, labels, tmp_path / "again")
-    loaded = load_student(tmp_path / "again", params, store.dim, 2)
-    once = params.model_copy(update={"distill_rounds": 1})
-    _, expected = distill(once, dataset, store, labels, *loaded, tmp_path / "again" / "distilled")
-    assert_close(ema.state_dict(), expected.state_dict(), rtol=0, atol=0)
-    assert not torch.equal(first.class_head.out.bias, ema.class_head.out.bias)
 
 
 def test_distillation_goes_on_from_files(planted, tmp_path):

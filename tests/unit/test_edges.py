@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 
 from fustal import generator
-from fustal.annotations import RESULT_COLUMNS
+from fustal.data.annotations import RESULT_COLUMNS
+from fustal.data.features import FeatureStore
 from fustal.distillation import distill
-from fustal.evaluation import mean_average_precision, pseudo_label_quality
-from fustal.features import FeatureStore
+from fustal.evaluation.detections import mean_average_precision
+from fustal.evaluation.labels import pseudo_label_quality
 from fustal.params import Params
-from fustal.proposals import add_iou_score, select
+from fustal.proposals import add_iou_score, propose_videos, select
 from fustal.student import load_student, localize, train_student
 from tests.datasets import dataset_of
 
@@ -44,7 +45,7 @@ def chain(folder, lengths, labels, params=PARAMS, features=None):
     store, train = FeatureStore(dataset, "student"), names[:-1]
     model, log = generator.train_generator(params, dataset, store, folder / "generator")
     assert np.isfinite(log.loss).all()
-    proposals = generator.localize(model, dataset, store, train, params, known=True)
+    proposals = propose_videos(model, dataset, store, train, params, known=True)
     pseudo_labels = select(add_iou_score(proposals), params.iou_score_min, params.confidence_min)
     train_student(params, dataset, store, pseudo_labels, folder / "student")
     trained = load_student(folder / "student", params, store.dim, 3)

@@ -45,7 +45,7 @@ def test_a_folder_named_as_the_package_does_not_hide_it(tmp_path):
     """A clone is called fustal by nature, and people work in the folder that holds it."""
     (tmp_path / "fustal").mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, "-c", "import fustal.names; print(fustal.names.__file__)"]
+    command = [sys.executable, "-c", "import fustal.data.names; print(fustal.data.names.__file__)"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.stderr == "", "install again: pip install --editable ."
     assert done.stdout.strip().endswith("names.py")

@@ -10,36 +10,32 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from fustal import InputError
-from fustal.contrastive import (
-    Snippets,
-    contrast,
-    cross_video_contrast,
-    dilate,
-    equal_label_pairs,
-    erode,
-    in_video_contrast,
-    info_nce,
-    mine_snippets,
-)
-from fustal.features import FeatureStore
+from fustal.data.features import FeatureStore
+from fustal.engine.device import random_generator
+from fustal.exceptions import InputError
 from fustal.generator import (
     Activations,
     Generator,
+    Snippets,
     _losses,
     activations,
     batch_of_step,
+    contrast,
+    cross_video_contrast,
+    dilate,
     dropout,
+    equal_label_pairs,
+    erode,
     generator_loss,
-    localize,
-    predicted_classes,
+    in_video_contrast,
+    info_nce,
+    mine_snippets,
     sample_batch,
-    snippet_seconds,
     train_generator,
     video_score,
 )
 from fustal.params import Params
-from fustal.training import generator_of
+from fustal.proposals import predicted_classes, propose_videos, snippet_seconds
 from tests.benchmarks.plain_generator import PlainGenerator, plain_contrast, plain_losses, plain_nce
 
 PARAMS = Params(
@@ -290,7 +286,7 @@ def test_losses_and_gradients_are_those_of_the_plain_loops(dim, classes):
 
 def test_a_batch_holds_a_sample_of_each_video(planted):
     _, store = planted
-    draw = lambda: sample_batch(store, ["train2", "train0"], 40, generator_of(0, 3), torch.device("cpu"))  # noqa: E731
+    draw = lambda: sample_batch(store, ["train2", "train0"], 40, random_generator(0, 3), torch.device("cpu"))  # noqa: E731
     features = draw()
     assert features.shape == (2, 40, 6)
     for video, rows in zip(("train2", "train0"), features, strict=True):
@@ -373,7 +369,7 @@ def test_the_trained_generator_finds_the_planted_actions(planted, tmp_path):
     dataset, store = planted
     params = PARAMS.model_copy(update={"generator_steps": 60})
     model, _ = train_generator(params, dataset, store, tmp_path)
-    found = localize(model, dataset, store, ["test0", "test1"], params)
+    found = propose_videos(model, dataset, store, ["test0", "test1"], params)
     best = found.loc[found.groupby("video").score.idxmax()].set_index("video")
     for row in dataset.segments_of("test").itertuples():
         top = best.loc[row.video]
@@ -391,7 +387,9 @@ def test_known_labels_restrict_proposals_of_the_corrected_recipe_only(one_video)
     dataset, store = one_video(features)
     labels = {
         (recipe, known): set(
-            localize(_two_peaks(), dataset, store, ["train1"], Params(recipe=recipe, device="cpu"), known=known).label
+            propose_videos(
+                _two_peaks(), dataset, store, ["train1"], Params(recipe=recipe, device="cpu"), known=known
+            ).label
         )
         for recipe in ("corrected", "published")
         for known in (True, False)
@@ -410,8 +408,8 @@ def test_a_known_label_is_proposed_even_when_the_network_misses_it(one_video):
     features[25:27, 1] = 1.0
     dataset, store = one_video(features)
     params = Params(device="cpu")
-    assert set(localize(_two_peaks(), dataset, store, ["train1"], params).label) == {"a"}
-    found = localize(_two_peaks(), dataset, store, ["train1"], params, known=True)
+    assert set(propose_videos(_two_peaks(), dataset, store, ["train1"], params).label) == {"a"}
+    found = propose_videos(_two_peaks(), dataset, store, ["train1"], params, known=True)
     assert set(found.label) == {"b"}
 
 
@@ -419,7 +417,7 @@ def test_proposals_are_in_seconds(one_video):
     features = np.zeros((40, 6))
     features[10:20, 1] = 4.0
     dataset, store = one_video(features)
-    found = localize(_two_peaks(), dataset, store, ["train1"], Params(device="cpu"))
+    found = propose_videos(_two_peaks(), dataset, store, ["train1"], Params(device="cpu"))
     assert list(found.columns) == ["video", "label", "score", "start", "end"]
     best = found.loc[found.score.idxmax()]
     assert (best.video, best.label) == ("train1", "b")
@@ -432,7 +430,7 @@ def test_proposals_lie_round_the_middle_of_their_snippets_windows(one_video):
     features[[0, 1, *range(10, 20), 38, 39], 1] = 4.0  # symmetrical, but for what lies behind the last snippet
     dataset, store = one_video(features)
     corrected, published = (
-        localize(_two_peaks(), dataset, store, ["train1"], Params(recipe=recipe, device="cpu", proposal_nms=1.0))
+        propose_videos(_two_peaks(), dataset, store, ["train1"], Params(recipe=recipe, device="cpu", proposal_nms=1.0))
         for recipe in ("corrected", "published")
     )
     grid = store.grid_of("train1")
@@ -455,7 +453,7 @@ def test_long_videos_are_sampled_and_times_scaled_back(planted):
     assert activations(_two_peaks(), store, "train0", params).cas.shape == (30, 2)
     assert snippet_seconds(store, "train0", 30) == pytest.approx(1.5)
     assert snippet_seconds(store, "train0", 90) == pytest.approx(0.5)
-    found = localize(_two_peaks(), dataset, store, ["train0"], params)
+    found = propose_videos(_two_peaks(), dataset, store, ["train0"], params)
     best = found.loc[found.score.idxmax()]
     assert abs(best.start - 30) <= 1.5
     assert abs(best.end - 40) <= 1.5
@@ -467,7 +465,7 @@ def test_videos_of_one_and_two_snippets(one_video, length, recipe):
     features = np.zeros((length, 6))
     features[-1, 1] = 3.0
     dataset, store = one_video(features)
-    found = localize(_two_peaks(), dataset, store, ["train1"], Params(recipe=recipe, device="cpu"), known=True)
+    found = propose_videos(_two_peaks(), dataset, store, ["train1"], Params(recipe=recipe, device="cpu"), known=True)
     assert set(found.label) <= {"b"}
     assert np.isfinite(found[["score", "start", "end"]].to_numpy(float)).all()
     assert (found.end > found.start).all()
@@ -477,7 +475,7 @@ def test_videos_of_one_and_two_snippets(one_video, length, recipe):
 
 def test_a_video_where_nothing_is_active_has_no_proposals(one_video):
     dataset, store = one_video(np.zeros((20, 6)))
-    found = localize(_two_peaks(), dataset, store, ["train1"], Params(device="cpu"), known=True)
+    found = propose_videos(_two_peaks(), dataset, store, ["train1"], Params(device="cpu"), known=True)
     assert found.empty
     assert list(found.columns) == ["video", "label", "score", "start", "end"]
 

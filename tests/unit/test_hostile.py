@@ -10,13 +10,14 @@ import torch
 import yaml
 from torch import nn
 
-from fustal import ROOT, InputError
-from fustal.annotations import read_results
-from fustal.features import open_features
-from fustal.files import read_json, read_yaml
+from fustal import ROOT
+from fustal.data.annotations import read_results
+from fustal.data.features import open_features
+from fustal.data.files import read_json, read_yaml
+from fustal.engine.checkpoint import load_module, read_state
+from fustal.exceptions import InputError
 from fustal.params import Params
-from fustal.sweep import read_sweep
-from fustal.training import load_module, read_state
+from fustal.tools.sweeps.plan import read_sweep
 
 
 class Harm:

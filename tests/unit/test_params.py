@@ -2,11 +2,12 @@
 
 import pytest
 
-from fustal import ROOT, InputError
-from fustal.dataset import Card
-from fustal.fetch import SOURCES
-from fustal.files import read_yaml, validated
+from fustal import ROOT
+from fustal.data.cards import Card
+from fustal.data.files import read_yaml, validated
+from fustal.exceptions import InputError
 from fustal.params import Params, form, grid
+from fustal.tools.sources.fetch import SOURCES
 
 PRESETS = sorted((ROOT / "params").glob("*.yaml"))
 CARDS = sorted((ROOT / "params" / "datasets").glob("*.yaml"))

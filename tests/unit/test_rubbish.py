@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 import yaml
 
-from fustal import batch, runs
-from fustal.cli import main
 from fustal.params import Params
+from fustal.runs import batch, stage
+from fustal.tools.cli import main
 
 CARD = {
     "name": "small",
@@ -53,7 +53,7 @@ def folder(tmp_path, monkeypatch):
     write_yaml(tmp_path / "sweep.yaml", {"base": "preset.yaml", "seeds": [0, 1]})
     found = {"v4": [{"label": "Sit", "score": 0.5, "segment": [1, 4]}]}
     write_json(tmp_path / "found.json", {"results": found})
-    for module in (runs, batch):
+    for module in (stage, batch):
         monkeypatch.setattr(module, "OUTPUTS", tmp_path / "outputs")
     return tmp_path
 

@@ -1,0 +1,1 @@
+"""What both trainings share: the loop, checkpoints, the device, fast convolutions on a CPU."""

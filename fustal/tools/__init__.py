@@ -1,0 +1,1 @@
+"""Tools beside the core, which never imports them: the command line and its commands."""

@@ -1,0 +1,1 @@
+"""A data set of one's own: `fustal init` and `fustal validate`."""

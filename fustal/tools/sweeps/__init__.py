@@ -1,0 +1,1 @@
+"""Many runs: plans of sweeps, workers, progress, tables of results, the ablation."""

@@ -1,0 +1,353 @@
+"""The table of results: read from the `metrics.json` of runs, mean ± std over seeds."""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import fsspec
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from scipy.stats import bootstrap
+
+from fustal.data.files import digest, explain, one_line, read_json, read_text
+from fustal.data.names import find_run
+from fustal.data.writing import atomic, check_output
+from fustal.exceptions import InputError
+
+STAGE_NAMES = {
+    "generator": "generator",
+    "student": "student on pseudo labels",
+    "student_ema": "student, EMA weights",
+    "distilled": "distilled student",
+    "upper_bound": "same student on true segments",
+    "given": "another method's detections",
+}
+
+
+LABEL_MEASURES = (
+    *("precision at 0.5", "recall at 0.5", "f1 at 0.5", "mean tIoU", "boundary error (s)", "coverage", "labels"),
+)
+"""Measures of labels that the table shows; `metrics.json` has more."""
+
+
+ENOUGH = 3
+"""Seeds that an interval needs: that of two would only be their two values."""
+
+TIoU = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(:\d+(\.\d+)?)?$")]
+"""A threshold, or the ends of a range of them."""
+
+Values = Annotated[dict[TIoU, FiniteFloat], Field(min_length=1)]
+"""Percent at each threshold and over ranges of them, the widest last."""
+
+
+class Seeded(BaseModel):
+    """Parameters, of which only the seed is looked at here."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    seed: int
+
+
+class Metrics(BaseModel):
+    """A `metrics.json`: percent, counts and seconds, by stage and measure."""
+
+    model_config = ConfigDict(strict=True)
+
+    run: str
+    dataset: str
+    test: str
+    mAP: dict[str, Values] = Field(min_length=1)
+    video_level: dict[str, FiniteFloat] = Field(default={}, alias="video-level mAP")
+    by_class: dict[str, Annotated[dict[str, Values], Field(min_length=1)]] = Field(default={}, alias="AP")
+    labels: dict[str, dict[str, FiniteFloat]]
+    parameters: Seeded
+    provenance: dict[str, Any] = {}
+
+    def measures(self) -> list[dict[str, Any]]:
+        """Stage, measure and value of everything that the run measured, but for single classes."""
+        labels = {f"labels/{name}": values for name, values in self.labels.items()}
+        video_level = {stage: {"video-level mAP": value} for stage, value in self.video_level.items()}
+        rows = []
+        for part in (self.mAP, video_level, labels):
+            for stage, values in part.items():
+                rows += [{"stage": stage, "measure": name, "value": value} for name, value in values.items()]
+        return rows
+
+
+def read_metrics(runs: Sequence[str | Path]) -> dict[Path, Metrics]:
+    """Reads the metrics of runs.
+
+    Args:
+        runs: see `names.find_run`; or paths of `metrics.json` files.
+
+    Returns:
+        File -> what it says. A run is called as its folder is, as the metrics of equal jobs of a sweep are copies.
+
+    Raises:
+        InputError: there is no such run, it has not been evaluated, its file is broken, or one is given twice.
+    """
+    found: dict[Path, Metrics] = {}
+    seen: set[tuple[str, int]] = set()
+    for item in runs:
+        path = Path(item)
+        if not os.path.isfile(path):
+            path = find_run(item, "evaluation/metrics.json") / "evaluation" / "metrics.json"
+        if not os.path.isfile(path):
+            raise InputError(f"{path}: no such file: run notebook 05_evaluation.ipynb first")
+        metrics = parsed(read_json(path), path)
+        if path.absolute().parts[-2:] == ("evaluation", "metrics.json"):
+            metrics.run = path.absolute().parts[-3]
+        metrics.run = re.sub(r"-seed\d+$", "", metrics.run)
+        key = metrics.run, metrics.parameters.seed
+        if key in seen:
+            raise InputError(f"{path}: run {key[0]!r} with seed {key[1]} is given twice")
+        seen.add(key)
+        found[path] = metrics
+    return found
+
+
+def changed_since(runs: Sequence[str | Path]) -> list[str]:
+    """A line for each run of which a stage was made again after the evaluation, so that its table is of the old one.
+
+    Args:
+        runs: see `read_metrics`.
+    """
+    lines = []
+    for path in read_metrics(runs):
+        record = path.with_name("stage.json")
+        inputs = read_json(record).get("inputs") if record.is_file() else None
+        for name, value in inputs.items() if isinstance(inputs, dict) else ():
+            file = path.parents[1] / name
+            if file.is_file() and digest(file) != value:
+                lines.append(f"{path}: {name} was made again since: the table is of the one before (fustal run)")
+                break
+    return lines
+
+
+def parsed(values: Any, path: str | Path) -> Metrics:
+    """What a `metrics.json` holds, validated; one line names the file and the first entry that does not fit."""
+    try:
+        return Metrics.model_validate(values)
+    except ValidationError as error:
+        what = explain(error.errors()[0], Metrics, "entry")
+        raise InputError(f"{path}: is not the metrics of a run ({what})") from None
+
+
+def collect(runs: Sequence[str | Path]) -> pd.DataFrame:
+    """Reads the metrics of runs into one tidy frame.
+
+    Args:
+        runs: see `read_metrics`.
+
+    Returns:
+        Frame with run (without its seed), dataset, test, seed, stage, measure, value.
+    """
+    rows = []
+    for metrics in read_metrics(runs).values():
+        about = {"run": metrics.run, "seed": metrics.parameters.seed, "dataset": metrics.dataset, "test": metrics.test}
+        rows += [about | measure for measure in metrics.measures()]
+    return pd.DataFrame(rows)
+
+
+def collect_sweeps(folders: Sequence[str]) -> pd.DataFrame:
+    """All that the jobs of some sweeps measured, with what they were made with.
+
+    Args:
+        folders: of the sweeps; or their URLs on any file system that fsspec knows.
+
+    Returns:
+        Tidy frame: sweep, run (the job, by its folder: the metrics of equal jobs are copies), dataset, test, stage,
+        measure, value, the parameters, and versions and hardware with the prefix "made.".
+
+    Raises:
+        InputError: there are no metrics in one of them.
+    """
+    frames = []
+    for folder in folders:
+        system, root = fsspec.url_to_fs(folder)
+        # listed, as a pattern would take brackets in the folder's name for its own
+        jobs = sorted(system.ls(root, detail=False)) if system.isdir(root) else []
+        paths = [path for path in (f"{job}/evaluation/metrics.json" for job in jobs) if system.isfile(path)]
+        if not paths:
+            raise InputError(f"{folder}: holds no <job>/evaluation/metrics.json")
+        for path in paths:
+            job = {"sweep": Path(root).name, "run": Path(path).parts[-3]}
+            frames.append(_job_rows(path, system.cat_file(path), job))
+    first = ["sweep", "run", "dataset", "test", "stage", "measure", "value"]
+    frame = pd.concat(frames, ignore_index=True)
+    return frame[first + [name for name in frame if name not in first]]
+
+
+def _job_rows(path: str, content: bytes, job: dict[str, str]) -> pd.DataFrame:
+    """What one job measured, a row a measure; its parameters and what it was made with are the same in all."""
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {one_line(error)}") from None
+    metrics = parsed(values, path)
+    rows = pd.DataFrame(metrics.measures()).assign(**job, dataset=metrics.dataset, test=metrics.test)
+    packages = metrics.provenance.get("packages")
+    made = metrics.provenance | (packages if isinstance(packages, dict) else {})
+    made = {f"made.{name}": value for name, value in made.items() if name != "packages"}
+    about = {name: value for name, value in metrics.parameters.model_dump().items() if name not in rows}
+    return rows.assign(**about | made)
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> Path:
+    """Writes a frame as CSV or Parquet, as the file's name says, atomically; returns the path."""
+    if path.suffix not in (".csv", ".parquet"):
+        raise InputError(f"{path}: must end in .csv or .parquet")
+    check_output(path)
+    with atomic(path) as temporary:
+        frame.to_parquet(temporary) if path.suffix == ".parquet" else frame.to_csv(temporary, index=False)
+    return path
+
+
+def table(results: pd.DataFrame) -> str:
+    """Markdown: for each run, mAP of every stage and quality of the labels, in percent, mean ± std over seeds."""
+    blocks = []
+    for run, part in results.groupby("run", sort=False):
+        blocks.append(_heading(run, part))
+        seeds = part.seed.nunique()
+        stages = [name for name in STAGE_NAMES if name in set(part.stage)]
+        mean_ap = part[part.measure.str.match(r"[\d.:]+$")]
+        blocks.append(_markdown(mean_ap, {STAGE_NAMES[name]: name for name in stages}, "mAP at tIoU", seeds))
+        blocks += [line for line in (_gain(mean_ap, seeds), _ratio(mean_ap, seeds)) if line]
+        labels = {name.removeprefix("labels/"): name for name in part.stage.unique() if name.startswith("labels/")}
+        if labels:
+            blocks.append(
+                _markdown(part[part.measure.isin(LABEL_MEASURES)], labels, "labels of training videos", seeds)
+            )
+    return "\n\n".join(blocks)
+
+
+def class_table(runs: Sequence[str | Path]) -> str:
+    """Markdown: for each run, the average precision of each class, a column a stage, in percent, mean ± std over seeds.
+
+    Args:
+        runs: see `read_metrics`.
+
+    Raises:
+        InputError: see there; or a run was evaluated before classes were recorded.
+    """
+    rows = []
+    for path, metrics in read_metrics(runs).items():
+        if not metrics.by_class:
+            raise InputError(
+                f"{path}: has no average precision of single classes: run notebook 05_evaluation.ipynb again"
+            )
+        about = {"run": metrics.run, "seed": metrics.parameters.seed, "dataset": metrics.dataset, "test": metrics.test}
+        for stage, classes in metrics.by_class.items():
+            for name, values in classes.items():
+                at, value = list(values.items())[-1]  # the widest range of tIoU
+                rows.append(about | {"measure": STAGE_NAMES.get(stage, stage), "stage": name, "value": value, "at": at})
+    blocks = []
+    for run, part in pd.DataFrame(rows).groupby("run", sort=False):
+        blocks.append(_heading(run, part))
+        names = {" ".join(name.split()).replace("|", "\\|"): name for name in part.stage.unique()}
+        blocks.append(_markdown(part, names, f"AP over {part['at'].iloc[0]}", part.seed.nunique()))
+    return "\n\n".join(blocks)
+
+
+def _heading(run: str, part: pd.DataFrame) -> str:
+    seeds = sorted(part.seed.unique())
+    spread = "mean ± std, " if len(seeds) > 1 else ""
+    return (
+        f"**{run}** — data set {part.dataset.iloc[0]}, tested on {part.test.iloc[0]}; "
+        f"{_seeds(len(seeds))} ({', '.join(map(str, seeds))}), {spread}last step"
+    )
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' * (count != 1)}"
+
+
+def _gain(mean_ap: pd.DataFrame, seeds: int) -> str:
+    """What all stages together are worth, paired by seed; empty where one of the two ends is missing."""
+    measure, by_stage = _averages(mean_ap)
+    if not {"generator", "distilled"} <= set(by_stage):
+        return ""
+    gain = (by_stage.distilled - by_stage.generator).dropna().to_numpy()
+    if not len(gain):
+        return ""
+    between = " [{:+.1f}, {:+.1f}]".format(*interval(gain)) if len(gain) >= ENOUGH else ""
+    pairs = "" if len(gain) == seeds else f" ({_seeds(len(gain))})"
+    return f"Distilled student - generator, average over {measure}: {gain.mean():+.1f}{between}{pairs}"
+
+
+def _ratio(mean_ap: pd.DataFrame, seeds: int) -> str:
+    """What weak labels reach of what true segments do; empty where there is no upper bound."""
+    measure, by_stage = _averages(mean_ap)
+    if not {"distilled", "upper_bound"} <= set(by_stage):
+        return ""
+    share = (by_stage.distilled / by_stage.upper_bound).dropna()
+    if share.empty:
+        return ""
+    text = _cell(share, 2, seeds)
+    return f"Distilled student / same student on true segments, average over {measure}: {text}"
+
+
+def _averages(mean_ap: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """The widest range of tIoU, and the mAP over it: a row a seed, a column a stage."""
+    measure = mean_ap.measure.iloc[-1]
+    return measure, mean_ap[mean_ap.measure == measure].pivot_table(index="seed", columns="stage", values="value")
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Percentile bootstrap interval of 95 % of the mean; the same values give the same interval.
+
+    With five values it is too narrow: it holds the true mean in some 85 of 100 cases, not 95. Of fewer than `ENOUGH`
+    values there is none: NaN.
+
+    >>> low, high = interval(np.array([1.0, 2.0, 3.0]))
+    >>> 1 <= low < 2 < high <= 3
+    True
+    """
+    if len(values) < ENOUGH:
+        return float("nan"), float("nan")
+    random = np.random.default_rng(0)
+    found = bootstrap((values,), np.mean, method="percentile", rng=random).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def insert(text: str, path: Path, name: str = "results") -> None:
+    """Puts a text between two markers of a file, `<!-- name: begin -->` and `<!-- name: end -->`."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    page = read_text(path)
+    if begin not in page or end not in page.split(begin)[1]:
+        raise InputError(f"{path}: has no lines {begin} and {end}")
+    head, _, rest = page.partition(begin)
+    tail = rest.partition(end)[2]
+    with atomic(path) as temporary:
+        temporary.write_bytes(f"{head}{begin}\n{text}\n{end}{tail}".encode())
+
+
+def _markdown(part: pd.DataFrame, stages: dict[str, str], corner: str, seeds: int) -> str:
+    """A row a stage, a column a measure; a row or a cell of fewer seeds than the run has says how many."""
+    measures = list(dict.fromkeys(part.measure[part.stage.isin(stages.values())]))
+    lines = [[corner, *measures], ["---"] + ["---:"] * len(measures)]
+    for title, stage in stages.items():
+        row = part[part.stage == stage]
+        most = row.seed.nunique()
+        values = {name: row.value[row.measure == name] for name in measures}
+        cells = [_cell(value, 0 if name == "labels" else 1, most) for name, value in values.items()]
+        lines.append([title if most == seeds else f"{title} ({_seeds(most)})", *cells])
+    return markdown_lines(lines)
+
+
+def markdown_lines(lines: Sequence[Sequence[str]]) -> str:
+    """Cells as the lines of a table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(values: pd.Series, digits: int, seeds: int) -> str:
+    """Mean ± std; and how many seeds it has where these are not all of the row's."""
+    if values.empty:
+        return "—"
+    spread = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""
+    fewer = "" if len(values) == seeds else f" ({_seeds(len(values))})"
+    return f"{values.mean():.{digits}f}{spread}{fewer}"

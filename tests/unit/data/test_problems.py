@@ -1,0 +1,53 @@
+"""Equal problems are one line with a count and the first examples."""
+
+from pathlib import Path
+
+from fustal.data.problems import grouped
+from fustal.exceptions import Problem
+
+FILE = Path("gt.json")
+
+
+def lines(problems):
+    return [str(problem) for problem in grouped(problems)]
+
+
+def test_many_equal_ones_are_one_with_a_count_and_three_examples():
+    problems = [Problem(FILE, "a training video without a label", f"v{i}", "say it", True) for i in range(402)]
+    (one,) = grouped(problems)
+    assert str(one) == "gt.json: 402 videos ('v0', 'v1', 'v2', ...): a training video without a label"
+    assert (one.warning, one.mend, one.video) == (True, "say it", None)
+
+
+def test_values_do_not_make_kinds_but_warnings_and_files_do():
+    late = [Problem(FILE, f"segment [{i}.5, 99] ends after 'x{i}'", "v", warning=True) for i in range(4)]
+    wrong = [Problem(FILE, "segment [1, 99] ends after 'x'", "v")]
+    other = [Problem(Path("other.json"), "segment [1, 99] ends after 'x'", "v", warning=True)]
+    assert lines([*late, *wrong, *other]) == [
+        "gt.json: 4 times in 1 video ('v'): segment [0.5, 99] ends after 'x0', and the like",
+        "gt.json: video 'v': segment [1, 99] ends after 'x'",
+        "other.json: video 'v': segment [1, 99] ends after 'x'",
+    ]
+
+
+def test_feature_files_are_one_kind_by_their_pattern():
+    problems = [Problem(Path(f"rgb/{v}_x.npy"), "no such feature file", v) for v in "abcd"]
+    problems.append(Problem(Path("flow/a_x.npy"), "no such feature file", "a"))
+    assert lines(problems) == [
+        "rgb/{video}_x.npy: 4 videos ('a', 'b', 'c', ...): no such feature file",
+        "flow/a_x.npy: video 'a': no such feature file",
+    ]
+
+
+def test_problems_of_no_video_name_some_of_their_values():
+    problems = [Problem(FILE, f"class '{name}' has no training video") for name in "ABCDE"]
+    assert lines(problems) == ["gt.json: class 'A' has no training video; 4 more like it, such as 'B', 'C'"]
+
+
+def test_three_stay_three():
+    assert len(lines([Problem(FILE, "empty", v) for v in "abc"])) == 3
+    assert len(lines([Problem(FILE, "empty", v) for v in "abcd"])) == 1
+
+
+def test_nothing():
+    assert grouped([]) == []

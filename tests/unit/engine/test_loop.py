@@ -1,0 +1,500 @@
+"""The training loop: log, checkpoints, resuming to the last bit, and what it refuses."""
+
+import contextlib
+import threading
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from fustal.data.files import digest
+from fustal.engine import device, loop
+from fustal.engine.checkpoint import fingerprint, load_module, read_state, save_module, save_state
+from fustal.engine.device import epoch_order, pick_device, precision, random_generator, seed_step, send
+from fustal.engine.loop import fit, load_ahead
+from fustal.exceptions import InputError
+from fustal.params import Params
+
+SEED = 5
+
+
+class Toy:
+    """A regression with dropout and a moving average; its batches come from the loading thread."""
+
+    def __init__(self, fail_at=None, bad_at=None, fused=False):
+        torch.manual_seed(3)
+        self.model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 1))
+        self.average = nn.Linear(3, 8)
+        self.average.load_state_dict(self.model[0].state_dict())
+        self.optimizer = torch.optim.Adam(self.model.parameters(), 0.02, fused=fused)
+        self.fail_at, self.bad_at, self.seen, self.rates = fail_at, bad_at, [], []
+        self.seed = SEED
+
+    def load(self, i):
+        return torch.randn(16, 3, generator=random_generator(self.seed, i))
+
+    def step(self, features, i):
+        if i == self.fail_at:
+            raise RuntimeError("power cut")
+        self.seen.append(i)
+        error = (self.model(features)[:, 0] - features.sum(1)).square().mean()
+        return {"loss": error * (float("nan") if i == self.bad_at else 1.0), "error": error}
+
+    def after_step(self, i):
+        with torch.no_grad():
+            self.average.weight.lerp_(self.model[0].weight, 0.1)
+        self.rates.append(self.optimizer.param_groups[0]["lr"])
+
+    def fit(self, folder, **changes):
+        options = {"last_step": 23, "seed": SEED, "folder": folder, "after_step": self.after_step} | changes
+        self.seed = options["seed"]
+        return fit(self.load, self.step, {"model": self.model, "average": self.average}, self.optimizer, **options)
+
+    def weights(self):
+        return {**self.model.state_dict(prefix="model."), **self.average.state_dict(prefix="average.")}
+
+
+def assert_same_weights(one, other):
+    for name, value in one.weights().items():
+        assert value.equal(other.weights()[name]), name
+
+
+@pytest.fixture
+def every_five(monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 5)
+
+
+def test_the_log_has_a_row_for_each_step(tmp_path):
+    toy = Toy()
+    log = toy.fit(tmp_path / "new", last_step=120)
+    assert list(log.columns) == ["step", "loss", "error"]
+    assert log.step.tolist() == toy.seen == list(range(120))
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "new" / "log.csv"), log)
+    assert 0 <= log.attrs["waiting"] <= 1
+    assert log.loss.tail(20).mean() < 0.5 * log.loss.head(20).mean(), "it learns"
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["checkpoint.safetensors", "log.csv"]
+
+
+def test_a_later_training_counts_on(tmp_path):
+    log = Toy().fit(tmp_path, first_step=10, last_step=12)
+    assert log.step.tolist() == [10, 11]
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path):
+    one, two, other = Toy(), Toy(), Toy()
+    log = one.fit(tmp_path / "1")
+    torch.rand(7)  # a different past
+    pd.testing.assert_frame_equal(log, two.fit(tmp_path / "2"), check_exact=True)
+    assert_same_weights(one, two)
+    assert (other.fit(tmp_path / "3", seed=6).loss != log.loss).all()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("fail_at", [3, 12, 21])
+def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path, every_five, fail_at, fused):
+    whole = Toy(fused=fused)
+    log = whole.fit(tmp_path / "whole")
+    broken = Toy(fail_at=fail_at, fused=fused)
+    with pytest.raises(RuntimeError, match="power cut"):
+        broken.fit(tmp_path / "broken")
+    kept = fail_at // 5 * 5
+    assert (tmp_path / "broken" / "checkpoint.safetensors").exists() == (kept > 0)
+    resumed = Toy(fused=fused)
+    torch.manual_seed(99)
+    for weights in resumed.model.parameters():
+        nn.init.normal_(weights) if kept else None  # everything must come from the checkpoint
+    again = resumed.fit(tmp_path / "broken")
+    assert resumed.seen == list(range(kept, 23))
+    pd.testing.assert_frame_equal(again, log, check_exact=True)
+    assert (tmp_path / "broken" / "log.csv").read_bytes() == (tmp_path / "whole" / "log.csv").read_bytes()
+    assert_same_weights(whole, resumed)
+    once_more = Toy(fused=fused)
+    pd.testing.assert_frame_equal(once_more.fit(tmp_path / "broken"), log, check_exact=True)
+    assert once_more.seen == [], "it is done, and is not repeated"
+    assert_same_weights(whole, once_more)
+
+
+def test_a_checkpoint_of_another_training_is_not_continued_from(tmp_path):
+    Toy().fit(tmp_path, about="one")
+    other, plain = Toy(), Toy()
+    other.fit(tmp_path, about="another")
+    assert other.seen == list(range(23))
+    plain.fit(tmp_path / "plain", about="another")
+    assert_same_weights(other, plain)
+
+
+def test_the_fingerprint_is_of_parameters_and_labels():
+    labels = pd.DataFrame({"video": ["a"], "start": [0.5]})
+    prints = [
+        fingerprint(Params()),
+        fingerprint(Params(seed=1)),
+        fingerprint(Params(), labels),
+        fingerprint(Params(), labels.assign(start=0.25)),
+    ]
+    assert len(set(prints)) == 4
+    assert fingerprint(Params(), labels.copy()) == prints[2]
+
+
+def test_the_error_of_a_loss_names_the_videos_of_its_batch(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 3, in a batch of video3, video4$"):
+        Toy(bad_at=3).fit(tmp_path, videos_of=lambda i: [f"video{i}", f"video{i + 1}"])
+
+
+def test_rows_after_the_checkpoint_are_not_kept_twice(tmp_path, every_five):
+    with pytest.raises(RuntimeError):
+        Toy(fail_at=12).fit(tmp_path)
+    log = pd.read_csv(tmp_path / "log.csv")
+    pd.concat([log, log.tail(1).assign(step=10)]).to_csv(tmp_path / "log.csv", index=False)
+    assert Toy().fit(tmp_path).step.tolist() == list(range(23))
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_path, every_five):
+    toy = Toy(bad_at=12)
+    with pytest.raises(FloatingPointError, match=r"^a toy: the loss is nan at step 12$"):
+        toy.fit(tmp_path, description="a toy")
+    assert all(value.isfinite().all() for value in toy.weights().values())
+    assert (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_lr_is_a_factor_on_the_rate_of_each_step(tmp_path):
+    toy = Toy()
+    toy.fit(tmp_path, last_step=4, lr=lambda i: (i + 1) / 4)
+    assert toy.rates == pytest.approx([0.005, 0.01, 0.015, 0.02])
+
+
+def test_lr_is_not_compounded_by_resuming(tmp_path, every_five):
+    with pytest.raises(RuntimeError):
+        Toy(fail_at=7).fit(tmp_path, lr=lambda i: 0.5)
+    resumed = Toy()
+    resumed.fit(tmp_path, lr=lambda i: 0.5)
+    assert set(resumed.rates) == {0.01}
+
+
+def test_clip_limits_the_change_of_a_step(tmp_path):
+    def change(**options):
+        model = nn.Linear(2, 1, bias=False)
+        before = model.weight.detach().clone()
+        optimizer = torch.optim.SGD(model.parameters(), 1.0)
+        fit(
+            lambda i: None,
+            lambda batch, i: {"loss": 100 * model.weight.sum()},
+            {"model": model},
+            optimizer,
+            last_step=1,
+            seed=0,
+            folder=tmp_path / str(options),
+            **options,
+        )
+        return (model.weight - before).norm().item()
+
+    assert change() == pytest.approx(100 * 2**0.5)
+    assert change(clip=0.5) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_after_step_sees_the_new_weights(tmp_path):
+    model = nn.Linear(1, 1, bias=False)
+    before, seen = model.weight.item(), []
+    fit(
+        lambda i: None,
+        lambda batch, i: {"loss": model.weight.sum()},
+        {"model": model},
+        torch.optim.SGD(model.parameters(), 0.5),
+        last_step=2,
+        seed=0,
+        folder=tmp_path,
+        after_step=lambda i: seen.append((i, model.weight.item())),
+    )
+    assert [i for i, _ in seen] == [0, 1]
+    assert [weight for _, weight in seen] == pytest.approx([before - 0.5, before - 1.0])
+
+
+def test_only_the_first_module_is_in_training_mode(tmp_path):
+    toy = Toy()
+    toy.model.eval()
+    toy.average.eval()
+    toy.fit(tmp_path, last_step=1)
+    assert toy.model.training
+    assert not toy.average.training
+
+
+# --- loading ahead ----------------------------------------------------------------------------------------------------
+
+
+def test_each_batch_is_loaded_once_in_order_and_goes_to_its_step(tmp_path):
+    toy, loaded, used = Toy(), [], []
+
+    def load(i):
+        loaded.append((i, threading.current_thread() is threading.main_thread()))
+        return i
+
+    def step(batch, i):
+        used.append((batch, i))
+        return {"loss": toy.model(torch.ones(1, 3)).sum()}
+
+    fit(load, step, {"model": toy.model}, toy.optimizer, first_step=4, last_step=9, seed=0, folder=tmp_path)
+    assert loaded == [(i, False) for i in range(4, 9)], "in a thread, and none after the last"
+    assert used == [(i, i) for i in range(4, 9)]
+
+
+def test_the_next_batch_is_loaded_while_a_step_computes():
+    asked = [threading.Event() for _ in range(4)]
+
+    def load(i):
+        asked[i].set()
+        return i
+
+    with contextlib.closing(load_ahead(load, range(3))) as batches:
+        for i, (batch, seconds) in enumerate(batches):
+            assert batch == i
+            assert seconds >= 0
+            if i < 2:
+                assert asked[i + 1].wait(timeout=10), "without waiting for the next to be asked for"
+    assert not asked[3].is_set()
+
+
+def test_nothing_is_loaded_for_no_steps(tmp_path):
+    toy = Toy()
+    log = fit(pytest.fail, toy.step, {"model": toy.model}, toy.optimizer, last_step=0, seed=0, folder=tmp_path)
+    assert log.empty
+    assert np.isnan(log.attrs["waiting"])
+
+
+def test_waiting_is_the_share_of_the_time_without_a_batch(tmp_path, monkeypatch):
+    clock = iter([100.0, 120.0])
+    monkeypatch.setattr(loop, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(loop, "load_ahead", lambda load, steps: ((load(i), 0.5) for i in steps))
+    log = Toy().fit(tmp_path, last_step=12)
+    assert log.attrs["waiting"] == 12 * 0.5 / 20
+    assert "waiting" not in (tmp_path / "log.csv").read_text(), "the log is the same each time"
+
+
+def test_seconds_of_waiting_are_those_from_asking_to_having(monkeypatch):
+    clock = iter([1.0, 1.5, 7.0, 7.25])
+    monkeypatch.setattr(loop, "perf_counter", lambda: next(clock))
+    assert list(load_ahead(lambda i: i, range(2))) == [(0, 0.5), (1, 0.25)]
+
+
+def test_an_error_while_loading_is_raised_as_it_is(tmp_path, every_five):
+    toy = Toy()
+
+    def load(i):
+        if i == 8:
+            raise InputError("v.npy: NaN or infinity in snippet 3")
+        return toy.load(i)
+
+    with pytest.raises(InputError, match=r"^v\.npy: NaN or infinity in snippet 3$"):
+        fit(load, toy.step, {"model": toy.model}, toy.optimizer, last_step=20, seed=0, folder=tmp_path)
+    assert toy.seen == list(range(8))
+    assert (tmp_path / "checkpoint.safetensors").exists()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loading")]
+
+
+def test_no_thread_stays_when_a_step_fails(tmp_path):
+    with pytest.raises(RuntimeError, match="power cut"):
+        Toy(fail_at=2).fit(tmp_path)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loading")]
+
+
+def test_loading_does_not_disturb_what_a_step_draws(tmp_path):
+    """The thread draws from its own generator: however long it takes, dropout sees the same random numbers."""
+
+    def losses(folder, delay):
+        toy = Toy()
+        load = toy.load
+        toy.load = lambda i: (time.sleep(delay * (i % 3)), load(i))[1]
+        return toy.fit(folder)
+
+    pd.testing.assert_frame_equal(losses(tmp_path / "a", 0.0), losses(tmp_path / "b", 0.003), check_exact=True)
+
+
+def test_send_keeps_a_tensor_that_is_where_it_should_be():
+    x = torch.ones(3)
+    assert send(x, torch.device("cpu")) is x
+
+
+# --- state on disk ----------------------------------------------------------------------------------------------------
+
+
+def test_state_survives_a_round_trip(tmp_path):
+    toy, other = Toy(), Toy()
+    toy.fit(tmp_path, last_step=6)
+    modules = {"model": toy.model, "average": toy.average}
+    save_state(tmp_path / "s.safetensors", modules, toy.optimizer, step=6)
+    state = read_state(tmp_path / "s.safetensors")
+    state.restore({"model": other.model, "average": other.average}, other.optimizer)
+    assert state.step == 6
+    assert_same_weights(toy, other)
+    for index, state in toy.optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            assert value.equal(other.optimizer.state_dict()["state"][index][key]), (index, key)
+
+
+def test_the_same_state_is_the_same_file(tmp_path):
+    toy = Toy()
+    toy.fit(tmp_path, last_step=6)
+    for i in range(8):
+        save_state(tmp_path / str(i), {"model": toy.model}, toy.optimizer, step=6, about="a toy")
+    assert len({digest(tmp_path / str(i)) for i in range(8)}) == 1
+
+
+def test_state_before_the_first_step_has_no_moments(tmp_path):
+    toy = Toy()
+    save_state(tmp_path / "s.safetensors", {"model": toy.model}, toy.optimizer, step=0)
+    state = read_state(tmp_path / "s.safetensors")
+    state.restore({"model": toy.model}, toy.optimizer)
+    assert state.step == 0
+    assert toy.optimizer.state_dict()["state"] == {}
+
+
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "log.csv"])
+@pytest.mark.parametrize("damage", ["cut off", "empty", "zeros", "rubbish", "a folder", "gone"])
+def test_after_a_broken_checkpoint_or_log_the_training_begins_anew(tmp_path, every_five, capsys, name, damage):
+    whole = Toy()
+    log = whole.fit(tmp_path / "whole")
+    with pytest.raises(RuntimeError):
+        Toy(fail_at=12).fit(tmp_path / "broken")
+    file = tmp_path / "broken" / name
+    content = file.read_bytes()
+    file.unlink()
+    if damage == "a folder":
+        file.mkdir()
+    elif damage != "gone":
+        half, zeros = content[: len(content) // 2], bytes(len(content))
+        file.write_bytes({"cut off": half, "empty": b"", "zeros": zeros, "rubbish": b"not a checkpoint"}[damage])
+    again = Toy()
+    if damage == "a folder":
+        with pytest.raises(InputError, match="is a folder, and a file never replaces one"):
+            again.fit(tmp_path / "broken")
+        return
+    pd.testing.assert_frame_equal(again.fit(tmp_path / "broken"), log, check_exact=True)
+    assert again.seen == list(range(23))
+    assert_same_weights(whole, again)
+    said = capsys.readouterr().err
+    silent = name == "checkpoint.safetensors" and damage == "gone"
+    assert said.count("the training begins anew") == (not silent)
+    assert said.count("\n") == (not silent)
+
+
+def test_a_checkpoint_of_other_modules_is_refused(tmp_path):
+    toy = Toy()
+    save_state(tmp_path / "s.safetensors", {"other": toy.model}, toy.optimizer, step=1)
+    with pytest.raises(InputError, match="cannot be continued from"):
+        read_state(tmp_path / "s.safetensors").restore({"model": toy.model}, toy.optimizer)
+    save_file({"a": torch.ones(1)}, tmp_path / "no_step.safetensors")
+    for name in ("no_step", "absent"):
+        with pytest.raises(InputError, match=f"{name}\\.safetensors: cannot be read as a checkpoint"):
+            read_state(tmp_path / f"{name}.safetensors")
+
+
+def test_weights_survive_a_round_trip(tmp_path):
+    one, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    one.weight.data = one.weight.data.T.contiguous().T  # not contiguous, as some layers' weights are
+    save_module(one, tmp_path / "m.safetensors")
+    load_module(other, tmp_path / "m.safetensors")
+    assert one.weight.equal(other.weight)
+    assert one.bias.equal(other.bias)
+
+
+def test_weights_that_do_not_fit(tmp_path):
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(InputError, match=r"m\.safetensors: no such file of weights"):
+        load_module(nn.Linear(3, 2), path)
+    save_module(nn.Linear(3, 2), path)
+    for other in (nn.Linear(3, 4), nn.Linear(3, 2, bias=False), nn.BatchNorm1d(3)):
+        with pytest.raises(InputError, match=r"m\.safetensors: does not fit the model: ") as error:
+            load_module(other, path)
+        assert "\n" not in str(error.value)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(InputError, match="does not fit the model"):
+        load_module(nn.Linear(3, 2), path)
+
+
+# --- devices and seeds ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu", "expected"),
+    [("auto", False, "cpu"), ("auto", True, "cuda"), ("cpu", True, "cpu"), ("cuda", True, "cuda")],
+)
+def test_pick_device(monkeypatch, device, gpu, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert pick_device(Params(device=device)) == torch.device(expected)
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="no GPU"):
+        pick_device(Params(device="cuda"))
+
+
+# --- precision --------------------------------------------------------------------------------------------------------
+
+BFLOAT16 = Params(precision="bfloat16")
+
+
+def test_float32_is_asked_of_no_hardware(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: pytest.fail("asked"))
+    with precision(Params(), torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16", "bf16"])
+def test_bfloat16_where_the_cpu_has_it_and_only_inside(monkeypatch, flag):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, flag: True})
+    arithmetic = precision(BFLOAT16, torch.device("cpu"))
+    for _ in range(2):
+        with arithmetic:
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("capabilities", [{}, {"avx512_bf16": False, "amx_bf16": False, "avx512_f": True}])
+def test_bfloat16_that_the_cpu_could_only_emulate_is_refused(monkeypatch, capabilities):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    with pytest.raises(InputError, match=r"^precision: 'bfloat16' .* this CPU does not have it \(use 'float32'\)$"):
+        precision(BFLOAT16, torch.device("cpu"))
+
+
+def test_bfloat16_that_the_gpu_could_only_emulate_is_refused(monkeypatch):
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    with pytest.raises(InputError, match="this GPU does not have it"):
+        precision(BFLOAT16, gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert device.has_bfloat16(gpu)
+
+
+def test_generator_of_depends_on_seed_and_step_alone():
+    state = torch.get_rng_state()
+    draws = [
+        torch.rand(1, generator=random_generator(*at)).item() for at in ((0, 1), (1, 0), (0, 0), (0, 1), (2**31 - 1, 7))
+    ]
+    assert torch.get_rng_state().equal(state), "the global state is left alone"
+    assert draws[0] == draws[3]
+    assert len(set(draws)) == 4
+    seed_step(0, 1)
+    assert torch.rand(1).item() != draws[0], "the data's numbers are not those of the computation"
+
+
+def test_epoch_order_depends_on_seed_and_epoch_alone():
+    order = epoch_order(50, 2, seed=7)
+    assert sorted(order.tolist()) == list(range(50))
+    state = torch.get_rng_state()
+    assert epoch_order(50, 2, seed=7).equal(order)
+    assert torch.get_rng_state().equal(state), "the global state is left alone"
+    assert not epoch_order(50, 3, seed=7).equal(order)
+    assert not epoch_order(50, 2, seed=8).equal(order)
+    assert epoch_order(0, 0, seed=0).tolist() == []
+
+
+def test_seed_step_depends_on_seed_and_step():
+    draws = []
+    for seed, step in ((0, 1), (1, 0), (0, 0), (0, 1), (2**31 - 1, 10**6)):
+        seed_step(seed, step)
+        draws.append(torch.rand(1).item())
+    assert draws[0] == draws[3]
+    assert len(np.unique(draws)) == 4

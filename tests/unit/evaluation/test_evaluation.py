@@ -1,0 +1,285 @@
+"""Evaluation: hand-made cases, degenerate ones, and agreement with a slow reading of the definition."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fustal import ROOT
+from fustal.evaluation import matching
+from fustal.evaluation.detections import (
+    averages,
+    mean_average_precision,
+    precision_recall,
+    summary,
+    video_level_average_precision,
+)
+from fustal.evaluation.labels import label_measures, pseudo_label_quality, true_positive
+from fustal.exceptions import InputError
+from fustal.params import Params, grid
+from tests.benchmarks.plain_post import plain_mean_average_precision
+
+TIOUS = [0.1, 0.5]
+
+
+def truth(*rows):
+    return pd.DataFrame(rows, columns=["video", "label", "start", "end"]).astype({"start": float, "end": float})
+
+
+def found(*rows):
+    kinds = {"score": float, "start": float, "end": float}
+    return pd.DataFrame(rows, columns=["video", "label", "score", "start", "end"]).astype(kinds)
+
+
+TRUTH = truth(("a", "run", 0, 4), ("a", "run", 10, 14), ("b", "run", 0, 4), ("b", "jump", 0, 2))
+
+
+def test_perfect_detections():
+    ap = mean_average_precision(TRUTH.assign(score=0.5), TRUTH, TIOUS)
+    assert ap.index.tolist() == ["jump", "run"]
+    assert ap.columns.tolist() == TIOUS
+    assert (ap == 1).all(axis=None)
+
+
+def test_average_precision_by_hand():
+    # Ranked: hit, double of the same segment, hit, wrong video; interpolated precisions 1 and 2/3 of 3 segments.
+    detections = found(
+        ("a", "run", 0.9, 0, 4), ("a", "run", 0.8, 0, 4.1), ("a", "run", 0.7, 10, 14), ("c", "run", 0.6, 0, 4)
+    )
+    ap = mean_average_precision(detections, TRUTH, [0.5])
+    assert ap.loc["run", 0.5] == pytest.approx((1 + 2 / 3) / 3)
+    assert ap.loc["jump", 0.5] == 0
+
+
+def test_a_video_without_true_segments_brings_false_positives():
+    detections = found(("c", "run", 0.9, 0, 4), ("a", "run", 0.8, 0, 4))
+    assert mean_average_precision(detections, TRUTH, [0.5]).loc["run", 0.5] == pytest.approx(0.5 / 3)
+
+
+def test_a_class_without_true_segments_is_not_counted():
+    detections = pd.concat([TRUTH.assign(score=0.5), found(("a", "swim", 0.9, 0, 4))])
+    ap = mean_average_precision(detections, TRUTH, TIOUS)
+    assert "swim" not in ap.index
+    assert (ap == 1).all(axis=None)
+
+
+def test_a_detection_takes_the_best_free_segment():
+    near = truth(("a", "run", 0, 4), ("a", "run", 4, 8))
+    detections = found(("a", "run", 0.9, 1, 8), ("a", "run", 0.8, 2, 8))
+    ap = mean_average_precision(detections, near, [0.2, 0.6])
+    # The first takes 4-8 at .2, and the second settles for 0-4 (tIoU 2/8); at .6 only the second is good enough.
+    assert ap.loc["run"].tolist() == [1.0, 0.25]
+
+
+def test_of_equal_overlaps_the_last_true_segment_is_taken():
+    """The better detection lies between two true segments; only the first of them is left for the other, if any."""
+    twins = truth(("a", "run", 0, 4), ("a", "run", 6, 10))
+    detections = found(("a", "run", 0.9, 0, 10), ("a", "run", 0.8, 6, 10))
+    assert mean_average_precision(detections, twins, [0.4]).loc["run", 0.4] == 0.5
+    assert mean_average_precision(detections, twins[::-1], [0.4]).loc["run", 0.4] == 1
+
+
+def test_equal_scores_are_visited_in_their_order():
+    detections = found(("a", "run", 0.5, 90, 91), ("a", "run", 0.5, 0, 4))
+    one = TRUTH[:1]
+    assert mean_average_precision(detections, one, [0.5]).loc["run", 0.5] == 0.5
+    assert mean_average_precision(detections[::-1], one, [0.5]).loc["run", 0.5] == 1
+
+
+def test_detections_of_no_length_or_reversed_are_false():
+    wrong = found(("a", "run", 0.9, 2, 2), ("a", "run", 0.8, 4, 0), ("a", "run", 0.7, 14, -90))
+    right = TRUTH[:1].assign(score=0.5)
+    ap = mean_average_precision(pd.concat([wrong, right]), TRUTH[:1], TIOUS)
+    assert ap.loc["run"].tolist() == [0.25, 0.25]
+
+
+@pytest.mark.parametrize("far", [1e12, 1e17, 1.7e308])
+def test_one_detection_far_away_changes_nothing(far):
+    perfect = pd.concat([TRUTH.assign(score=0.5), found(("b", "jump", 0.1, -far, far), ("z", "run", 0.1, far, far))])
+    assert (mean_average_precision(perfect, TRUTH, [0.9]) == 1).all(axis=None)
+
+
+def test_times_of_a_clock():
+    """Milliseconds since 1970, many videos: exact, too."""
+    start = 1.7e12 + np.arange(2000.0)
+    late = pd.DataFrame({"video": [f"v{i}" for i in range(2000)], "label": "run", "start": start, "end": start + 2})
+    assert (mean_average_precision(late.assign(score=0.5), late, [1.0]) == 1).all(axis=None)
+    assert (mean_average_precision(late.assign(score=0.5, start=start + 1), late, [0.51]) == 0).all(axis=None)
+
+
+def test_no_detections():
+    assert (mean_average_precision(found(), TRUTH, TIOUS) == 0).all(axis=None)
+    assert pseudo_label_quality(found(), TRUTH, TIOUS)[["labels", "precision", "recall", "f1"]].eq(0).all(axis=None)
+    assert pseudo_label_quality(found(), TRUTH, TIOUS)[["mean_tiou", "boundary_error"]].isna().all(axis=None)
+    assert true_positive(found(), TRUTH).shape == (0,)
+    assert precision_recall(found(), TRUTH, 0.5).empty
+
+
+def test_no_true_segments():
+    labels = found(("a", "run", 0.9, 0, 4))
+    with pytest.raises(InputError, match="no true segments"):
+        mean_average_precision(labels, truth(), TIOUS)
+    assert pseudo_label_quality(labels, truth(), TIOUS)[["precision", "recall", "f1"]].eq(0).all(axis=None)
+    assert true_positive(labels, truth()).tolist() == [False]
+
+
+def _slow_average_precision(detections, ground_truth, label, tiou):
+    """One detection after the other, and the area under the interpolated curve over recall."""
+    left = [row for row in ground_truth.itertuples() if row.label == label]
+    count, hits = len(left), []
+    for one in detections[detections.label == label].sort_values("score", ascending=False).itertuples():
+        best, reached = None, tiou
+        for row in left:
+            overlap = max(0, min(one.end, row.end) - max(one.start, row.start))
+            value = overlap / (one.end - one.start + row.end - row.start - overlap)
+            if row.video == one.video and value >= reached and (best is None or value > reached):
+                best, reached = row, value
+        hits.append(best is not None)
+        left = [row for row in left if row is not best]
+    precision = [sum(hits[: i + 1]) / (i + 1) for i in range(len(hits))]
+    return sum(max(precision[i:]) for i in range(len(hits)) if hits[i]) / count
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_agrees_with_a_slow_evaluator(seed):
+    rng = np.random.default_rng(seed)
+
+    def segments(count):
+        start = rng.random(count) * 10
+        names = {"video": rng.choice(["a", "b"], count), "label": rng.choice(["run", "jump"], count)}
+        return pd.DataFrame(names | {"start": start, "end": start + 0.5 + 4 * rng.random(count)})
+
+    ground_truth, detections = segments(8), segments(20).assign(score=rng.random(20))
+    ap = mean_average_precision(detections, ground_truth, [0.2, 0.5])
+    for label in ap.index:
+        for tiou in ap.columns:
+            slow = _slow_average_precision(detections, ground_truth, label, tiou)
+            assert ap.loc[label, tiou] == pytest.approx(slow), (label, tiou)
+
+
+@given(st.integers(0, 40), st.integers(0, 150), st.booleans(), st.integers(0, 2**32 - 1))
+def test_agrees_with_a_loop_on_ties(true, count, coarse, seed):
+    rng = np.random.default_rng(seed)
+
+    def segments(count, lowest=0):
+        names = {"video": rng.choice(["a", "b", "c"], count), "label": rng.choice(["run", "jump"], count)}
+        start, length = (
+            (rng.integers(-4, 8, count), rng.integers(lowest, 5, count)) if coarse else rng.random((2, count)) * 5
+        )
+        return pd.DataFrame(names | {"start": start.astype(float), "end": start + length.astype(float)})
+
+    ground_truth = pd.concat([TRUTH, segments(true)], ignore_index=True)
+    detections = pd.concat([segments(count, lowest=-3), TRUTH, TRUTH]).assign(
+        score=rng.choice([0.1, 0.5, 0.9], count + 8)
+    )
+    tious = [0.1, 1 / 3, 0.5, 1.0]
+    ap = mean_average_precision(detections, ground_truth, tious)
+    np.testing.assert_allclose(ap, plain_mean_average_precision(detections, ground_truth, tious), atol=1e-12)
+
+
+def test_whoever_loses_its_choice_takes_the_next_one():
+    # Each detection likes best what the one before it takes, and settles for the next; the last finds nothing.
+    start = np.arange(20.0)
+    ground_truth = pd.DataFrame({"video": "a", "label": "run", "start": start, "end": start + 1})
+    chain = pd.DataFrame({"video": "a", "label": "run", "start": start + 0.45, "end": start + 1.5})
+    first = found(("a", "run", 1.0, 0, 1))
+    detections = pd.concat([first, chain.assign(score=np.linspace(0.9, 0.1, 20))], ignore_index=True)
+    assert pseudo_label_quality(detections, ground_truth, [0.3]).loc[0.3, "recall"] == 1
+    assert precision_recall(detections, ground_truth, 0.3).precision.iloc[-2:].tolist() == [1.0, 20 / 21]
+
+
+@pytest.mark.parametrize("pairs", [1, 7, 50])
+def test_pairs_are_looked_at_in_parts(monkeypatch, pairs):
+    rng = np.random.default_rng(0)
+    start = rng.integers(0, 20, 60).astype(float)
+    frame = pd.DataFrame({"video": rng.choice(["a", "b"], 60), "label": "run", "start": start, "end": start + 5})
+    whole = matching.overlaps(frame, frame[:20])
+    monkeypatch.setattr(matching, "PAIRS", pairs)
+    for part, all_at_once in zip(matching.overlaps(frame, frame[:20]), whole, strict=True):
+        np.testing.assert_array_equal(part, all_at_once)
+    near = whole[2] >= 0.5
+    np.testing.assert_array_equal(matching.overlaps(frame, frame[:20], 0.5)[0], whole[0][near])
+
+
+def test_the_order_and_index_of_the_rows_do_not_matter():
+    rng = np.random.default_rng(0)
+    detections = pd.concat([TRUTH, TRUTH, TRUTH]).assign(score=rng.random(12), start=rng.random(12) * 3)
+    detections["end"] += detections.start
+    shuffled = detections.sample(frac=1, random_state=0).reset_index(drop=True)
+    pd.testing.assert_frame_equal(*(mean_average_precision(frame, TRUTH, TIOUS) for frame in (detections, shuffled)))
+
+
+def test_averages_over_the_thumos_grid():
+    ap = pd.DataFrame([[0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]], columns=np.linspace(0.1, 0.7, 7))
+    found = averages(ap)
+    assert list(found) == ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.1:0.5", "0.3:0.7", "0.1:0.7"]
+    assert [found[name] for name in ("0.1:0.5", "0.3:0.7", "0.1:0.7")] == pytest.approx([0.5, 0.3, 0.4])
+
+
+def test_averages_over_another_grid():
+    ap = pd.DataFrame(np.ones((2, 10)), columns=np.arange(0.5, 1, 0.05))
+    assert list(averages(ap))[-1] == "0.5:0.95"
+    assert len(averages(ap)) == 11
+
+
+def test_the_grid_of_activitynet_counts_a_detection_up_to_its_tiou():
+    tious = grid(Params.read(ROOT / "params" / "activitynet13.yaml").tious)
+    ap = mean_average_precision(found(("v", "run", 0.5, 0, 72)), truth(("v", "run", 0, 100)), tious)
+    measured = averages(ap)
+    assert [measured[name] for name in ("0.5", "0.7", "0.75", "0.95")] == [1, 1, 0, 0]
+    assert measured["0.5:0.95"] == 0.5  # .5, .55, .6, .65 and .7 of ten
+
+
+def test_one_threshold_has_no_average_over_a_range():
+    assert averages(pd.DataFrame([[0.25], [0.75]], columns=[0.5])) == {"0.5": 0.5}
+
+
+def test_summary_is_in_percent():
+    table = summary({"one": pd.DataFrame([[0.25]], columns=[0.5]), "two": pd.DataFrame([[1.0]], columns=[0.5])})
+    assert table["0.5"].to_dict() == {"one": 25.0, "two": 100.0}
+
+
+def test_quality_by_hand():
+    labels = found(("a", "run", 0.9, 0, 5), ("a", "run", 0.8, 0, 4), ("b", "jump", 0.7, 1, 2), ("b", "run", 0.6, 8, 9))
+    quality = pseudo_label_quality(labels, TRUTH, [0.5, 0.9])
+    assert quality.labels.tolist() == [4, 4]
+    # At .5 the first takes the true 0-4 although the second fits better; at .9 only the second does.
+    assert quality.loc[0.5, ["precision", "recall", "f1"]].tolist() == [0.5, 0.5, 0.5]
+    assert quality.loc[0.5, "mean_tiou"] == pytest.approx((0.8 + 0.5) / 2)
+    assert quality.loc[0.5, "boundary_error"] == pytest.approx((0 + 1 + 1 + 0) / 4)
+    assert quality.loc[0.9, ["precision", "recall", "mean_tiou", "boundary_error"]].tolist() == [0.25, 0.25, 1, 0]
+
+
+def test_true_positives_need_the_class_and_may_share_a_segment():
+    labels = found(("a", "run", 0.1, 0, 4), ("a", "run", 0.9, 0, 3), ("a", "jump", 0.9, 0, 4), ("a", "run", 0.9, 5, 6))
+    assert true_positive(labels, TRUTH, 0.5).tolist() == [True, True, False, False]
+    assert true_positive(labels, TRUTH, 0.8).tolist() == [True, False, False, False]
+
+
+def test_precision_recall_by_hand():
+    curve = precision_recall(found(("a", "run", 0.2, 8, 9), ("a", "run", 0.9, 0, 4)), TRUTH, 0.5)
+    assert curve.score.tolist() == [0.9, 0.2]
+    assert curve.precision.tolist() == [1.0, 0.5]
+    assert curve.recall.tolist() == [0.25, 0.25]
+
+
+def test_measures_of_labels():
+    measures = label_measures(found(("a", "run", 0.9, 0, 4), ("a", "run", 0.8, 50, 60)), TRUTH)
+    assert measures["labels"] == 2
+    assert measures["precision at 0.5"] == 50
+    assert measures["recall at 0.7"] == pytest.approx(100 / len(TRUTH))
+    assert measures["coverage"] == pytest.approx(100 / len(TRUTH[["video", "label"]].drop_duplicates()))
+    nothing = label_measures(found(("a", "run", 0.9, 50, 60)), TRUTH)
+    assert nothing["f1 at 0.5"] == 0
+    assert "mean tIoU" not in nothing
+
+
+def test_video_level_precision_asks_for_no_times():
+    right = found(("a", "run", 0.9, 90, 91), ("a", "run", 0.1, 0, 4))
+    truth = TRUTH[TRUTH.label == "run"]
+    videos = truth.video.nunique()
+    assert video_level_average_precision(right, truth)["run"] == pytest.approx(1 / videos)
+    wrong = pd.concat([right, found(("elsewhere", "run", 0.95, 0, 4))])
+    assert video_level_average_precision(wrong, truth)["run"] == pytest.approx(0.5 / videos)
+    assert video_level_average_precision(right, truth.assign(start=7.0, end=8.0))["run"] == pytest.approx(1 / videos)

@@ -1,0 +1,640 @@
+"""A folder of one's own: what `fustal init` finds out, for each layout, and what it refuses in a line."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+
+from fustal.data.cards import load_dataset
+from fustal.data.features import FeatureStore
+from fustal.exceptions import InputError
+from fustal.params import Params
+from fustal.tools.own_data.init import Given, init
+from fustal.tools.own_data.validation import problems_of
+
+TRAIN, TEST = [f"train_{i}" for i in range(8)], [f"test_{i}" for i in range(4)]
+STEP = 0.64  # seconds: 16 frames at 25 fps
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "own data"
+    folder.mkdir()
+    return folder
+
+
+def length(video, step=STEP):
+    """Snippets of a video; not all are equally long."""
+    return round((40 + 3 * (sum(video.encode()) % 11)) * STEP / step)
+
+
+def save(folder, videos, form="{}.npy", step=STEP, dim=3):
+    folder.mkdir(parents=True, exist_ok=True)
+    for video in videos:
+        np.save(folder / form.format(video), np.ones((length(video, step), dim), np.float32))
+
+
+def annotate(path, subsets, *, duration=True, fps=None, unlabelled=()):
+    """JSON of the field; `subsets`: subset -> videos."""
+    database = {}
+    for subset, videos in subsets.items():
+        for i, video in enumerate(videos):
+            labels = [] if video in unlabelled else [{"label": "AB"[i % 2], "segment": ["1.0", "4.5"]}]
+            database[video] = {"subset": subset, "annotations": labels}
+            database[video] |= {"duration": length(video) * STEP} if duration else {}
+            database[video] |= {"fps": fps} if fps else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"version": "1", "database": database}))
+
+
+def table(root, lines, head="video,label"):
+    (root / "labels.csv").write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")
+
+
+def card_of(root):
+    return yaml.safe_load((root / "card.yaml").read_text(encoding="utf-8"))
+
+
+def checked(root):
+    """The data set of the card, after all that `fustal validate` looks at was in order; and each file is found."""
+    dataset, problems = problems_of(str(root / "card.yaml"))
+    assert problems == []
+    assert Params.read(root / "params.yaml").dataset == str((root / "card.yaml").resolve())
+    return dataset
+
+
+def grid_of(card, stage="generator"):
+    grid = card["grids"][stage]
+    return grid["pattern"], grid["modalities"], grid["fps"], grid["stride"], grid["window"]
+
+
+# --- layouts ----------------------------------------------------------------------------------------------------------
+
+
+def test_flat_folder(root):
+    save(root, TRAIN + TEST)
+    annotate(root / "gt.json", {"train": TRAIN, "test": TEST})
+    lines = init(root)
+    assert grid_of(card_of(root)) == ("{video}.npy", [], 25, 16, 16)
+    dataset = checked(root)
+    assert (dataset.split("train"), dataset.split("test")) == (TRAIN, TEST)
+    assert lines[-2:] == [f"  fustal validate '{root}/card.yaml'", f"  fustal run '{root}/params.yaml'"]
+    assert Params.read(root / "params.yaml").run == "own_data"
+
+
+def test_cola_has_folders_of_subsets_and_modalities(root):
+    for side, videos in (("train", TRAIN), ("test", TEST)):
+        for modality in ("flow", "rgb"):
+            save(root / "features" / side / modality, videos)
+        (root / f"split_{side}.txt").write_text("\n".join(videos[:-1]) + "\n")
+    annotate(root / "gt.json", {"train": TRAIN, "test": TEST})
+    init(root)
+    card = card_of(root)
+    assert grid_of(card)[:2] == ("features/{subset}/{modality}/{video}.npy", ["rgb", "flow"])
+    assert (card["train_split"], card["test_split"]) == ("split_train.txt", "split_test.txt")
+    assert not (root / "train.txt").exists()
+    assert checked(root).split("test") == TEST[:-1]
+
+
+def test_actionformer_has_validation_and_test_and_fps(root):
+    save(root / "i3d_features", TRAIN + TEST)
+    annotate(root / "annotations" / "thumos14.json", {"Validation": TRAIN, "Test": TEST}, fps=30.0)
+    init(root)
+    card = card_of(root)
+    assert grid_of(card) == ("i3d_features/{video}.npy", [], "annotation", 19, 19)
+    assert (card["train_subset"], card["test_subset"]) == ("Validation", "Test")
+    assert FeatureStore(checked(root), "student").grid_of(TEST[0]).fps == 30
+
+
+def test_activitynet_tests_on_validation_what_has_features(root):
+    testing = ["secret_1", "secret_2"]
+    save(root / "features", TRAIN[1:] + TEST + testing, "v_{}.npy")
+    subsets = {"training": TRAIN, "validation": TEST, "testing": testing}
+    annotate(root / "activity_net.v1-3.min.json", subsets, unlabelled=testing)
+    lines = init(root)
+    card = card_of(root)
+    assert grid_of(card)[0] == "features/v_{video}.npy"
+    assert (card["train_subset"], card["test_subset"]) == ("training", "validation")
+    dataset = checked(root)
+    assert (dataset.split("train"), dataset.split("test")) == (TRAIN[1:], TEST)
+    assert "note: 1 annotated videos have no features: left out" in lines
+
+
+def test_training_validation_and_labelled_test_tests_on_test(root):
+    save(root, TRAIN + TEST)
+    annotate(root / "gt.json", {"train": TRAIN[:6], "val": TRAIN[6:], "test": TEST})
+    init(root)
+    assert card_of(root)["test_subset"] == "test"
+
+
+def test_two_grids_the_shorter_is_the_generators(root):
+    save(root / "dense", TRAIN + TEST, step=STEP / 4, dim=5)
+    save(root / "sparse", TRAIN + TEST)
+    annotate(root / "gt.json", {"train": TRAIN, "test": TEST})
+    init(root)
+    card = card_of(root)
+    assert grid_of(card) == ("sparse/{video}.npy", [], 25, 16, 16)
+    assert grid_of(card, "student") == ("dense/{video}.npy", [], 25, 4, 4)
+    checked(root)
+
+
+def test_a_given_stride_is_that_of_the_shorter_grid(root):
+    save(root / "dense", TRAIN + TEST, step=STEP / 4)
+    save(root / "sparse", TRAIN + TEST)
+    annotate(root / "gt.json", {"train": TRAIN, "test": TEST}, duration=False)
+    init(root, given=Given(fps=30, stride=8, window=9))
+    assert grid_of(card_of(root))[2:] == (30, 8, 9)
+    assert grid_of(card_of(root), "student")[2:] == (30, 2, 9)
+
+
+def test_modalities_in_the_names_of_files(root):
+    for modality in ("rgb", "audio", "flow"):
+        save(root / "f", TRAIN + TEST, f"{{}}-{modality}.npy")
+    annotate(root / "gt.json", {"train": TRAIN, "test": TEST})
+    init(root)
+    assert grid_of(card_of(root))[:2] == ("f/{video}-{modality}.npy", ["rgb", "flow", "audio"])
+    checked(root)
+
+
+def test_names_that_hold_others_names_do_not_confuse(root):
+    videos = [str(i) for i in range(1, 31)]
+    save(root, videos, "clip{}.npy")
+    annotate(root / "gt.json", {"train": videos[:20], "test": videos[20:29]})
+    lines = init(root)
+    assert grid_of(card_of(root))[0] == "clip{video}.npy"
+    assert checked(root).split("test") == videos[20:29]
+    assert "note: 1 feature files are of no annotated video: left out" in lines
+
+
+def test_new_videos_whose_names_hold_those_of_known_ones(root):
+    known, new = ["v1", "v2", "v3"], [f"v{i}" for i in range(10, 40)]
+    save(root, known + new)
+    table(root, [f"{video},A" for video in known])
+    init(root, given=Given(fps=25, stride=16))
+    assert grid_of(card_of(root))[0] == "{video}.npy"
+    assert checked(root).split("test") == new
+
+
+def test_braces_blanks_and_other_letters_in_folders_and_names(root):
+    videos = [f"Größe {i} {{x}}" for i in range(10)]
+    for modality in ("{a}", "日本"):
+        save(root / "my {video} features" / modality, videos)
+    table(root, [f"{video},A,{length(video) * STEP}" for video in videos], "video,label,duration")
+    init(root)
+    pattern, modalities, *_ = grid_of(card_of(root))
+    assert (pattern, modalities) == ("my {{video}} features/{modality}/{video}.npy", ["{a}", "日本"])
+    checked(root)
+
+
+def test_links_to_folders_are_followed_and_hidden_files_are_not(root, tmp_path):
+    save(tmp_path / "elsewhere", TRAIN + TEST)
+    save(root / ".cache", TRAIN + TEST)
+    (root / "features").symlink_to(tmp_path / "elsewhere")
+    (root / "loop").symlink_to(root)
+    annotate(root / "gt.json", {"train": TRAIN, "test": TEST})
+    init(root)
+    assert grid_of(card_of(root))[0] == "features/{video}.npy"
+
+
+def test_wtalc_is_converted(root):
+    names = np.array(TRAIN + TEST, dtype="S")
+    features = np.stack([np.ones((20, 4), np.float32)] * len(names))
+    np.save(root / "Own-I3D-JOINTFeatures.npy", features)
+    np.save(root / "videoname.npy", names)
+    np.save(root / "subset.npy", np.array(["validation"] * len(TRAIN) + ["test"] * len(TEST), dtype="S"))
+    np.save(root / "labels_all.npy", np.array([["A"], ["B"]] * (len(names) // 2), dtype="S"))
+    init(root)
+    card = card_of(root)
+    assert (card["root"], grid_of(card)) == ("converted", ("features/{video}.npy", [], 25, 16, 16))
+    assert checked(root).split("train") == TRAIN
+    init(root, force=True)
+
+
+def test_wtalc_with_pickles_wants_trust(root):
+    for name in ("Own-I3D-JOINTFeatures", "videoname", "subset", "labels"):
+        np.save(root / f"{name}.npy", np.array([None, {}], dtype=object))
+    with pytest.raises(InputError, match="--trust"):
+        init(root)
+    assert not (root / "converted").exists()
+
+
+# --- the split --------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_without_subsets_every_fifth_is_tested(root):
+    save(root, TRAIN)
+    table(root, [f"{video},A,{length(video) * STEP}" for video in TRAIN], "video,label,duration")
+    lines = init(root)
+    dataset = checked(root)
+    assert (len(dataset.split("train")), len(dataset.split("test"))) == (6, 2)
+    assert any("one person or scene should be on one side" in line for line in lines)
+    before = dataset.split("test")
+    init(root, force=True)
+    assert checked(root).split("test") == before, "its own lists are lists like others"
+
+
+def test_videos_listed_without_a_label_are_videos_in_which_nothing_happens(root):
+    save(root, TRAIN)
+    table(root, [f"{v},{'A' if v != TRAIN[0] else ''},{length(v) * STEP}" for v in TRAIN], "video,label,duration")
+    lines = init(root)
+    assert len(load_dataset(root / "card.yaml").split("test")) == 2
+    assert any("1 training videos are listed without a label" in line for line in lines)
+
+
+def test_videos_that_the_annotations_do_not_list_are_tested(root):
+    save(root, [*TRAIN, "new_1", "new_2"])
+    (root / "mean.txt").write_text("no list of videos\n")
+    np.save(root / "average.npy", np.ones(3, np.float32))  # no features: of another shape
+    table(root, [f"{video},A" for video in TRAIN])
+    init(root, given=Given(fps=30, stride=30))
+    dataset, _ = problems_of(str(root / "card.yaml"))
+    assert (dataset.split("train"), dataset.split("test")) == (TRAIN, ["new_1", "new_2"])
+    assert grid_of(card_of(root))[2:] == (30, 30, 30)
+
+
+def test_folders_tell_where_annotations_do_not(root):
+    save(root / "train", TRAIN)
+    save(root / "test", TEST)
+    table(root, [f"{video},A" for video in TRAIN])
+    init(root, given=Given(fps=25, stride=16))
+    assert grid_of(card_of(root))[0] == "{subset}/{video}.npy"
+    dataset = load_dataset(root / "card.yaml")
+    assert (dataset.split("train"), dataset.split("test")) == (TRAIN, TEST)
+
+
+# --- lists of videos --------------------------------------------------------------------------------------------------
+
+
+def with_lists(root, train, test, names=("split_train.txt", "split_test.txt")):
+    save(root, TRAIN + TEST)
+    annotate(root / "gt.json", {"all": TRAIN + TEST})
+    for name, content in zip(names, (train, test), strict=True):
+        content = content if isinstance(content, bytes) else "".join(f"{line}\n" for line in content).encode()
+        (root / name).write_bytes(content)
+
+
+def test_lists_are_used_when_a_name_is_unknown_and_it_is_named(root):
+    with_lists(root, ["lost_1", "lost_2", "lost_3", "lost_4", *TRAIN[1:]], [*TEST, "video_test_0001292"])
+    lines = init(root)
+    assert "split: 7 training and 4 test videos, as split_train.txt and split_test.txt say" in lines
+    said = "4 of 11 names are not in the annotations and left out: 'lost_1', 'lost_2', 'lost_3', ..."
+    assert f"note: split_train.txt: {said}" in lines
+    assert any("split_test.txt: 1 of 5 names" in line and "'video_test_0001292'" in line for line in lines)
+    dataset = checked(root)
+    assert (dataset.split("train"), dataset.split("test")) == (TRAIN[1:], TEST)
+    assert (root / "split_test.txt").read_text().splitlines() == [*TEST, "video_test_0001292"], "is the user's"
+    init(root, force=True)
+    assert checked(root).split("train") == TRAIN[1:], "by its own lists, which go first"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.txt", "test.txt"),
+        ("Train_List.txt", "my-testing-set.lst"),
+        ("trainlist01.txt", "testlist01.txt"),
+        ("TrainSplit.txt", "TestSplit.txt"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_as_people_write_them(root, names, encoding):
+    train = "# mine\r\n" + "".join(f" {video}.npy\r\n" for video in TRAIN)
+    test = "\n\n".join(f"videos/{video}.mp4" for video in TEST)
+    with_lists(root, train.encode(encoding), test.encode(encoding), names)
+    lines = init(root)
+    assert f"split: 8 training and 4 test videos, as {names[0]} and {names[1]} say" in lines
+    dataset = checked(root)
+    assert (dataset.split("train"), dataset.split("test")) == (TRAIN, TEST)
+
+
+@pytest.mark.parametrize("name", ["splits.json", "test.csv", "train", "my_split.pkl", "a/b/TrainSet.mat"])
+def test_what_seems_to_tell_parts_apart_and_is_not_read_is_named(root, name):
+    save(root, TRAIN + TEST)
+    annotate(root / "gt.json", {"all": TRAIN + TEST})
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text("{}")
+    with pytest.raises(InputError, match="seems to tell training from test videos, and is not read"):
+        init(root)
+    assert not (root / "card.yaml").exists()
+
+
+def test_a_video_whose_entry_is_wrong_is_not_taken_for_one_to_test_on(root):
+    save(root, TRAIN)
+    table(root, [f"{video},A,{'46s' if video == TRAIN[0] else 46}" for video in TRAIN], head="video,label,duration")
+    with pytest.raises(InputError, match=r"labels\.csv: video 'train_0': duration '46s' is not a finite number"):
+        init(root)
+    assert not (root / "card.yaml").exists()
+
+
+def test_a_list_may_name_test_videos_of_which_nothing_is_known(root):
+    with_lists(root, TRAIN, [f"features/{video}.npy 7" for video in ("new_1", "new_2")])
+    save(root, ["new_1", "new_2"])
+    init(root)
+    dataset, problems = problems_of(str(root / "card.yaml"))
+    assert dataset.split("test") == ["new_1", "new_2"]
+    assert not [problem for problem in problems if not problem.warning]
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"train.txt": TRAIN}, r"train\.txt: lists videos, and no other file the test videos"),
+        ({"test.txt": TEST}, r"test\.txt: lists videos, and no other file the training videos"),
+        ({"train.txt": TRAIN, "test.txt": ["a", "b"]}, r"test\.txt: .* none of its 2 lines names a video .*'a'"),
+        ({"train.txt": [], "test.txt": TEST}, r"train\.txt: .* none of its 0 lines names a video"),
+        ({"train.txt": b"Gr\xfc\xdfe\n", "test.txt": TEST}, r"train\.txt: is not UTF-8 but perhaps Latin-1"),
+        ({"train1.txt": TRAIN, "train2.txt": TRAIN[1:], "test.txt": TEST}, r"\(train1\.txt, train2\.txt\): keep one"),
+        ({"train.txt": ["a/v.mp4", "b/v.mp4"], "test.txt": TEST}, "stand for the same video, 'v'"),
+    ],
+)
+def test_lists_that_cannot_be_used_are_refused(root, lists, message):
+    with_lists(root, *lists.values(), names=lists) if len(lists) == 2 else with_lists(root, [], [], ("a", "b"))
+    for name, content in lists.items():
+        content = content if isinstance(content, bytes) else "".join(f"{line}\n" for line in content).encode()
+        (root / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as error:
+        init(root)
+    assert "\n" not in str(error.value)
+    assert not (root / "card.yaml").exists()
+
+
+def test_lists_that_overlap_are_told(root):
+    with_lists(root, TRAIN, [*TRAIN[:4], *TEST])
+    (line,) = [line for line in init(root) if line.startswith("wrong: ")]
+    assert line.startswith("wrong: 4 videos ('train_0', 'train_1', 'train_2', ...): is in training and in test")
+
+
+def test_lists_across_subsets_are_refused(root):
+    save(root, TRAIN + TEST)
+    annotate(root / "gt.json", {"train": TRAIN[::2], "val": TRAIN[1::2], "test": TEST})
+    for name, videos in (("train.txt", TRAIN), ("test.txt", TEST)):
+        (root / name).write_text("\n".join(videos))
+    with pytest.raises(InputError, match=r"train\.txt: names videos of the subsets \['train', 'val'\]"):
+        init(root)
+
+
+# --- what people have in their folders --------------------------------------------------------------------------------
+
+
+def test_pipes_and_devices_are_passed_over(root):
+    save(root, TRAIN + TEST)
+    annotate(root / "gt.json", {"train": TRAIN, "test": TEST})
+    for name in ("a.csv", "b.json", "notes.txt", "train.txt", "train_0_copy.npy"):
+        os.mkfifo(root / name)
+    (root / "zero.json").symlink_to("/dev/zero")
+    (root / "null.csv").symlink_to("/dev/null")
+    init(root)
+    checked(root)
+
+
+def test_a_copy_is_no_modality(root):
+    random = np.random.default_rng(0)
+    for video in TRAIN:
+        for folder in ("features", "backup"):
+            (root / folder).mkdir(exist_ok=True)
+        np.save(root / "features" / f"{video}.npy", random.standard_normal((length(video), 3)).astype(np.float32))
+        shutil.copy(root / "features" / f"{video}.npy", root / "backup")
+    table(root, [f"{video},A,{length(video) * STEP}" for video in TRAIN], "video,label,duration")
+    with pytest.raises(InputError, match=r"hold the same numbers: keep one"):
+        init(root)
+
+
+@pytest.mark.parametrize("name", ["LABELS.CSV", "labels.tsv"])
+def test_a_table_as_excel_writes_it(root, name):
+    save(root, TRAIN)
+    lines = ["sep=;", "Video;Label;Duration;", *(f"{v};{'AB'[i % 2]};{length(v) * STEP};" for i, v in enumerate(TRAIN))]
+    (root / name).write_bytes("\r\n".join(lines).encode("utf-16"))
+    init(root)
+    assert card_of(root)["annotations"] == name
+    assert checked(root).classes == ["A", "B"]
+
+
+def test_numbers_as_labels(root):
+    save(root, TRAIN + TEST)
+    annotate(root / "gt.json", {"train": TRAIN, "test": TEST})
+    text = (root / "gt.json").read_text()
+    (root / "gt.json").write_text(text.replace('"A"', "0").replace('"B"', "1"))
+    (line,) = [line for line in init(root) if "labels are numbers" in line]
+    assert line.startswith("wrong: labels are numbers (0, 1), and no list of classes tells their names: write")
+    (root / "classes.txt").write_text("Run\nSit\n")
+    lines = init(root, force=True)
+    assert "12 videos, 2 classes (Run, Sit), 12 segments" in lines[0]
+    assert checked(root).classes == ["Run", "Sit"]
+
+
+def test_ambiguous_is_left_out_and_said(root):
+    save(root, TRAIN)
+    rows = [f"{v},{'AB'[i % 2]},{length(v) * STEP}" for i, v in enumerate(TRAIN)]
+    table(root, [*rows, f"{TRAIN[0]},AMBIGUOUS,"], "video,label,duration")
+    lines = init(root)
+    assert card_of(root)["ignored_labels"] == ["AMBIGUOUS"]
+    assert "note: ignored_labels: 1 annotation of 'AMBIGUOUS' left out" in lines
+    dataset, (problem,) = problems_of(str(root / "card.yaml"))
+    assert dataset.classes == ["A", "B"]
+    assert problem.warning
+
+
+def test_frames_as_seconds_are_told_without_durations(root):
+    save(root, TRAIN)
+    table(root, [f"{v},{'AB'[i % 2]},100,{16 * length(v) - 50}" for i, v in enumerate(TRAIN)], "video,label,start,end")
+    lines = init(root, given=Given(fps=25, stride=16))
+    (line,) = [line for line in lines if line.startswith("wrong: ")]
+    assert "far outside their videos" in line
+    assert "times look like frames: divide them" in line
+
+
+# --- the grid and the sizes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("step", "fps", "stride"),
+    [(0.64, 25, 16), (8 / 30, 30, 8), (0.5, 1000, 500), (0.32 * 1.01, 25, 8)],
+)
+def test_a_likely_frame_rate(root, step, fps, stride):
+    save(root, TRAIN)
+    table(root, [f"{video},A,{length(video) * step}" for video in TRAIN], "video,label,duration")
+    init(root)
+    assert grid_of(card_of(root))[2:4] == (fps, stride)
+
+
+def test_a_given_frame_rate_goes_before_the_annotated(root):
+    save(root, TRAIN)
+    table(root, [f"{v},A,{length(v) * 0.5},30" for v in TRAIN], "video,label,duration,fps")
+    init(root, given=Given(fps=50))
+    assert grid_of(card_of(root))[2:] == (50, 25, 25)
+
+
+def test_features_of_one_length_are_told(root):
+    for i, video in enumerate(TRAIN):
+        np.save(root / f"{video}.npy", np.ones((100, 3), np.float32))
+        table(root, [f"{v},A,{10 + 20 * i}" for i, v in enumerate(TRAIN)], "video,label,duration")
+    assert any("stretched to one length fit no grid" in line for line in init(root))
+    table(root, [f"{v},A,{100 + i}" for i, v in enumerate(TRAIN)], "video,label,duration")
+    assert not any("fit no grid" in line for line in init(root, force=True))
+
+
+def test_sizes_follow_from_the_lengths(root):
+    for i, video in enumerate(TRAIN):
+        np.save(root / f"{video}.npy", np.ones((900 if i else 10, 1), np.float16))
+    table(root, [f"{v},{c}" for v in TRAIN for c in range(101)])
+    init(root, given=Given(fps=25, stride=16))
+    params = Params.read(root / "params.yaml")
+    assert (params.generator_snippets, params.max_snippets, params.tious) == (750, 928, "0.5:0.05:0.95")
+    assert (params.watched_videos, params.upper_bound_epochs) == (0, 0), "no segments are known"
+    table(root, [f"{v},A,1,2" for v in TRAIN], "video,label,start,end")
+    init(root, given=Given(fps=25, stride=16), force=True)
+    params = Params.read(root / "params.yaml")
+    assert params.tious == Params().tious
+    assert params.upper_bound_epochs == params.student_epochs + params.distill_epochs
+
+
+def test_long_videos_and_many_actions_are_told_and_do_not_bind(root):
+    for i, video in enumerate(TRAIN):
+        np.save(root / f"{video}.npy", np.ones((2500 if i < 3 else 40, 1), np.float16))
+    actions = [f"{TRAIN[0]},{'AB'[i % 2]},{i},{i + 0.9}" for i in range(1297)]
+    table(root, [*actions, *(f"{v},B,1,2" for v in TRAIN[1:])], "video,label,start,end")
+    lines = init(root, given=Given(fps=25, stride=16))
+    assert any("3 videos have more than 750 snippets" in line for line in lines)
+    assert any("3 videos have more than 2304 snippets" in line for line in lines)
+    assert Params.read(root / "params.yaml").max_detections == 2600
+    _, problems = problems_of(str(root / "card.yaml"))
+    assert not any("max_detections" in problem.what for problem in problems)
+    preset = (root / "params.yaml").read_text().replace("max_detections: 2600", "max_detections: 200")
+    (root / "params.yaml").write_text(preset)
+    _, problems = problems_of(str(root / "card.yaml"))
+    (problem,) = [problem for problem in problems if "max_detections" in problem.what]
+    assert (problem.video, problem.warning) == (TRAIN[0], True)
+    assert problem.what == "1297 actions, and max_detections keeps 200 detections"
+
+
+# --- refused, in a line, and nothing written --------------------------------------------------------------------------
+
+
+def _no_durations(root):
+    save(root, TRAIN)
+    table(root, [f"{video},A" for video in TRAIN])
+
+
+def _two_annotations(root):
+    save(root, TRAIN)
+    table(root, ["train_1,A"])
+    annotate(root / "a" / "gt.json", {"train": TRAIN})
+
+
+def _broken_annotations(root):
+    (root / "gt.json").write_text("{")
+
+
+def _no_features(root):
+    table(root, ["train_1,A"])
+
+
+def _other_names(root):
+    save(root, TEST)
+    table(root, ["train_1,A"])
+
+
+def _float64(root):
+    np.save(root / "train_1.npy", np.ones((9, 3)))
+    table(root, ["train_1,A"])
+
+
+def _class_folders(root):
+    save(root / "A", TRAIN[:4])
+    save(root / "B", TRAIN[4:])
+    table(root, [f"{video},A" for video in TRAIN])
+
+
+def _validation_folder(root):
+    save(root / "val", TRAIN)
+    save(root / "test", TEST)
+    annotate(root / "gt.json", {"validation": TRAIN, "test": TEST})
+
+
+def _two_kinds(root):
+    save(root / "i3d", TRAIN, "{}.npy")
+    save(root / "tsp", TRAIN, "{}_v.npy")
+    table(root, [f"{video},A" for video in TRAIN])
+
+
+def _strange_subsets(root):
+    save(root, TRAIN + TEST)
+    annotate(root / "gt.json", {"fold 1": TRAIN, "fold 2": TEST})
+
+
+def _nothing_labelled(root):
+    save(root, TRAIN + TEST)
+    annotate(root / "gt.json", {"train": TRAIN, "test": TEST}, unlabelled=TRAIN)
+
+
+def _one_video(root):
+    save(root, TRAIN[:1])
+    table(root, ["train_0,A,12"], "video,label,duration")
+
+
+def _text_in_the_way(root):
+    save(root, TRAIN)
+    table(root, [f"{video},A,20" for video in TRAIN], "video,label,duration")
+    (root / "train.txt").write_text("something else\n")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, "holds no annotations: write a CSV with columns video and label"),
+        (_no_durations, "--fps F and --stride S"),
+        (_two_annotations, r"labels\.csv, a/gt\.json.*--annotations FILE"),
+        (_broken_annotations, r"no annotations.*gt\.json: cannot be read as JSON"),
+        (_no_features, r"holds no \.npy file"),
+        (_other_names, r"test_0\.npy and 'train_1'"),
+        (_float64, r"train_1\.npy.*float64.*array.astype"),
+        (_class_folders, r"different videos in each \(A/\{video\}\.npy, B/\{video\}\.npy\)"),
+        (_validation_folder, "holds test, val: have train and test"),
+        (_two_kinds, r"of the same length \(i3d/\{video\}\.npy, tsp/\{video\}_v\.npy\)"),
+        (_strange_subsets, "fold 1, fold 2: name them train and test"),
+        (_nothing_labelled, "no training video has a label"),
+        (_one_video, "no training video has features"),
+        (_text_in_the_way, r"train\.txt: .* none of its 1 lines names a video \(such as 'something else'\)"),
+    ],
+)
+def test_what_is_not_clear_is_refused_and_nothing_written(root, make, message):
+    make(root)
+    before = sorted(root.rglob("*"))
+    with pytest.raises(InputError, match=message) as error:
+        init(root)
+    assert "\n" not in str(error.value)
+    assert sorted(root.rglob("*")) == before
+
+
+def test_no_folder_and_a_bad_name(root):
+    with pytest.raises(InputError, match="no such folder"):
+        init(root / "missing")
+    save(root, TRAIN)
+    table(root, [f"{video},A,20" for video in TRAIN], "video,label,duration")
+    with pytest.raises(InputError, match=r"name: .*'a b' \(--name NAME\)"):
+        init(root, name="a b")
+    assert not (root / "card.yaml").exists()
+    assert not (root / "train.txt").exists()
+
+
+def test_what_is_there_is_replaced_only_by_force(root):
+    save(root, TRAIN + TEST)
+    annotate(root / "gt.json", {"train": TRAIN, "test": TEST})
+    (root / "params.yaml").write_text("mine")
+    with pytest.raises(InputError, match=r"params\.yaml: is there already"):
+        init(root)
+    assert (root / "params.yaml").read_text() == "mine"
+    assert not (root / "card.yaml").exists()
+    init(root, force=True, name="other")
+    assert Params.read(root / "params.yaml").run == "other"
+
+
+def test_chosen_annotations_may_lie_elsewhere(root, tmp_path):
+    save(root, TRAIN + TEST)
+    annotate(tmp_path / "gt.json", {"train": TRAIN, "test": TEST})
+    init(root, annotations=tmp_path / "gt.json")
+    assert card_of(root)["annotations"] == str((tmp_path / "gt.json").resolve())
+    checked(root)

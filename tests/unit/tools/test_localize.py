@@ -1,0 +1,416 @@
+"""A trained run on new videos: it finds what the run found, needs no data set, and refuses the rest in a line."""
+
+import json
+import re
+import shutil
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from fustal.data.annotations import RESULT_COLUMNS, as_labels, read_results, write_results
+from fustal.data.cards import load_dataset
+from fustal.data.demo import ensure
+from fustal.data.files import digest
+from fustal.distillation import distill
+from fustal.exceptions import InputError
+from fustal.params import Params
+from fustal.runs.chain import CHAIN, inputs_of
+from fustal.runs.identity import data_key
+from fustal.runs.stage import Run
+from fustal.student import localize as localize_
+from fustal.student import train_student
+from fustal.tools import localize
+from fustal.tools.cli import main
+from fustal.tools.localize import find_files, load
+from tests.datasets import planted_in
+
+SMALL = {
+    "student_dim": 16,
+    "student_mlp": 16,
+    "student_levels": 3,
+    "student_stem": 1,
+    "student_bins": 4,
+    "student_lr": 1e-2,
+    "ema_decay": 0.9,
+    "max_snippets": 64,
+    "student_epochs": 16,
+    "distill_epochs": 2,
+    "student_batch": 4,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folders of outputs, with a run trained in seconds, and of its test videos; the data set itself is gone."""
+    outputs, data = tmp_path_factory.mktemp("outputs"), tmp_path_factory.mktemp("data")
+    dataset, store = planted_in(data)
+    params, folder = Params(run="tiny", **SMALL), outputs / "tiny"
+    labels = as_labels(dataset.segments_of("train"))
+    inputs = inputs_of(CHAIN["distilled"], params, folder)
+    for item in (*inputs, *CHAIN["distilled"].outputs):
+        (folder / item).parent.mkdir(parents=True, exist_ok=True)
+        (folder / item).write_text("{}")
+    student, ema = train_student(params, dataset, store, labels, folder / "student")
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
+    student, ema = distill(params, dataset, store, labels, student, ema, optimizer, folder / "distilled")
+    found = localize_(ema, dataset, store, dataset.split("test"), params)
+    assert (found.score > 0.3).any(), "it has learned something"
+    write_results(found, folder / "distilled" / "detections_test.json")
+    read = {name: digest(path) for name, path in inputs.items()}
+    ensure(params.dataset)
+    key = data_key(load_dataset(params.dataset))
+    Run(params, CHAIN["distilled"], folder, inputs, dataset, "key", key, "code", read, time.time()).finish()
+    for path in data.glob("train*.npy"):
+        path.unlink()
+    return outputs, data
+
+
+@pytest.fixture
+def run(trained, tmp_path, monkeypatch):
+    """A copy of the run's folder."""
+    monkeypatch.setattr("fustal.data.names.OUTPUTS", tmp_path / "outputs")
+    threads = torch.get_num_threads()
+    yield shutil.copytree(trained[0], tmp_path / "outputs") / "tiny"
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def videos(trained):
+    return [str(trained[1] / f"test{i}.npy") for i in range(2)]
+
+
+@pytest.fixture
+def fustal(monkeypatch, capsys, run):
+    """Calls the command: exit status, standard output, standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fustal", "localize", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+def change(run, **entries):
+    """Changes what the distilled stage recorded of its task."""
+    path = run / "distilled" / "stage.json"
+    record = json.loads(path.read_text())
+    record["task"]["grid"] |= entries.pop("grid", {})
+    record["task"] |= entries
+    path.write_text(json.dumps(record))
+
+
+# --- it finds what the run found --------------------------------------------------------------------------------------
+
+
+def test_the_runs_own_test_videos_get_exactly_its_detections(run, videos, fustal, tmp_path):
+    status, out, err = fustal("tiny", *videos, "--out", tmp_path / "found.json")
+    expected = run / "distilled" / "detections_test.json"
+    assert (status, err) == (0, "")
+    assert (tmp_path / "found.json").read_bytes() == expected.read_bytes()
+    count = len(read_results(expected))
+    assert out == f"{count} detections in 2 of 2 videos: {tmp_path / 'found.json'}\n"
+
+
+def test_in_python(run, videos):
+    """The lines that README.md shows."""
+    features = np.load(videos[0])
+    trained = load("tiny")
+    detections = trained.localize({"holiday": features})
+    expected = read_results(run / "distilled" / "detections_test.json")
+    expected = expected[expected.video == "test0"]
+    assert list(detections) == RESULT_COLUMNS
+    assert set(detections.video) == {"holiday"}
+    assert detections.label.tolist() == expected.label.tolist()
+    np.testing.assert_allclose(detections.score, expected.score, atol=1e-5)
+    np.testing.assert_allclose(detections[["start", "end"]], expected[["start", "end"]], atol=1e-3)
+    best = detections.loc[detections.score.idxmax()]
+    assert (best.label, best.start, best.end) == ("a", pytest.approx(10, abs=1), pytest.approx(15, abs=1)), "planted"
+
+
+def test_the_average_is_used_and_not_the_student(run, videos):
+    average = load("tiny").model.state_dict()
+    shutil.copy(run / "distilled" / "model.safetensors", run / "distilled" / "ema.safetensors")
+    with pytest.raises(InputError, match=r"ema\.safetensors: has changed since it was written: run notebook 04"):
+        load("tiny")
+    raw = localize.make_student(Params(**SMALL), 6, 2)
+    localize.load_module(raw, run / "distilled" / "model.safetensors")
+    assert any(not torch.equal(value, average[name]) for name, value in raw.state_dict().items())
+
+
+def test_no_video_and_numbers_of_other_types(run, videos):
+    trained, features = load("tiny"), np.load(videos[1])
+    assert list(trained.localize({})) == RESULT_COLUMNS
+    expected = trained.localize({"v": features})
+    for form in (
+        features.astype(np.float64),
+        torch.from_numpy(features),
+        features.tolist(),
+        np.asfortranarray(features),
+    ):
+        assert trained.localize({"v": form}).equals(expected)
+
+
+def test_threads_are_those_of_the_run(run):
+    torch.set_num_threads(2)
+    load("tiny")
+    assert torch.get_num_threads() == Params().threads == 1
+
+
+# --- what is printed, written, drawn ----------------------------------------------------------------------------------
+
+
+def test_without_files_the_best_are_printed(run, videos, fustal):
+    found = read_results(run / "distilled" / "detections_test.json")
+    status, out, _ = fustal("tiny", *videos)
+    lines = out.splitlines()
+    heads = [line for line in lines if not line.startswith("  ")]
+    counts = [((found.video == name) & (found.score >= 0.2)).sum() for name in ("test0", "test1")]
+    assert status == 0
+    assert [head.split(" detection")[0] for head in heads] == [
+        f"test0, 32.0 s: {counts[0]}",
+        f"test1, 33.5 s: {counts[1]}",
+    ]
+    best = found[found.video == "test0"].iloc[0]
+    row = [best.label, f"{100 * best.score:.0f}", "%", f"{best.start:.2f}", "–", f"{best.end:.2f}", "s"]
+    assert lines[1].split() == row
+    _, out, _ = fustal("tiny", *videos, "--min-score", 0)
+    assert [line.startswith("  ") for line in out.splitlines()] == 2 * ([False] + 10 * [True])
+    assert "detections, the best 10\n" in out
+    _, out, _ = fustal("tiny", videos[0], "--min-score", 1)
+    assert out == "test0, 32.0 s: 0 detections\n"
+
+
+def test_a_table_and_a_least_score(run, videos, fustal, tmp_path):
+    found = read_results(run / "distilled" / "detections_test.json")
+    status, _, _ = fustal("tiny", *videos, "--out", tmp_path / "new" / "found.csv", "--min-score", 0.3)
+    rows = (tmp_path / "new" / "found.csv").read_text().splitlines()
+    assert status == 0
+    assert rows[0] == "video,label,score,start,end"
+    assert len(rows) - 1 == (found.score >= 0.3).sum() > 0
+
+
+def test_timelines(run, videos, fustal, tmp_path):
+    name = tmp_path / "$x_$ 映画.npy"
+    shutil.copy(videos[0], name)
+    status, out, err = fustal("tiny", *videos, name, "--plot", tmp_path / "plots")
+    assert (status, err) == (0, "")
+    pictures = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert pictures == ["$x_$ 映画.png", "test0.png", "test1.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "plots").iterdir())
+    assert out.endswith(f"3 timelines of detections of score 0.2 or more: {tmp_path / 'plots'}\n")
+
+
+def test_a_timeline_does_not_replace_a_folder_and_nothing_is_written(run, videos, fustal, tmp_path):
+    mine = tmp_path / "plots" / "test1.png"
+    mine.mkdir(parents=True)
+    status, _, err = fustal("tiny", *videos, "--plot", tmp_path / "plots", "--out", tmp_path / "found.json")
+    assert (status, err) == (2, f"error: {mine}: is a folder, and a file never replaces one: give another name\n")
+    assert not (tmp_path / "found.json").exists()
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["test1.png"]
+
+
+def test_what_is_read_and_pictures_of_others_are_not_replaced(run, videos, fustal, tmp_path):
+    mine = shutil.copy(videos[0], tmp_path / "mine.csv")
+    status, _, err = fustal("tiny", mine, "--out", mine)
+    assert status == 2
+    assert "is also read" in err
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "test0.png").write_bytes(b"\x89PNG, a thumbnail")
+    status, _, err = fustal("tiny", *videos, "--plot", tmp_path / "plots")
+    assert (status, err.endswith("test0.png: is there already, and is no timeline: move it away\n")) == (2, True)
+    assert (tmp_path / "plots" / "test0.png").read_bytes() == b"\x89PNG, a thumbnail"
+    (tmp_path / "plots" / "test0.png").unlink()
+    for _ in range(2):
+        assert fustal("tiny", *videos, "--plot", tmp_path / "plots")[0] == 0, "its own are replaced"
+
+
+# --- which features ---------------------------------------------------------------------------------------------------
+
+
+def test_modalities_in_files_of_their_own(run, videos, fustal, tmp_path):
+    change(run, grid={"modalities": ["rgb", "flow"]})
+    for name in videos:
+        for modality, part in zip(("rgb", "flow"), np.split(np.load(name), [4], axis=1), strict=True):
+            path = tmp_path / "[x]" / modality / name.split("/")[-1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, part)
+    expected = (run / "distilled" / "detections_test.json").read_bytes()
+    for given in (
+        [tmp_path / "[x]" / "{modality}" / f"test{i}.npy" for i in range(2)],
+        [tmp_path / "[x]" / "{modality}" / "*.npy"],
+        videos,
+    ):
+        assert fustal("tiny", *given, "--out", tmp_path / "found.json")[0] == 0
+        assert (tmp_path / "found.json").read_bytes() == expected, given
+
+
+def test_names_of_videos(tmp_path):
+    assert list(find_files(["a/v_-x.npy", "b.c.npy"], [])) == ["v_-x", "b.c"]
+    assert find_files(["a/_v_{modality}.npy"], ["rgb", "flow"]) == {
+        "_v": [localize.Path("a/_v_rgb.npy"), localize.Path("a/_v_flow.npy")]
+    }
+    assert list(find_files(["rgb/{modality}_v.npy"], ["rgb"])) == ["v"]
+
+
+def test_frames_per_second_where_the_grid_takes_them_from_annotations(run, videos, fustal, tmp_path):
+    change(run, grid={"fps": "annotation"})
+    status, out, err = fustal("tiny", *videos)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: fps: the run takes it from each video's annotation")
+    assert err.count("\n") == 1
+    assert fustal("tiny", *videos, "--fps", "2", "--out", tmp_path / "a.json")[0] == 0
+    assert (tmp_path / "a.json").read_bytes() == (run / "distilled" / "detections_test.json").read_bytes()
+    assert "test0, 16.0 s" in fustal("tiny", *videos, "--fps", "4")[1]
+    for wrong in ("0", "-1", "nan", "inf"):
+        assert fustal("tiny", *videos, "--fps", wrong)[0] == 2
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: np.save(path, np.ones((9, 5), np.float32)), "5 numbers a snippet, and run 'tiny' wants 6"),
+        (lambda path: np.save(path, np.full((9, 6), np.nan, np.float32)), "NaN or infinity in snippet 0"),
+        (lambda path: np.save(path, np.ones((9, 6))), "not float64"),
+        (lambda path: np.save(path, np.ones(6, np.float32)), "of shape (6,)"),
+        (lambda path: np.save(path, np.ones((0, 6), np.float32)), "has no snippets"),
+        (lambda path: np.save(path, np.array([[{}]]), allow_pickle=True), "is not a readable .npy file"),
+        (lambda path: path.write_text("no numpy"), "is not a readable .npy file"),
+        (lambda path: path.mkdir(), "is not a readable .npy file"),
+        (lambda path: None, "no such feature file"),
+    ],
+)
+def test_files_that_are_no_such_features(make, said, videos, fustal, tmp_path):
+    make(tmp_path / "new.npy")
+    status, out, err = fustal("tiny", *videos, tmp_path / "new.npy", "--out", tmp_path / "a.json", "--plot", tmp_path)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {tmp_path / 'new.npy'}: ")
+    assert said in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.glob("*.json")) + list(tmp_path.glob("*.png")), "nothing is written"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["{0}"], "video 'test0' is given twice"),
+        (["{{modality}}.npy"], "holds {modality}, and the run's features have none"),
+        (["--fps", "25"], "fps 25: the run's features are of 2 frames per second"),
+        (["--out", "a.txt"], "--out a.txt: ends in neither .json nor .csv"),
+        (["--out", "folder.json"], "folder.json: is a folder, and a file never replaces one"),
+        (["--plot", "file"], "--plot file: is a file"),
+        (["--min-score", "nan"], "--min-score nan: is not a number"),
+        (["--device", "moon"], "error: device: Input should be 'auto', 'cpu' or 'cuda'"),
+        (["a\nb.npy"], "must be usable as the name of a file"),
+    ],
+)
+def test_calls_that_are_wrong(options, said, videos, fustal, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "file").write_text("")
+    status, out, err = fustal("tiny", videos[0], *(option.format(*videos) for option in options))
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_a_star_that_no_shell_has_filled_in(run, fustal, tmp_path):
+    for video in "vw":
+        np.save(tmp_path / f"{video}.npy", np.ones((9, 6), np.float32))
+    status, out, _ = fustal("tiny", f"{tmp_path}/*.npy")
+    assert status == 0
+    assert [line.split(",")[0] for line in out.splitlines() if re.match(r"[vw],", line)] == ["v", "w"]
+    status, _, err = fustal("tiny", f"{tmp_path}/x*.npy")
+    assert (status, err) == (2, f"error: {tmp_path}/x*.npy: there is no such file\n")
+
+
+def test_stars(run, fustal, tmp_path):
+    change(run, grid={"modalities": ["rgb", "flow"]})
+    for text, said in (("{modality}/*/*.npy", "holds more than one *"), ("{modality}/*.npy", "there is no such file")):
+        status, _, err = fustal("tiny", f"{tmp_path}/{text}")
+        assert (status, err) == (2, f"error: {tmp_path}/{text}: {said}\n")
+
+
+def test_modalities_of_unequal_length_and_the_width_of_all(run, fustal, tmp_path):
+    change(run, grid={"modalities": ["rgb", "flow"]})
+    for modality, length in (("rgb", 9), ("flow", 8)):
+        np.save(tmp_path / f"{modality}.v.npy", np.ones((length, 3), np.float32))
+    assert "modalities differ in length" in fustal("tiny", tmp_path / "{modality}.v.npy")[2]
+    assert (
+        "3 numbers a snippet, and run 'tiny' wants 6 (rgb, flow side by side)"
+        in fustal("tiny", tmp_path / "rgb.v.npy")[2]
+    )
+
+
+@pytest.mark.parametrize(
+    ("features", "said"),
+    [
+        ({"v": [[1.0], [1.0, 2.0]]}, "video 'v': features must be an array of numbers"),
+        ({"v": np.array([[{}]])}, "video 'v': features must be an array of numbers"),
+        ({"v": np.ones((9, 5))}, "v.npy: video 'v': 5 numbers a snippet"),
+        ({"v": np.ones(6)}, "v.npy: features must be"),
+        ({"v": np.full((9, 6), np.inf)}, "v.npy: video 'v': NaN or infinity"),
+        ({"../v": np.ones((9, 6))}, "video '../v': the name of a video must be usable as the name of a file"),
+    ],
+)
+def test_arrays_that_are_no_such_features(features, said, run):
+    with pytest.raises(InputError) as error:
+        load("tiny").localize(features)
+    assert str(error.value).startswith(said), "and no temporary folder is named"
+
+
+def test_runs_that_cannot_be_used(run):
+    with pytest.raises(InputError, match=r"other: no such run \(there are tiny\)"):
+        load("other")
+    path = run / "distilled" / "stage.json"
+    record = path.read_text()
+    change(run, dim=7)
+    with pytest.raises(InputError, match=r"ema\.safetensors: does not fit the model"):
+        load("tiny")
+    change(run, dim=0)
+    with pytest.raises(InputError, match=r"stage\.json: task\.dim: .*: run notebook 04_ema_distillation\.ipynb again"):
+        load("tiny")
+    path.write_text(json.dumps({key: value for key, value in json.loads(record).items() if key != "task"}))
+    with pytest.raises(InputError, match=r"stage\.json: task: Field required: run notebook 04"):
+        load("tiny")
+    path.write_text(record.replace('"student_dim"', '"student_width"'))
+    with pytest.raises(InputError, match=r"stage\.json: unknown parameter 'student_width'"):
+        load("tiny")
+    path.write_text(record)
+    (run / "distilled" / "ema.safetensors").unlink()
+    with pytest.raises(InputError, match=r"ema\.safetensors: no such file of weights"):
+        load("tiny")
+    path.unlink()
+    with pytest.raises(InputError, match=r"distilled: has not finished: run notebook 04_ema_distillation\.ipynb first"):
+        load("tiny")
+
+
+@pytest.mark.parametrize(
+    ("entries", "parameters", "says"),
+    [
+        ({"dim": 10**9}, {}, r"task\.dim: "),
+        ({"classes": ["a"] * 20_000}, {}, r"task\.classes: "),
+        ({"grid": {"stride": 10**400}}, {}, r"task\.grid\.stride: "),
+        ({"grid": {"fps": 1e300}}, {}, r"task\.grid\.fps"),
+        ({}, {"student_dim": 10**9}, "student_dim: "),
+        ({}, {"student_mlp": 10**9}, "student_mlp: "),
+        ({}, {"threads": 10**9}, "threads: "),
+    ],
+)
+def test_sizes_in_a_record_have_limits(run, entries, parameters, says):
+    change(run, **entries)
+    path = run / "distilled" / "stage.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"parameters": record["parameters"] | parameters}))
+    with pytest.raises(InputError, match=rf"stage\.json: {says}") as error:
+        load("tiny")
+    assert len(str(error.value)) < 400

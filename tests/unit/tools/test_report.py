@@ -1,0 +1,428 @@
+"""The page of a run, from runs made by hand: what it shows of a whole one and of less, and that nothing in it runs."""
+
+import json
+import sys
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+import yaml
+
+from fustal.data.annotations import RESULT_COLUMNS, write_results
+from fustal.data.files import digest
+from fustal.exceptions import InputError
+from fustal.params import Params
+from fustal.runs.chain import CHAIN
+from fustal.tools import report
+from fustal.tools.cli import main
+
+SCRIPT, IMAGE = "<script>alert(1)</script>", '"><img src=x onerror=alert(2)>'
+METRICS = {
+    "run": "tiny",
+    "mAP": {"distilled": {"0.5": 41.25, "0.1:0.7": 50.0}, "generator": {"0.5": 20.0, "0.1:0.7": 30.0}},
+    "labels": {"pseudo labels": {"precision at 0.5": 25.0, "recall at 0.5": 60.0, "f1 at 0.5": 35.3, "labels": 40}},
+}
+VOID = {"meta", "img", "br", "link", "input"}
+
+
+class Page(HTMLParser):
+    """What a browser makes of a page: its elements, and the text of each."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.words = [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, "every element is closed"
+
+    def handle_starttag(self, tag, attrs):
+        element = {"tag": tag, "in": [e["tag"] for e in self.open], "text": "", **dict(attrs)}
+        self.elements.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()["tag"] == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+        for element in self.open:
+            element["text"] += data
+
+    def all(self, tag):
+        return [element for element in self.elements if element["tag"] == tag]
+
+    def cells(self, caption):
+        """The rows of the table with a caption, cell by cell."""
+        (table,) = [e for e in self.all("table") if e["text"].strip().startswith(caption)]
+        after = self.elements[self.elements.index(table) + 1 :]
+        rows = []
+        for element in after:
+            if element["tag"] == "table":
+                break
+            if element["tag"] == "tr":
+                rows.append([])
+            if element["tag"] in ("th", "td"):
+                rows[-1].append(element["text"])
+        return rows
+
+    @property
+    def text(self):
+        return " ".join("".join(self.words).split())
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Makes a data set of two training and two test videos, and a run on it; gives the run's folder."""
+    monkeypatch.setattr("fustal.data.names.OUTPUTS", tmp_path / "outputs")
+
+    def write(
+        run="tiny", stages=tuple(CHAIN), classes=("Jump", "Run"), prefix="", about="", card="card", true=True, **values
+    ):
+        videos = {f"{prefix}{subset}{i}": subset for subset in ("train", "test") for i in range(2)}
+        rows = [(video, name, 5.0 * k, 5.0 * k + 2) for video in videos for k, name in enumerate(classes)]
+        database = {video: {"subset": subset, "duration": 30.0} for video, subset in videos.items()}
+        for video, entry in database.items():
+            known = [{"label": label, "segment": [s, e]} for name, label, s, e in rows if name == video]
+            entry["annotations"] = known if true or entry["subset"] == "train" else []
+        (tmp_path / "gt.json").write_text(json.dumps({"database": database}))
+        grids = {"student": {"pattern": "{video}.npy", "fps": 2.0, "stride": 1, "window": 1}}
+        about = {"name": "tiny", "about": about, "root": str(tmp_path), "annotations": "gt.json", "grids": grids}
+        (tmp_path / f"{card}.yaml").write_text(yaml.safe_dump(about))
+
+        folder = tmp_path / "outputs" / run
+        results = pd.DataFrame([(v, n, 0.9, s, e) for v, n, s, e in rows], columns=RESULT_COLUMNS)
+        parameters = Params().of(Params) | {"run": "tiny", "dataset": str(tmp_path / f"{card}.yaml")} | values
+        for name in stages:
+            (folder / name).mkdir(parents=True)
+            (folder / name / "started.json").write_text("{}")
+            for item in CHAIN[name].outputs:
+                (folder / item).write_text("weights")
+                if item.endswith(".json"):
+                    subset = "test" if "test" in item else "train"
+                    write_results(results[results.video.map(videos) == subset], folder / item)
+            if name in ("generator", "student", "distilled"):
+                (folder / name / "log.csv").write_text("step,loss,mil\n0,2.5,1\n1,0.5,0.75\n")
+            if name == "evaluation":
+                (folder / name / "metrics.json").write_text(json.dumps(METRICS))
+            (folder / "notebooks").mkdir(exist_ok=True)
+            (folder / "notebooks" / CHAIN[name].notebook).write_text("{}")
+            record = {
+                "stage": name,
+                "parameters": parameters,
+                "inputs": {item: digest(folder / item) for item in CHAIN[name].inputs if (folder / item).exists()},
+                "outputs": {item: digest(folder / item) for item in CHAIN[name].outputs},
+                "seconds": 12.34,
+                "provenance": {"date": "2026-01-02T03:04:05Z", "git_commit": "c0ffee", "packages": {"torch": "9.8.7"}},
+            }
+            (folder / name / "stage.json").write_text(json.dumps(record))
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def unpainted(monkeypatch):
+    """Figures are made, but not painted, which takes most of the time."""
+    monkeypatch.setattr(report.viz, "as_source", lambda figure, **_: "data:image/png;base64,AAAA")
+
+
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def read(name="tiny"):
+    return Page(report.report(name).read_text(encoding="utf-8"))
+
+
+# --- a whole run ------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_whole_run_shows(make, unpainted):
+    folder = make(about="Made by hand.", seed=7, student_lr=0.5)
+    page = read()
+    assert report.report("tiny") == folder / "report.html"
+    assert [element["text"] for element in page.all("h1")] == ["tiny"]
+    assert "with seed 7 and the corrected recipe. Made by hand." in page.text
+
+    stages = page.cells("What ran")
+    assert [row[0] for row in stages[1:]] == list(CHAIN)
+    assert stages[1][1:] == ["01_generator_training.ipynb", "2026-01-02 03:04:05 UTC", "12.3", ""]
+    links = [element["href"] for element in page.all("a") if "table" in element["in"]]
+    assert links == [f"notebooks/{stage.notebook}" for stage in CHAIN.values()]
+    assert all((folder / link).exists() for link in links)
+
+    assert page.cells("mAP in percent") == [
+        ["stage", "0.5", "0.1:0.7"],
+        ["generator", "20.0", "30.0"],
+        ["distilled student", "41.2", "50.0"],
+    ]
+    assert page.cells("Quality of the labels")[1] == ["pseudo labels", "25.0", "60.0", "35.3", "40"]
+    assert "on 2 test videos with 4 segments" in page.text
+
+    changed = {row[0]: row[1:3] for row in page.cells("Other than by default")[1:]}
+    assert {name: value for name, value in changed.items() if name not in ("run", "dataset")} == {
+        "seed": ["7", "0"],
+        "student_lr": ["0.5", "0.001"],
+    }
+    unchanged = [row[0] for row in page.cells("As by default")[1:]]
+    assert len(unchanged) + len(changed) == len(Params.model_fields)
+    assert ["torch", "9.8.7"] in page.cells("Code, versions")
+    assert ["git_commit", "c0ffee"] in page.cells("Code, versions"), "once, as it is the same in all stages"
+
+
+def test_its_figures(make, unpainted):
+    make()
+    captions = [element["text"] for element in read().all("figcaption")]
+    starts = [
+        *("mAP at each tIoU", "Precision over recall", "Average precision of each class", "What the best detections"),
+        *("mAP by length", "Quality of the labels", "Training: generator", "Training: student on", "Training: dist"),
+        *("test0", "test1"),
+    ]
+    assert len(captions) == len(starts)
+    assert all(caption.startswith(start) for caption, start in zip(captions, starts, strict=True))
+
+
+def test_one_file_that_anyone_can_read(make):
+    make()
+    text = report.report("tiny").read_text(encoding="utf-8")
+    page = Page(text)
+    assert text.startswith("<!DOCTYPE html>")
+    assert page.all("html")[0]["lang"] == "en"
+    assert {"width=device-width, initial-scale=1"} == {m["content"] for m in page.all("meta") if m.get("name")}
+    assert not page.all("script") + page.all("link") + page.all("iframe")
+    assert not any(text in page.all("style")[0]["text"] for text in ("url(", "@import"))
+    for element in page.elements:
+        assert not str(element.get("href", "")).startswith(("http", "//", "/")), "a relative link"
+        assert element["tag"] != "img" or element["src"].startswith("data:image/png;base64,iVBOR")
+    assert "http" not in text.replace("http-equiv", "")
+    assert all(len(image["alt"]) > 20 and "figure" in image["in"] for image in page.all("img"))
+    assert len(page.all("img")) == len(page.all("figure")) == len(page.all("figcaption")) == 11
+    assert len(page.all("table")) == len(page.all("caption")) == 6
+    assert all("scope" in element for element in page.all("th"))
+    names = [element["id"] for element in page.elements if "id" in element]
+    assert len(names) == len(set(names))
+    assert {e["href"][1:] for e in page.all("a") if e["href"].startswith("#")} == set(names)
+
+
+def test_the_same_run_gives_the_same_page(make, unpainted, tmp_path):
+    make()
+    first, second = report.report("tiny").read_bytes(), report.report("tiny", tmp_path / "outputs" / "tiny" / "b.html")
+    assert first == second.read_bytes()
+
+
+def test_links_start_where_the_page_lies(make, unpainted, tmp_path):
+    make(run="a run#1")
+    path = report.report("a run#1", tmp_path / "elsewhere" / "page.html")
+    links = [element["href"] for element in Page(path.read_text()).all("a") if "table" in element["in"]]
+    assert links[0] == "../outputs/a%20run%231/notebooks/01_generator_training.ipynb"
+
+
+# --- less than that ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_has_come_to_its_second_stage(make, unpainted):
+    folder = make(stages=("generator", "selection"))
+    (folder / "student").mkdir()
+    (folder / "student" / "started.json").write_text("{}")
+    (folder / "student" / "detections_test.json").write_text("what another student left")
+    page = read()
+    assert [row[4] for row in page.cells("What ran")[1:]] == ["", "", *["has not finished"] * 3]
+    mean_ap = page.cells("mAP in percent")
+    assert mean_ap[0][1:] == [*(f"0.{i}" for i in range(1, 8)), "0.1:0.5", "0.3:0.7", "0.1:0.7"]
+    assert mean_ap[1:] == [["generator", *["100.0"] * 10]], "measured here, as nobody has before"
+    labels = page.cells("Quality of the labels")
+    assert [row[:4] for row in labels[1:]] == [[name, *["100.0"] * 3] for name in ("proposals", "pseudo labels")]
+    assert len([c for c in page.all("figcaption") if c["text"].startswith("Training")]) == 1
+    assert any("true segments 2, generator 2." in image["alt"] for image in page.all("img"))
+
+
+def test_only_a_filter_of_a_foreign_files_proposals(make, unpainted):
+    folder = make(stages=("generator", "selection"))
+    for name in ("stage.json", "started.json", "log.csv"):
+        (folder / "generator" / name).unlink()
+    page = read()
+    assert page.cells("What ran")[1][4] == "has not finished"
+    assert [row[0] for row in page.cells("mAP in percent")[1:]] == ["generator"]
+    assert "No training has finished." in page.text
+
+
+def test_test_videos_without_true_segments(make, unpainted):
+    folder = make(true=False, stages=("generator", "selection", "student", "distilled"))
+    page = read()
+    assert "The test videos have no true segments: there is no mAP." in page.text
+    assert not any("mAP in percent" in table["text"] for table in page.all("table"))
+    assert [row[0] for row in page.cells("Quality of the labels")[1:]] == [
+        *("proposals", "pseudo labels", "teacher", "distilled")
+    ]
+    shown = [image["alt"] for image in page.all("img") if "by stage" in image["alt"]]
+    assert shown == ["Segments of one video of 30 s by stage: generator 2, student 2, distilled 2."] * 2
+    assert folder.name == "tiny"
+
+
+def test_a_data_set_that_is_not_here(make, unpainted, tmp_path):
+    make()
+    (tmp_path / "gt.json").unlink()
+    page = read()
+    assert "The data set cannot be read here" in page.text
+    assert str(tmp_path) not in page.text.replace(str(tmp_path / "card.yaml"), ""), "nothing of this machine"
+    assert page.cells("mAP in percent")[1] == ["generator", "20.0", "30.0"]
+    assert any("by stage: generator 2, student 2, distilled 2." in image["alt"] for image in page.all("img"))
+
+
+def test_what_is_not_as_it_was_is_said(make, unpainted):
+    folder = make()
+    write_results(pd.DataFrame(columns=RESULT_COLUMNS), folder / "selection" / "pseudo_labels.json")
+    change(folder / "generator" / "stage.json", taken_from="other", provenance={"git_commit": "decade"})
+    page = read()
+    notes = {row[0]: row[4] for row in page.cells("What ran")[1:]}
+    changed = "selection/pseudo_labels.json has changed since"
+    assert notes == {
+        "generator": "taken from other",
+        "selection": changed,
+        "student": changed,
+        "distilled": changed,
+        "evaluation": changed,
+    }
+    (commit,) = [row[1] for row in page.cells("Code, versions") if row[0] == "git_commit"]
+    assert commit.startswith("generator: decade; selection: c0ffee; ")
+
+
+def test_parameters_of_another_version(make, unpainted):
+    folder = make()
+    for path in folder.glob("*/stage.json"):
+        known = json.loads(path.read_text())["parameters"]
+        change(path, parameters={k: v for k, v in known.items() if k != "mil_ratio"} | {"future": 3})
+    rows = read().cells("Other than by default")
+    assert ["future", "3", "", "not known to this version"] in rows
+
+
+# --- nothing in it runs -----------------------------------------------------------------------------------------------
+
+
+def test_no_name_becomes_an_element(make):
+    classes = [SCRIPT, IMAGE, "$x^{$", "_hidden", "日本", "a\nb"]
+    folder = make(
+        run=IMAGE,
+        classes=classes,
+        prefix=IMAGE,
+        about=SCRIPT + IMAGE + "{{ 7 * 7 }}",
+        card=IMAGE,
+        **{SCRIPT: IMAGE, IMAGE: [SCRIPT]},
+    )
+    for path in folder.glob("*/stage.json"):
+        facts = {"date": SCRIPT, IMAGE: SCRIPT, "packages": {SCRIPT: IMAGE}}
+        change(path, taken_from=SCRIPT, provenance=facts)
+    measures = {SCRIPT: 1.0, IMAGE: 2.0}
+    change(folder / "evaluation" / "stage.json", outputs={SCRIPT + IMAGE: "0"})
+    (folder / "evaluation" / "metrics.json").write_text(
+        json.dumps({"mAP": {SCRIPT: {"0.5": 3.0}, IMAGE: {"0.5": 3.0}}, "labels": {SCRIPT: measures | {"labels": 3}}})
+    )
+    (folder / "student" / "log.csv").write_text(
+        f'step,loss,{SCRIPT},"{IMAGE.replace(chr(34), chr(34) * 2)}"\n0,1,2,3\n'
+    )
+
+    page = read(IMAGE)
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "<img src=x" not in text
+    known = {"tag", "in", "text", "lang", "charset", "name", "content", "http-equiv", "class", "id", "href", "src"}
+    known |= {"alt", "scope", "role", "tabindex", "aria-label", "aria-labelledby"}
+    for element in page.elements:
+        assert set(element) <= known, element
+        assert element.get("href", "#").startswith(("#", "notebooks/"))
+    assert not page.all("script")
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.all("img"))
+    policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+
+    assert page.all("h1")[0]["text"] == IMAGE, "it is shown as it is"
+    assert SCRIPT + IMAGE + "{{ 7 * 7 }}" in page.text
+    assert f"taken from {SCRIPT}" in page.text
+    assert f"{SCRIPT + IMAGE} has changed since" in page.text
+    captions = [element["text"] for element in page.all("figcaption")]
+    assert captions[-2:] == [f"{IMAGE}test0", f"{IMAGE}test1"]
+    alts = " ".join(image["alt"] for image in page.all("img"))
+    assert SCRIPT in alts
+    assert IMAGE in alts
+    rows = page.cells("Other than by default")
+    assert [SCRIPT, IMAGE, "", "not known to this version"] in rows
+    assert [IMAGE, f"['{SCRIPT}']", "", "not known to this version"] in rows
+    assert [SCRIPT, IMAGE] in page.cells("Code, versions")
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_no_such_run(make, capsys, monkeypatch):
+    folder = make(stages=("generator",))
+    (folder.parent / "begun" / "generator").mkdir(parents=True)
+    for name, line in {
+        "nothing": f"error: {folder.parent / 'nothing'}: no such run (there are tiny)\n",
+        "begun": f"error: {folder.parent / 'begun'}: has not finished any stage\n",
+    }.items():
+        monkeypatch.setattr(sys, "argv", ["fustal", "report", name])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 2
+        assert capsys.readouterr() == ("", line)
+    assert not list(folder.parent.rglob("*.html"))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("student/stage.json", "{}", r"student/stage\.json: parameters: Field required"),
+        ("student/stage.json", "[1]", r"student/stage\.json: must hold a JSON object"),
+        ("evaluation/metrics.json", '{"mAP": {"a": {"0.5": "high"}}}', r"metrics\.json: mAP\.a\.0\.5: Input should be"),
+        ("evaluation/metrics.json", '{"mAP": [1]}', r"metrics\.json: mAP: Input should be a valid dict"),
+        ("evaluation/metrics.json", '{"mAP": {"a": {"<b>": 1}}}', r"metrics\.json: mAP\.a\.<b>"),
+        ("evaluation/metrics.json", '{"labels": {"a": {"f1": 1e999}}}', r"labels\.a\.f1: Input should be a finite"),
+        ("student/log.csv", "step,loss\n0,low\n", r"log\.csv: cannot be read as the log of a training: could not"),
+        ("student/log.csv", "step,loss\n0,1\n1,2,3,4\n", r"log\.csv: cannot be read as the log of a training: Error"),
+        ("student/log.csv", "", r"log\.csv: cannot be read as the log"),
+        ("student/log.csv", "loss\n1\n", r"log\.csv: has no column 'step'"),
+        ("student/detections_test.json", '{"results": {"who": []}}', r"video 'who' is not in the data set"),
+    ],
+)
+def test_rubbish_in_a_run(make, unpainted, file, content, says):
+    folder = make()
+    (folder / file).write_text(content)
+    with pytest.raises(InputError, match=says) as error:
+        report.report("tiny")
+    assert "\n" not in str(error.value)
+    assert not (folder / "report.html").exists()
+
+
+def test_parameters_out_of_range(make):
+    folder = make(seed=-1)
+    with pytest.raises(InputError, match=r"evaluation/stage\.json: seed: Input should be greater"):
+        report.report("tiny")
+    assert not (folder / "report.html").exists()
+
+
+def test_where_a_folder_is(make, unpainted, tmp_path):
+    make()
+    (tmp_path / "mine.html").mkdir()
+    with pytest.raises(InputError, match=r"mine\.html: is a folder, and a file never replaces one"):
+        report.report("tiny", tmp_path / "mine.html")
+    assert (tmp_path / "mine.html").is_dir()
+
+
+@pytest.mark.parametrize("name", ["page.pdf", "page", "page.html.gz"])
+def test_a_page_is_not_written_under_the_name_of_something_else(make, unpainted, tmp_path, name):
+    make()
+    with pytest.raises(InputError, match=f"--out .*{name}: must end in .html or .htm"):
+        report.report("tiny", tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def test_the_command(make, unpainted, tmp_path, monkeypatch, capsys):
+    make()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["fustal", "report", "tiny", "--out", "page.html"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    assert capsys.readouterr() == ("tiny: page.html\n", "")
+    assert Page((tmp_path / "page.html").read_text()).all("h1")[0]["text"] == "tiny"
