@@ -1,4 +1,4 @@
-"""EMA distillation: the average of the student's weights labels the training videos once more (METHOD.md section 5).
+"""EMA distillation: the average of the student's weights labels the training videos once more (docs/method.md section 5).
 
 Taught in notebook 04. The average itself is kept from the first step of training on (`fustal.student.training`).
 """

@@ -12,7 +12,7 @@ class Problem:
         file: which.
         what: is wrong with it.
         video: whose entry or features.
-        mend: what to do about it.
+        fix: what to do about it.
         warning: it may stay.
         subset: of the video in the annotations, where that is known.
     """
@@ -20,7 +20,7 @@ class Problem:
     file: Path
     what: str
     video: str | None = None
-    mend: str = ""
+    fix: str = ""
     warning: bool = False
     subset: str | None = None
 

@@ -1,6 +1,6 @@
 """The classification-based generator: network, losses, training, proposals.
 
-Taught in notebook 01. Source: paper section 3.2; METHOD.md section 2.
+Taught in notebook 01. Source: paper section 3.2; docs/method.md section 2.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Every parameter of every stage: one flat, frozen, validated model, read from YAML or from a notebook's namespace.
 
 The fields are grouped by the notebook that uses them; `Params` is their sum. Defaults that are sizes (widths, steps,
-epochs) are the demo's; all others are the paper's (METHOD.md).
+epochs) are the demo's; all others are the paper's (docs/method.md).
 """
 
 import ast
@@ -43,7 +43,7 @@ class SharedParams(BaseModel):
 
 
 class GeneratorParams(BaseModel):
-    """Notebook 01: the classification-based generator and its proposals (METHOD.md section 2)."""
+    """Notebook 01: the classification-based generator and its proposals (docs/method.md section 2)."""
 
     generator_snippets: int = _field(100, "snippets sampled from a video, T", ge=8, le=100_000)
     generator_dim: int = _field(128, "width of the embeddings", ge=1, le=32_768)
@@ -73,7 +73,7 @@ class GeneratorParams(BaseModel):
 
 
 class SelectionParams(BaseModel):
-    """Notebook 02: the prior-based filter (METHOD.md section 3)."""
+    """Notebook 02: the prior-based filter (docs/method.md section 3)."""
 
     proposals_file: str = _field("", "another method's proposals instead of the generator's: ActivityNet result file")
     iou_score_min: float = _field(0.2, "gamma, least IoU score of a pseudo label", ge=0, le=1e9)
@@ -84,7 +84,7 @@ class SelectionParams(BaseModel):
 
 
 class StudentParams(BaseModel):
-    """Notebook 03: the regression-based student (METHOD.md section 4)."""
+    """Notebook 03: the regression-based student (docs/method.md section 4)."""
 
     pseudo_labels_file: str = _field("", "another method's labels instead of all before: ActivityNet result file")
     student_dim: int = _field(64, "channels of backbone and heads, a multiple of 16", ge=16, le=5120, multiple_of=16)
@@ -130,7 +130,7 @@ class StudentParams(BaseModel):
 
 
 class DistillationParams(BaseModel):
-    """Notebook 04: the EMA teacher labels the videos once more (METHOD.md section 5)."""
+    """Notebook 04: the EMA teacher labels the videos once more (docs/method.md section 5)."""
 
     distill_epochs: int = _field(6, "epochs on the teacher's labels", ge=1, le=100_000)
     relabel_confidence: float = _field(0.4, "eta', a teacher's detection above it becomes a label", ge=0, le=1)
@@ -138,7 +138,7 @@ class DistillationParams(BaseModel):
 
 
 class EvaluationParams(BaseModel):
-    """Notebook 05: mean average precision (METHOD.md section 6)."""
+    """Notebook 05: mean average precision (docs/method.md section 6)."""
 
     detections_file: str = _field("", "another method's detections instead of all before: ActivityNet result file")
     tious: str = _field("0.1:0.1:0.7", "tIoU thresholds, first:step:last")
@@ -265,7 +265,7 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
 
     @property
     def corrected(self) -> bool:
-        """Whether the released code's errors are mended (METHOD.md section 7)."""
+        """Whether the released code's errors are mended (docs/method.md section 7)."""
         return self.recipe == "corrected"
 
 

@@ -1,6 +1,6 @@
 """From class activations to proposals, and from proposals to pseudo labels.
 
-Taught in notebook 01, section "Proposals", and notebook 02. Source: METHOD.md sections 2 and 3.
+Taught in notebook 01, section "Proposals", and notebook 02. Source: docs/method.md sections 2 and 3.
 """
 
 from collections.abc import Sequence
@@ -176,7 +176,7 @@ def runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def outer_inner_contrast(
     values: np.ndarray, row: np.ndarray, first: np.ndarray, last: np.ndarray, flank: float
 ) -> np.ndarray:
-    """Mean inside a run minus mean in its two flanks (OIC; Shou et al. 2018, METHOD.md section 2).
+    """Mean inside a run minus mean in its two flanks (OIC; Shou et al. 2018, docs/method.md section 2).
 
     Args:
         values: (K, N).
@@ -209,7 +209,7 @@ def predicted_classes(score: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def centred(proposals: pd.DataFrame, first_centre: float, last_end: float) -> pd.DataFrame:
-    """Puts proposals where their snippets are: a snippet stands for the middle of its window (METHOD.md section 1).
+    """Puts proposals where their snippets are: a snippet stands for the middle of its window (docs/method.md section 1).
 
     The released code lets it stand for the beginning, so that all that it proposes is half a window early.
 
@@ -237,7 +237,7 @@ def snippet_seconds(store: FeatureStore, video: str, sampled: int) -> float:
 def add_iou_score(proposals: pd.DataFrame, kind: str = "paper") -> pd.DataFrame:
     """Adds `iou_score`: the sum of a proposal's tIoU with all others of its video, whatever their class.
 
-    Source: paper section 3.3; METHOD.md section 3. A classification-based generator proposes more densely round true
+    Source: paper section 3.3; docs/method.md section 3. A classification-based generator proposes more densely round true
     actions, so a high score is a reason to believe a proposal.
 
     Args:

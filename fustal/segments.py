@@ -15,7 +15,7 @@ def tiou_matrix(a: Tensor, b: Tensor, *, plus_one: bool = False) -> Tensor:
     Args:
         a: (N, 2) starts and ends, any unit.
         b: (M, 2) starts and ends, the same unit.
-        plus_one: add 1 to every length and intersection, as the released generator does (METHOD.md section 7).
+        plus_one: add 1 to every length and intersection, as the released generator does (docs/method.md section 7).
 
     Returns:
         (N, M) in [0, 1]; 0 where both segments are empty.
@@ -30,7 +30,7 @@ def tiou_matrix(a: Tensor, b: Tensor, *, plus_one: bool = False) -> Tensor:
 
 
 def iou_score(segments: Tensor, weights: Tensor | None = None) -> Tensor:
-    """How densely other segments surround each one: the sum of its tIoU with all others (METHOD.md section 3).
+    """How densely other segments surround each one: the sum of its tIoU with all others (docs/method.md section 3).
 
     Taught in notebook 02; FuSTAL's prior-based filter keeps the proposals of a video where this is high.
 
@@ -58,7 +58,7 @@ def hard_nms(segments: Tensor, scores: Tensor, threshold: float, *, plus_one: bo
         segments: (N, 2) segments of one class.
         scores: (N,) confidences.
         threshold: tIoU, above 0.
-        plus_one: the released generator's lengths (METHOD.md section 7: `recipe: published`).
+        plus_one: the released generator's lengths (docs/method.md section 7: `recipe: published`).
 
     Returns:
         (K,) indices of what stays, best first.
@@ -104,7 +104,7 @@ def soft_nms(
     class_agnostic: bool = False,
     voting_tiou: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gaussian soft-NMS: each pick multiplies the scores of the others by exp(-tIoU²/sigma) (METHOD.md section 4).
+    """Gaussian soft-NMS: each pick multiplies the scores of the others by exp(-tIoU²/sigma) (docs/method.md section 4).
 
     Classes leave each other alone, so that of many classes the best segment of each is picked in the same step.
 
@@ -248,7 +248,7 @@ def _pick_one_by_one(
 
 
 def vote(segments: Tensor, voters: Tensor, scores: Tensor, tiou: float) -> Tensor:
-    """Replaces each segment by the average of the voters around it, weighted by their scores (METHOD.md section 4).
+    """Replaces each segment by the average of the voters around it, weighted by their scores (docs/method.md section 4).
 
     Args:
         segments: (N, 2) to refine.

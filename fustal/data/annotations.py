@@ -307,17 +307,17 @@ def parse_annotations(path: Path, *, measuring: bool = False) -> tuple[pd.DataFr
             times = {key: _positive(entry[key], key) for key in read}
             items = _listed(entry.get("annotations", []))
         except (KeyError, TypeError, ValueError) as error:
-            mend = "correct this entry, or take the video out"
-            problems.append(Problem(path, _say(error), video, mend, subset=subset))
+            fix = "correct this entry, or take the video out"
+            problems.append(Problem(path, _say(error), video, fix, subset=subset))
             continue
         videos[video] = {"subset": subset} | times
         for position, item in enumerate(items):
-            mend = "say what happens, by the name of a class"
+            fix = "say what happens, by the name of a class"
             try:
                 number, start, end = class_number(_label(item)), math.nan, math.nan
                 label = names[number] if number in names else item["label"]
                 label = _class(label) if measuring else _plain(label)
-                mend = "write times in seconds, or leave the segment out: a label alone is enough to train on"
+                fix = "write times in seconds, or leave the segment out: a label alone is enough to train on"
                 if "segment" in item:
                     start, end = _segment(item["segment"], measuring)
                     if start < 0 and not measuring:
@@ -332,8 +332,8 @@ def parse_annotations(path: Path, *, measuring: bool = False) -> tuple[pd.DataFr
                 labels.append((video, label, start, end, number if number in names else None))
             except (KeyError, TypeError, ValueError) as error:
                 what = f"annotation {position}: {_say(error)}"
-                problems.append(Problem(path, what, video, mend, subset=subset))
-    mend = "correct the times, or leave the segment out"
+                problems.append(Problem(path, what, video, fix, subset=subset))
+    fix = "correct the times, or leave the segment out"
     for kind, then, found in (
         ("segments that do not end after they begin", "passed over, their labels stay known", instants),
         ("segments that begin before 0", "measured as they are", early),
@@ -342,11 +342,11 @@ def parse_annotations(path: Path, *, measuring: bool = False) -> tuple[pd.DataFr
         if found:
             video, segment = found[0]
             what = f"{kind}: {len(found)}, the first {shown(segment)}; {then}"
-            problems.append(Problem(path, what, video, mend, warning=True))
+            problems.append(Problem(path, what, video, fix, warning=True))
     if without:
         video, reason = without[0]
         what = f"videos without the name of a subset: {len(without)}, the first {shown(video)} ({reason}); not measured"
-        problems.append(Problem(path, what, mend="name the subset", warning=len(without) < len(database)))
+        problems.append(Problem(path, what, fix="name the subset", warning=len(without) < len(database)))
     frame = pd.DataFrame(videos.values(), pd.Index(videos, name="video"), ["subset", "duration", "fps"])
     table = pd.DataFrame(labels, columns=[*SEGMENT_COLUMNS, "number"])
     table = table.astype({"start": float, "end": float, "number": float})
@@ -363,13 +363,13 @@ def _names_of_numbers(path: Path, database: dict[str, Any], measuring: bool) -> 
     numbers = [class_number(label) for label in labels]
     if not labels or None in numbers:
         return {}, []
-    mend = "write their names into classes.txt beside it, one a line from number 0 on, or lines of 'number name'"
+    fix = "write their names into classes.txt beside it, one a line from number 0 on, or lines of 'number name'"
     try:
         names = read_classes(path, set(numbers))
     except InputError as error:
         if not measuring:
             raise
-        return {}, [Problem(path, f"labels are numbers, and not named: {error}", mend=mend, warning=True)]
+        return {}, [Problem(path, f"labels are numbers, and not named: {error}", fix=fix, warning=True)]
     missing = sorted({number for number in numbers if number not in names})
     if not missing:
         return names, []
@@ -377,10 +377,10 @@ def _names_of_numbers(path: Path, database: dict[str, Any], measuring: bool) -> 
     as_they_are = names | {number: str(number) for number in missing}
     if names:
         what = f"labels are numbers, and the list of classes has no name for {some}"
-        return names if measuring else as_they_are, [Problem(path, what, mend=mend, warning=measuring)]
+        return names if measuring else as_they_are, [Problem(path, what, fix=fix, warning=measuring)]
     texts = measuring or all(isinstance(label, str) for label in labels)  # which can be names
     what = f"labels are numbers ({some}), and no list of classes tells their names"
-    return {} if texts else as_they_are, [Problem(path, what, mend=mend, warning=texts)]
+    return {} if texts else as_they_are, [Problem(path, what, fix=fix, warning=texts)]
 
 
 def _items(entry: Any) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ PathText = Annotated[str, Field(max_length=1000), AfterValidator(_usable)]
 class Grid(BaseModel):
     """Where the features of a stage lie and when their snippets happen.
 
-    Snippet i is centred at (i * stride + window / 2) / fps seconds (METHOD.md section 1).
+    Snippet i is centred at (i * stride + window / 2) / fps seconds (docs/method.md section 1).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -208,8 +208,8 @@ def inspect_dataset(card_path: str | Path) -> tuple[Dataset, list[Problem]]:
     recover(root)
     if not annotations.exists():
         ours = path.parent == ROOT / "params" / "datasets"
-        mend = f"fustal fetch {card.name}" if ours else "correct root and annotations in the card"
-        raise InputError(f"{annotations}: no such file: data set {card.name!r} is not here ({mend})")
+        fix = f"fustal fetch {card.name}" if ours else "correct root and annotations in the card"
+        raise InputError(f"{annotations}: no such file: data set {card.name!r} is not here ({fix})")
     videos, labels, problems = parse_annotations(annotations)
     parts = []
     for subset, name, split in (
@@ -219,25 +219,25 @@ def inspect_dataset(card_path: str | Path) -> tuple[Dataset, list[Problem]]:
         chosen = videos[videos.subset.str.lower() == name.lower()]
         if chosen.empty:
             what = f"no video of subset {name!r} (there are {sorted(set(videos.subset))})"
-            problems.append(Problem(annotations, what, mend=f"set {subset}_subset in the card"))
+            problems.append(Problem(annotations, what, fix=f"set {subset}_subset in the card"))
         if split:
             chosen, wrong = _restricted(chosen, videos, root / split, name, subset)
             problems += wrong
         parts.append(chosen.assign(subset=subset))
     if both := parts[0].index.intersection(parts[1].index).tolist():
-        mend = "set train_split and test_split, or different subsets, in the card"
-        problems += [Problem(path, "is in training and in test", video, mend) for video in both]
+        fix = "set train_split and test_split, or different subsets, in the card"
+        problems += [Problem(path, "is in training and in test", video, fix) for video in both]
     videos = pd.concat(parts)
     videos = videos[~videos.index.duplicated()]
     labels = labels[labels.video.isin(videos.index)]
     for label in card.ignored_labels:
         count = int((labels.label == label).sum())
         what = f"ignored_labels: {count or 'no'} annotation{'s' * (count != 1)} of {shown(label)} left out"
-        problems.append(Problem(path, what, mend="" if count else "correct the label", warning=True))
+        problems.append(Problem(path, what, fix="" if count else "correct the label", warning=True))
     labels = labels[~labels.label.isin(card.ignored_labels)]
     known = all(problem.warning for problem in problems)  # what is wrong may be why there is none
     if known and not labels.video.isin(parts[0].index).any():
-        problems.append(Problem(annotations, "no training video has a label", mend="say which classes occur in them"))
+        problems.append(Problem(annotations, "no training video has a label", fix="say which classes occur in them"))
     grids = {stage: card.grids.get(stage) or next(iter(card.grids.values())) for stage in ("generator", "student")}
     return Dataset(
         name=card.name,
@@ -277,6 +277,6 @@ def _restricted(
     if kept.empty:
         such = f", such as {shown(names[0][:40])}" if names else ""
         what = f"none of its {len(names)} lines names a video of subset {name!r}{such}"
-        return kept, [Problem(split, what, mend="write the names of videos there, one a line")]
-    mend = "correct the name, or take it out of the split file"
-    return kept, [Problem(split, f"is not in subset {name!r}", video, mend) for video in unknown]
+        return kept, [Problem(split, what, fix="write the names of videos there, one a line")]
+    fix = "correct the name, or take it out of the split file"
+    return kept, [Problem(split, f"is not in subset {name!r}", video, fix) for video in unknown]

@@ -24,7 +24,7 @@ LARGEST = 1e6
 
 @dataclass(frozen=True)
 class VideoGrid:
-    """The grid of one video: when its snippets happen (METHOD.md section 1).
+    """The grid of one video: when its snippets happen (docs/method.md section 1).
 
     >>> grid = VideoGrid(fps=25.0, stride=16, window=16)
     >>> grid.to_seconds(0), grid.to_snippets(0.32)
@@ -118,9 +118,9 @@ class FeatureStore:
         """The grid of a video; fps from its annotation where the card says so."""
         fps = self._fps[video] if self.grid.fps == "annotation" else float(self.grid.fps)
         if math.isnan(fps):
-            mend = "write it there, or a number as fps in the card"
+            fix = "write it there, or a number as fps in the card"
             raise InputError(
-                Problem(self.dataset.annotations, "has no fps, and the card takes it from there", video, mend)
+                Problem(self.dataset.annotations, "has no fps, and the card takes it from there", video, fix)
             )
         return VideoGrid(fps, self.grid.stride, self.grid.window)
 
@@ -141,8 +141,8 @@ class FeatureStore:
                 lengths = ", ".join(
                     f"{path.parent.name} {len(a)}" for path, a in zip(self.paths(video), arrays, strict=True)
                 )
-                mend = "make them on the same frames, or cut them to the shortest"
-                raise InputError(Problem(self.paths(video)[0], f"modalities differ in length: {lengths}", video, mend))
+                fix = "make them on the same frames, or cut them to the shortest"
+                raise InputError(Problem(self.paths(video)[0], f"modalities differ in length: {lengths}", video, fix))
             self._layouts[video] = [Layout(a.dtype, a.offset, a.shape, "F" if a.flags.fnc else "C") for a in arrays]
         return self._layouts[video]
 
@@ -151,12 +151,12 @@ class FeatureStore:
         finite = np.isfinite(rows.numpy())
         if not finite.all():
             snippet = int(np.flatnonzero(~finite.all(axis=1))[0])
-            mend = "make the features of this video again"
-            raise InputError(Problem(self.paths(video)[0], f"NaN or infinity in snippet {snippet}", video, mend))
+            fix = "make the features of this video again"
+            raise InputError(Problem(self.paths(video)[0], f"NaN or infinity in snippet {snippet}", video, fix))
         largest = rows.abs().max().item()
         if largest > LARGEST:
-            what, mend = f"numbers up to {largest:.3g}: too large to compute with", "standardise the features"
-            raise InputError(Problem(self.paths(video)[0], what, video, mend))
+            what, fix = f"numbers up to {largest:.3g}: too large to compute with", "standardise the features"
+            raise InputError(Problem(self.paths(video)[0], what, video, fix))
         self._finite.add(video)
 
     def _rows(self, video: str, index: slice | np.ndarray = ALL, out: Tensor | None = None) -> Tensor:
@@ -185,28 +185,28 @@ def open_features(path: Path) -> np.ndarray:
             raise OSError("it is no regular file")  # a pipe would let the reader wait for ever
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
-        mend = "put it there, correct the card's pattern, or take the video out of annotations or split"
-        raise InputError(Problem(path, "no such feature file", mend=mend)) from None
+        fix = "put it there, correct the card's pattern, or take the video out of annotations or split"
+        raise InputError(Problem(path, "no such feature file", fix=fix)) from None
     except Exception as error:  # a broken file can raise anything
         reason = printable(one_line(error))[:200]
         reason = "it does not begin as one" if "allow_pickle" in reason else reason  # numpy takes anything for a pickle
         what = f"is not a readable .npy file: {reason}"
-        raise InputError(Problem(path, what, mend="copy it again, or write numbers by numpy.save")) from None
+        raise InputError(Problem(path, what, fix="copy it again, or write numbers by numpy.save")) from None
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype not in (np.float16, np.float32):
         if isinstance(array, np.ndarray):
             form = f"{array.dtype} of shape {array.shape}"
         else:
             array.close()
             form = "an archive"
-        mend = "write it anew: a row for each snippet, array.astype(numpy.float32)"
-        raise InputError(Problem(path, f"features must be float16 or float32 of shape (T, D), not {form}", mend=mend))
+        fix = "write it anew: a row for each snippet, array.astype(numpy.float32)"
+        raise InputError(Problem(path, f"features must be float16 or float32 of shape (T, D), not {form}", fix=fix))
     if not array.size:
-        raise InputError(Problem(path, f"has no snippets: shape {array.shape}", mend="take the video out"))
+        raise InputError(Problem(path, f"has no snippets: shape {array.shape}", fix="take the video out"))
     return array
 
 
 def sample_train(length: int, count: int, generator: torch.Generator) -> Tensor:
-    """Positions of a training sample: one drawn at random from each of `count` equal bins (METHOD.md section 2).
+    """Positions of a training sample: one drawn at random from each of `count` equal bins (docs/method.md section 2).
 
     Args:
         length: snippets of the video, T.

@@ -31,7 +31,7 @@ def grouped(problems: Iterable[Problem]) -> list[Problem]:
     """
     kinds: dict[tuple, list[Problem]] = {}
     for problem in problems:
-        words = _VALUE.sub("?", problem.what), _VALUE.sub("?", problem.mend)
+        words = _VALUE.sub("?", problem.what), _VALUE.sub("?", problem.fix)
         kinds.setdefault((problem.warning, _pattern(problem), *words), []).append(problem)
     lines = []
     for group in kinds.values():
@@ -53,7 +53,7 @@ def _joined(group: list[Problem]) -> Problem:
         named = [value.group() for value in values[: EXAMPLES - 1] if value]
         such = f", such as {', '.join(named)}" if named else ""
         what = f"{first.what}; {len(group) - 1} more like it{such}"
-    return Problem(_pattern(first), what, None, first.mend, first.warning)
+    return Problem(_pattern(first), what, None, first.fix, first.warning)
 
 
 def _examples(names: list[str]) -> str:

@@ -82,8 +82,8 @@ def read_table(path: Path) -> tuple[dict[str, Any], list[Problem]]:
         database[video] = entry | {"annotations": [item for row in lines if (item := _item(row))]}
     other = [shown(name) for name in names if name and name not in COLUMNS]
     what = f"the column{'s' * (len(other) > 1)} {', '.join(other)[:200]} {'are' if len(other) > 1 else 'is'} not read"
-    mend = f"nothing, if that is meant; what is read is called {', '.join(COLUMNS)}"
-    return database, [Problem(path, what, mend=mend, warning=True)] if other else []
+    fix = f"nothing, if that is meant; what is read is called {', '.join(COLUMNS)}"
+    return database, [Problem(path, what, fix=fix, warning=True)] if other else []
 
 
 def _rows(path: Path, text: str) -> tuple[list[str], list[dict[str, str]]]:

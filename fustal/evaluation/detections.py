@@ -1,7 +1,7 @@
 """Mean average precision of detections, precision and recall.
 
 Taught in notebook 05. Detections are frames with the columns video, label, score, start, end, true segments the same
-without score, times in seconds (METHOD.md section 6).
+without score, times in seconds (docs/method.md section 6).
 """
 
 from collections.abc import Iterable, Mapping

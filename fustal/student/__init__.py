@@ -1,4 +1,4 @@
-"""The regression-based student: TriDet on pseudo labels, with a video-level loss (METHOD.md section 4, notebook 03)."""
+"""The regression-based student: TriDet on pseudo labels, with a video-level loss (docs/method.md section 4, notebook 03)."""
 
 from fustal.student.batches import TrainingVideos
 from fustal.student.decoding import candidates, class_scores, decode, detect, suppress

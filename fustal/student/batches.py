@@ -1,4 +1,4 @@
-"""Training sequences and whole videos, as batches of features and labels on the student's grid (METHOD.md section 4).
+"""Training sequences and whole videos, as batches of features and labels on the student's grid (docs/method.md section 4).
 
 Taught in notebook 03.
 """

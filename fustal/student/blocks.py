@@ -1,7 +1,7 @@
 """The layers of the student: everything works on (B, T, D) sequences with a (B, T, 1) mask of valid snippets.
 
 In the corrected recipe a layer gives the same for a video whatever the padding behind it. The released code zeroes it
-after convolutions only, so that it takes part in means, norms and pooling, and leaks back (METHOD.md section 7).
+after convolutions only, so that it takes part in means, norms and pooling, and leaks back (docs/method.md section 7).
 """
 
 import torch
@@ -79,7 +79,7 @@ class MaskedGroupNorm(nn.GroupNorm):
 
 
 class SGPBlock(nn.Module):
-    """Scalable-granularity perception: an instant-level and a window-level branch, then an MLP (METHOD.md section 4).
+    """Scalable-granularity perception: an instant-level and a window-level branch, then an MLP (docs/method.md section 4).
 
     Args:
         dim: channels.

@@ -1,4 +1,4 @@
-"""From the heads' numbers to segments: the Trident decoding and the detections of a video (METHOD.md section 4)."""
+"""From the heads' numbers to segments: the Trident decoding and the detections of a video (docs/method.md section 4)."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
 """Detections of whole videos: batches of similar length through the student, as a frame in seconds.
 
-Taught in notebook 03 (METHOD.md section 4).
+Taught in notebook 03 (docs/method.md section 4).
 """
 
 from collections.abc import Iterable, Sequence

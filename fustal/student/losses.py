@@ -1,4 +1,4 @@
-"""The student's losses: focal, distance-IoU, and the video-level (MIL) loss (METHOD.md sections 4 and 7)."""
+"""The student's losses: focal, distance-IoU, and the video-level (MIL) loss (docs/method.md sections 4 and 7)."""
 
 from collections.abc import Sequence
 
@@ -74,7 +74,7 @@ def mil_loss(logits: Tensor, mask: Tensor, video_labels: Tensor, ratio: int, *, 
         video_labels: (B, C) multi-hot.
         ratio: the top `n // ratio` positions count, at least 1.
         corrected: n counts the video's own valid positions, and only they take part; published: n counts those of the
-            whole batch, and padding takes part (METHOD.md section 7).
+            whole batch, and padding takes part (docs/method.md section 7).
 
     Returns:
         Scalar.

@@ -1,4 +1,4 @@
-"""The student: a feature pyramid of SGP blocks with a Trident head (METHOD.md section 4; TriDet)."""
+"""The student: a feature pyramid of SGP blocks with a Trident head (docs/method.md section 4; TriDet)."""
 
 import math
 from collections.abc import Sequence
@@ -92,7 +92,7 @@ class Student(nn.Module):
         init_std: standard deviation of the depthwise weights at the start.
         corrected: padding takes no part in anything; published: it is zeroed after convolutions only.
 
-    Source: METHOD.md section 4; Shi et al., TriDet, CVPR 2023.
+    Source: docs/method.md section 4; Shi et al., TriDet, CVPR 2023.
     """
 
     def __init__(

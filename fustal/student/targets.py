@@ -1,4 +1,4 @@
-"""Which ground-truth segment each point of the pyramid is responsible for (METHOD.md section 4)."""
+"""Which ground-truth segment each point of the pyramid is responsible for (docs/method.md section 4)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

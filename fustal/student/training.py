@@ -1,4 +1,4 @@
-"""Training the student on pseudo labels, and localising actions with it (METHOD.md section 4).
+"""Training the student on pseudo labels, and localising actions with it (docs/method.md section 4).
 
 Taught in notebook 03.
 """
@@ -46,7 +46,7 @@ def start_average(student: Student) -> Student:
 
 @torch.no_grad()
 def update_average(ema: nn.Module, student: nn.Module, decay: float) -> None:
-    """Moves the averaged weights towards the student's by a share 1 - decay; buffers are copied (METHOD.md section 5).
+    """Moves the averaged weights towards the student's by a share 1 - decay; buffers are copied (docs/method.md section 5).
 
     >>> ema, student = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.zeros_(ema.weight), nn.init.ones_(student.weight)

@@ -260,7 +260,7 @@ def validate(
         str, typer.Argument(help="data-set card: a path, a folder with card.yaml, or a name in params/datasets")
     ],
 ) -> None:
-    """List every problem of a data set with its mend, and what is only odd; exit status 2 when there is a problem."""
+    """List every problem of a data set with its fix, and what is only odd; exit status 2 when there is a problem."""
     from fustal.tools.own_data.validation import problems_of, show, summary
 
     dataset, problems = problems_of(card)

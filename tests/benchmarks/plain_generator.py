@@ -1,6 +1,6 @@
 """The generator's training step as the field writes it: channels first, a loop over videos, a loop over pairs.
 
-Written from METHOD.md section 2, to be compared with: `fustal.generator` computes the same.
+Written from docs/method.md section 2, to be compared with: `fustal.generator` computes the same.
 """
 
 import numpy as np

@@ -75,7 +75,7 @@ def plain_runs(mask: np.ndarray) -> list[tuple[int, int]]:
 
 
 def plain_contrast(values: np.ndarray, first: int, last: int, flank: float) -> float:
-    """Outer-inner contrast of one run, METHOD.md section 2 word by word."""
+    """Outer-inner contrast of one run, docs/method.md section 2 word by word."""
     reach = flank * (last - first + 1)
     left = values[max(0, int(first - reach)) : first]
     right = values[last + 1 : min(len(values) - 1, int(last + reach)) + 1]

@@ -1,6 +1,6 @@
 """The student as the field writes it: channels first, every head on every level, videos one by one, padding everywhere.
 
-Written from METHOD.md sections 4 and 5 for `recipe: published`, to be compared with: it computes on the weights of a
+Written from docs/method.md sections 4 and 5 for `recipe: published`, to be compared with: it computes on the weights of a
 `fustal.student.Student` what `fustal.student` computes. Vectorised where the field is (convolutions, targets of a
 video, decoding of a level), in loops where it loops (levels, heads, videos, classes, picks of NMS).
 """

@@ -91,10 +91,10 @@ def _init(folder: Path, root: str, name: str, given: Given, chosen: Path | None)
     videos, labels, problems = parse_annotations(file)
     wrong = grouped(problem for problem in problems if not problem.warning)
     if wrong and (videos.empty or labels.empty):
-        raise InputError(f"{wrong[0]}: {wrong[0].mend}")
+        raise InputError(f"{wrong[0]}: {wrong[0].fix}")
     unread = grouped(p for p in problems if not p.warning and p.video is not None and p.video not in videos.index)
     if unread:  # whose part and labels are unknown
-        raise InputError(f"{unread[0]}: {unread[0].mend}")
+        raise InputError(f"{unread[0]}: {unread[0].fix}")
     ignored = sorted(label for label in set(labels.label) if plain_name(label) == AMBIGUOUS)
     labels = labels[~labels.label.isin(ignored)]
     features = find_features(data, videos.index)
@@ -252,7 +252,7 @@ def _oddities(card: Path) -> list[str]:
 
 def _line(problem: Problem) -> str:
     """A problem without its file."""
-    return f"{'note' if problem.warning else 'wrong'}: {problem.what}{': ' * bool(problem.mend)}{problem.mend}"
+    return f"{'note' if problem.warning else 'wrong'}: {problem.what}{': ' * bool(problem.fix)}{problem.fix}"
 
 
 def _notes(videos: pd.DataFrame, labelled: set[str], features: list[Features], split: Split, known: Known) -> list[str]:

@@ -200,8 +200,8 @@ def _measured(pattern: str, found: tuple[dict[str, Path], dict[str, str]]) -> _S
         except InputError as error:
             first = first or error
     if first and not lengths:
-        mend = getattr(first.args[0], "mend", "")
-        raise InputError(f"{first}: {mend}" if mend else str(first))
+        fix = getattr(first.args[0], "fix", "")
+        raise InputError(f"{first}: {fix}" if fix else str(first))
     return _Series(pattern, files, lengths, folders)
 
 

@@ -112,8 +112,8 @@ def _length_problems(dataset: Dataset, store: FeatureStore, video: str) -> list[
     if np.isnan(duration) or abs(covered - duration) <= max(0.1 * duration, 2 * grid.stride / grid.fps):
         return []
     what = f"{store.length(video)} snippets end at {covered:.1f} s, and the video at {duration:g} s"
-    mend = f"check fps, stride and window in the card ({grid.fps:g}, {grid.stride}, {grid.window}), and the duration"
-    return [Problem(store.paths(video)[0], what, video, mend, warning=True)]
+    fix = f"check fps, stride and window in the card ({grid.fps:g}, {grid.stride}, {grid.window}), and the duration"
+    return [Problem(store.paths(video)[0], what, video, fix, warning=True)]
 
 
 def grid_problems(dataset: Dataset, stage: str) -> list[Problem]:
@@ -126,8 +126,8 @@ def grid_problems(dataset: Dataset, stage: str) -> list[Problem]:
     if not grid.stride > LONG * fps > 0:
         return []
     what = f"a snippet takes {grid.stride / fps:.3g} s: are durations in frames or milliseconds?"
-    mend = "write durations and times in seconds there, and fps and stride of the features into the card"
-    return [Problem(dataset.annotations, what, mend=mend, warning=True)]
+    fix = "write durations and times in seconds there, and fps and stride of the features into the card"
+    return [Problem(dataset.annotations, what, fix=fix, warning=True)]
 
 
 def annotation_problems(dataset: Dataset) -> list[Problem]:
@@ -146,23 +146,23 @@ def label_problems(dataset: Dataset) -> list[Problem]:
         Problem(file, "a training video without a label", train[i], "say what happens in it, or take it out", True)
         for i in np.flatnonzero(labels.sum(axis=1) == 0)
     ]
-    mend = "give it one, or take it out: it cannot be learned, and counts as 0 in mAP"
+    fix = "give it one, or take it out: it cannot be learned, and counts as 0 in mAP"
     problems += [
-        Problem(file, f"class {shown(dataset.classes[i])} has no training video", mend=mend, warning=True)
+        Problem(file, f"class {shown(dataset.classes[i])} has no training video", fix=fix, warning=True)
         for i in np.flatnonzero(labels.sum(axis=0) == 0)
     ]
-    mend = "cut the videos into shorter ones: labels teach by what does not happen"
+    fix = "cut the videos into shorter ones: labels teach by what does not happen"
     if len(train) > 1 and len(dataset.classes) > 1 and labels.all():
-        return [*problems, Problem(file, "every training video has every label", mend=mend, warning=True)]
+        return [*problems, Problem(file, "every training video has every label", fix=fix, warning=True)]
     labelled = int(labels.any(axis=1).sum())
     if len(dataset.classes) < 2 or labelled <= EXAMPLES:
         return problems
-    mend = "cut the videos into shorter ones, or take the class out: labels teach by what does not happen"
+    fix = "cut the videos into shorter ones, or take the class out: labels teach by what does not happen"
     for i in np.flatnonzero(labels.sum(axis=0) >= EVERYWHERE * labelled):
         what = (
             f"class {shown(dataset.classes[i])} is in {labels[:, i].sum():.0f} of {labelled} labelled training videos"
         )
-        problems.append(Problem(file, what, mend=mend, warning=True))
+        problems.append(Problem(file, what, fix=fix, warning=True))
     return problems
 
 
@@ -184,8 +184,8 @@ def joined_problems(dataset: Dataset) -> list[Problem]:
     if not several:
         return []
     what = f"{len(several)} classes seem to be several in one, such as {shown(several[0])}: each counts as a class"
-    mend = "write a line, or an annotation, for each class"
-    return [Problem(dataset.annotations, what, mend=mend, warning=True)]
+    fix = "write a line, or an annotation, for each class"
+    return [Problem(dataset.annotations, what, fix=fix, warning=True)]
 
 
 def name_problems(dataset: Dataset) -> list[Problem]:
@@ -199,11 +199,11 @@ def name_problems(dataset: Dataset) -> list[Problem]:
             look_alike = len({unicodedata.normalize("NFC", label) for label in labels}) < len(labels)
             names = " and ".join(map(ascii if look_alike else shown, labels))[:200]
             what = f"classes {names} differ in case, blanks, '_', '-' or the form of letters alone"
-            problems.append(Problem(file, what, mend="write one name everywhere, if they are one class", warning=True))
+            problems.append(Problem(file, what, fix="write one name everywhere, if they are one class", warning=True))
     for label in (label for label in dataset.classes if plain_name(label) in NO_ACTIONS):
         what = f"{shown(label)} counts as a class like others"
-        mend = f"if it marks what is no action, write ignored_labels: [{label}] into the card"
-        problems.append(Problem(file, what, mend=mend, warning=True))
+        fix = f"if it marks what is no action, write ignored_labels: [{label}] into the card"
+        problems.append(Problem(file, what, fix=fix, warning=True))
     return problems
 
 
@@ -221,8 +221,8 @@ def double_problems(dataset: Dataset) -> list[Problem]:
     equal = dataset.segments.duplicated(["video", "label", "start", "end"]).sum()
     what = f"{len(double)} of {len(ordered)} segments repeat another one, {equal} of them exactly"
     such = f"such as {shown(one.label)} at [{one.start:g}, {one.end:g}] in {shown(one.video)}"
-    mend = "keep one of each: each counts as an action, and of two equal ones no more than one is found"
-    return [Problem(dataset.annotations, f"{what}, {such}", mend=mend, warning=True)]
+    fix = "keep one of each: each counts as an action, and of two equal ones no more than one is found"
+    return [Problem(dataset.annotations, f"{what}, {such}", fix=fix, warning=True)]
 
 
 def segment_problems(dataset: Dataset, store: FeatureStore) -> list[Problem]:
@@ -240,12 +240,12 @@ def segment_problems(dataset: Dataset, store: FeatureStore) -> list[Problem]:
         video = times.idxmax()
         unit, rate = ("milliseconds", "1000") if times.max() > 200 else ("frames", "the frames per second")
         last_one = f"up to {last[video]:g} in {shown(video)}, which lasts {lengths[video]:.1f} s"
-        mend = f"times look like {unit}: divide them by {rate}, as they must be in seconds"
-        return [Problem(dataset.annotations, f"segments lie far outside their videos, {last_one}", mend=mend)]
+        fix = f"times look like {unit}: divide them by {rate}, as they must be in seconds"
+        return [Problem(dataset.annotations, f"segments lie far outside their videos, {last_one}", fix=fix)]
     if len(times) >= MANY and times.max() < EARLY:
         share = f"the last of all {len(times)} videos ends within {100 * times.max():.1g} % of its video"
-        mend = "check that times are in seconds, and no shares of the duration, minutes or numbers of snippets"
-        return [Problem(dataset.annotations, f"segments lie at the very beginning: {share}", mend=mend, warning=True)]
+        fix = "check that times are in seconds, and no shares of the duration, minutes or numbers of snippets"
+        return [Problem(dataset.annotations, f"segments lie at the very beginning: {share}", fix=fix, warning=True)]
     known = dataset.segments.video.map(dataset.videos.duration)
     length = dataset.segments.video.map(lengths)
     late = dataset.segments[dataset.segments.end > length + TOLERANCE + (0.1 * length).where(known.isna(), 0)]
@@ -278,10 +278,10 @@ def cap_problems(dataset: Dataset, preset: Path | None) -> list[Problem]:
     """
     most = Params.read(preset).max_detections if preset else Params().max_detections
     counts = dataset.segments.groupby("video").size()
-    mend = "set max_detections in the preset to more than that: what is beyond it cannot be found"
+    fix = "set max_detections in the preset to more than that: what is beyond it cannot be found"
     said = preset or dataset.annotations
     return [
-        Problem(said, f"{count} actions, and max_detections keeps {most} detections", video, mend, warning=True)
+        Problem(said, f"{count} actions, and max_detections keeps {most} detections", video, fix, warning=True)
         for video, count in counts[counts > most].items()
     ]
 
@@ -309,6 +309,6 @@ def show(problems: Sequence[Problem], root: Path) -> None:
     for problem in grouped(problems):
         file = problem.file.relative_to(root) if problem.file.is_relative_to(root) else problem.file
         kind = "odd" if problem.warning else "wrong"
-        row = (kind, str(file), "" if problem.video is None else shown(problem.video), problem.what, problem.mend)
+        row = (kind, str(file), "" if problem.video is None else shown(problem.video), problem.what, problem.fix)
         table.add_row(*(Text(printable(cell).replace("\n", "\\n")) for cell in row))
     Console(width=None if sys.stdout.isatty() else 2000).print(table)

@@ -169,7 +169,7 @@ def test_numbers_without_a_list_are_one_problem_that_says_what_to_do(tmp_path):
         "labels are numbers (0, 1, 2, ...), and no list of classes tells their names",
         False,
     )
-    assert "classes.txt" in problem.mend
+    assert "classes.txt" in problem.fix
     _, labels, (problem,) = parse_annotations(written(tmp_path, ["video,label", "v1,1", "v2,0"]))
     assert problem.warning, "in a table they may be names"
     assert labels.label.tolist() == ["1", "0"]

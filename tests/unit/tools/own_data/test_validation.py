@@ -79,7 +79,7 @@ def test_every_problem_is_listed_at_once(make):
     assert len(problems) == len(expected), problems
     for problem, (file, says) in zip(problems, expected, strict=True):
         assert str(problem).startswith(f"{data.resolve() / file}: {says}"), problem
-        assert problem.mend
+        assert problem.fix
         assert not problem.warning
         assert "\n" not in str(problem)
 
@@ -172,7 +172,7 @@ def test_what_is_odd_may_follow_from_what_is_wrong_and_is_not_told_before_it_is_
     _, problems = problems_of(make(b={"subset": "train", "annotations": [{"segment": [1, 4]}]}))
     (problem,) = problems
     assert str(problem).endswith("gt.json: video 'b': annotation 0: 'label' is missing")
-    assert problem.mend == "say what happens, by the name of a class"
+    assert problem.fix == "say what happens, by the name of a class"
 
 
 # --- what is silent otherwise -----------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def test_times_in_another_unit(make, rate, unit, duration):
     assert problem.what.startswith(
         f"segments lie far outside their videos, up to {9 * rate} in 'a', which lasts 12.0 s"
     )
-    assert problem.mend.startswith(f"times look like {unit}: divide them")
+    assert problem.fix.startswith(f"times look like {unit}: divide them")
 
 
 def test_times_at_the_very_beginning_are_told(make):
