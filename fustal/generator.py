@@ -1,9 +1,10 @@
-"""The classification-based generator: network, losses, training, proposals.
+"""The classification-based generator: network, snippet mining, contrast, losses, training.
 
 Taught in notebook 01. Source: paper section 3.2; docs/method.md section 2.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,24 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fustal.data.cards import Dataset
 from fustal.data.features import FeatureStore, sample_test, sample_train
-from fustal.engine.checkpoint import fingerprint
-from fustal.engine.cpu import convolve
-from fustal.engine.device import epoch_order, pick_device, precision, random_generator, send
-from fustal.engine.loop import fit
+from fustal.engine.checkpoint import fingerprint, save_module
+from fustal.engine.cpu import Conv1d, dropout
+from fustal.engine.device import batch_of_step, pick_device, precision, random_generator, send
+from fustal.engine.loop import Loop
 from fustal.params import Params
+
+# --- the network ------------------------------------------------------------------------------------------------------
 
 
 class Activations(NamedTuple):
-    """What the generator sees in a batch: embeddings (B, T, E), CAS (B, T, C), actionness (B, T).
+    """The generator's output for a batch; CAS and actionness are float32, whatever the arithmetic of the network."""
 
-    The latter two are float32, whatever the network's arithmetic.
-    """
-
-    embeddings: Tensor
-    cas: Tensor
-    actionness: Tensor
+    embeddings: Tensor  # (B, T, E)
+    cas: Tensor  # (B, T, C) class activation sequence
+    actionness: Tensor  # (B, T)
 
 
 class Generator(nn.Module):
@@ -40,57 +39,47 @@ class Generator(nn.Module):
         in_dim: features per snippet, D.
         num_classes: C.
         dim: width of the embeddings, E.
-        dropout: between the two.
+        dropout: share of the embeddings that are dropped before the second convolution.
     """
 
     def __init__(self, in_dim: int, num_classes: int, dim: int, dropout: float) -> None:
         super().__init__()
-        self.embed = nn.Conv1d(in_dim, dim, 3, padding=1)
+        self.embed = Conv1d(in_dim, dim, 3)
         self.dropout = dropout
         self.classify = nn.Conv1d(dim, num_classes, 1, bias=False)
+        self.arithmetic: AbstractContextManager[object] = nullcontext()
 
     @classmethod
     def from_params(cls, params: Params, in_dim: int, num_classes: int) -> "Generator":
-        """The generator that the parameters describe."""
-        return cls(in_dim, num_classes, params.generator_dim, params.generator_dropout)
+        """A new generator with the sizes, and on the device and in the arithmetic, of the parameters."""
+        device = pick_device(params)
+        model = cls(in_dim, num_classes, params.generator_dim, params.generator_dropout)
+        model.arithmetic = precision(params, device)
+        return model.to(device)
 
     def forward(self, features: Tensor) -> Activations:
-        """Features (B, T, D) to embeddings, class activation sequence and actionness."""
-        embeddings = F.relu(convolve(features, self.embed.weight, self.embed.bias), inplace=True)
-        seen = dropout(embeddings, self.dropout) if self.training else embeddings
-        cas = F.relu(F.linear(seen, self.classify.weight[..., 0])).float()
+        """Maps features (B, T, D) to embeddings, class activation sequence and actionness."""
+        with self.arithmetic:
+            embeddings = F.relu(self.embed(features), inplace=True)
+            kept = dropout(embeddings, self.dropout) if self.training else embeddings
+            cas = F.relu(F.linear(kept, self.classify.weight[..., 0])).float()  # a kernel of one snippet is a product
         return Activations(embeddings, cas, cas.sum(2))
 
 
-def dropout(x: Tensor, share: float) -> Tensor:
-    """Dropout, on a CPU from 16 random bits a value: they are drawn ten times as fast as PyTorch draws a decision.
-
-    Args:
-        x: of any shape.
-        share: of the values that become 0; on a CPU a multiple of 2**-16.
-
-    Returns:
-        The others, divided by their share.
-    """
-    if x.device.type != "cpu":
-        return F.dropout(x, share)
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    dropped = round(share * 2**16)
-    kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
-    return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
-
-
 def video_score(cas: Tensor, k: int) -> Tensor:
-    """Softmax over classes of the mean of each class's top-k activations.
+    """Softmax over classes of the mean of each class's top k activations.
 
     Args:
         cas: (B, T, C).
-        k: how many snippets speak for the video.
+        k: snippets that count for each class.
 
     Returns:
         (B, C), each row sums to 1.
     """
     return cas.topk(k, dim=1).values.mean(1).softmax(1)
+
+
+# --- snippet mining ---------------------------------------------------------------------------------------------------
 
 
 class Snippets(NamedTuple):
@@ -109,7 +98,8 @@ def dilate(binary: Tensor, size: int) -> Tensor:
     tensor([[0., 1., 1., 1., 0.]])
     """
     before = (size - 1) // 2
-    return F.max_pool1d(F.pad(binary, (before, size - 1 - before)), size, stride=1)
+    padded = F.pad(binary, (before, size - 1 - before))
+    return F.max_pool1d(padded, size, stride=1)
 
 
 def erode(binary: Tensor, size: int) -> Tensor:
@@ -119,8 +109,8 @@ def erode(binary: Tensor, size: int) -> Tensor:
     tensor([[0., 0., 1., 0., 0.]])
     """
     before = size // 2
-    outside = F.pad(1 - binary, (before, size - 1 - before), value=1.0)
-    return 1 - F.max_pool1d(outside, size, stride=1)
+    inverse = F.pad(1 - binary, (before, size - 1 - before), value=1.0)
+    return 1 - F.max_pool1d(inverse, size, stride=1)
 
 
 def mine_snippets(
@@ -142,24 +132,30 @@ def mine_snippets(
     """
     keep = F.dropout(torch.ones_like(actionness), dropout, training=dropout > 0)
     peak = actionness.amax(1, keepdim=True)
-    binary = (actionness > actionness.quantile(0.5, dim=1, keepdim=True)).to(actionness.dtype)
-    inner = erode(binary, small) - erode(binary, large)
-    outer = dilate(binary, large) - dilate(binary, small)
-    scores = [
-        (actionness * keep, k_easy),
-        ((peak - actionness) * keep, k_easy),
-        (actionness * inner, k_hard),
-        (actionness * outer, k_hard),
+    median = actionness.quantile(0.5, dim=1, keepdim=True)
+    binary = (actionness > median).to(actionness.dtype)
+    inner_border = erode(binary, small) - erode(binary, large)
+    outer_border = dilate(binary, large) - dilate(binary, small)
+    chosen = [
+        (actionness * keep).topk(k_easy, dim=1).indices,
+        ((peak - actionness) * keep).topk(k_easy, dim=1).indices,
+        (actionness * inner_border).topk(k_hard, dim=1).indices,
+        (actionness * outer_border).topk(k_hard, dim=1).indices,
     ]
-    return _take(embeddings, [score.topk(k, dim=1).indices for score, k in scores])
+    # One gather for all four: the gradient of each would fill a tensor of the size of the embeddings.
+    batch, length, _ = embeddings.shape
+    starts = torch.arange(batch, device=embeddings.device)[:, None] * length
+    rows = (torch.cat(chosen, dim=1) + starts).flatten()
+    taken = embeddings.flatten(0, 1).index_select(0, rows).float().unflatten(0, (batch, -1))
+    return Snippets(*taken.split([k_easy, k_easy, k_hard, k_hard], dim=1))
 
 
-def mined(seen: Activations, params: Params, dropout: float = 0.0) -> Snippets:
-    """The certain and the doubtful snippets of a batch, see `mine_snippets`; their numbers are shares of its length."""
-    length = seen.cas.shape[1]
+def mined(output: Activations, params: Params, dropout: float = 0.0) -> Snippets:
+    """The easy and hard snippets of a batch, see `mine_snippets`; their numbers are shares of its length."""
+    length = output.cas.shape[1]
     return mine_snippets(
-        seen.embeddings,
-        seen.actionness,
+        output.embeddings,
+        output.actionness,
         k_easy=max(1, length // params.easy_ratio),
         k_hard=max(1, length // params.hard_ratio),
         small=params.erosion_small,
@@ -168,25 +164,7 @@ def mined(seen: Activations, params: Params, dropout: float = 0.0) -> Snippets:
     )
 
 
-def _take(embeddings: Tensor, chosen: Sequence[Tensor]) -> Snippets:
-    """Snippets (B, k, E) at positions (B, k), gathered at once: each gather's gradient fills all of (B, T, E)."""
-    starts = torch.arange(len(embeddings), device=embeddings.device)[:, None] * embeddings.shape[1]
-    taken = embeddings.flatten(0, 1).index_select(0, (torch.cat(chosen, dim=1) + starts).flatten()).float()
-    return Snippets(*taken.unflatten(0, (len(embeddings), -1)).split([part.shape[1] for part in chosen], dim=1))
-
-
-def contrast(snippets: Snippets, temperature: float) -> Tensor:
-    """Hard action should look like easy action, hard background like easy background, each against the other.
-
-    Args:
-        snippets: of the batch.
-        temperature: tau.
-
-    Returns:
-        (B, B), the sum of both InfoNCE: [p, q] contrasts the hard snippets of video p with the easy ones of video q.
-    """
-    ea, eb, ha, hb = snippets
-    return info_nce(ha, ea, eb, temperature) + info_nce(hb, eb, ea, temperature)
+# --- contrast ---------------------------------------------------------------------------------------------------------
 
 
 def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:
@@ -201,11 +179,29 @@ def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: floa
     Returns:
         (P, Q), the queries of each video against keys and negatives of each.
     """
-    query, key = F.normalize(queries.mean(1), dim=1), F.normalize(keys.mean(1), dim=1)
+    query = F.normalize(queries.mean(1), dim=1)
+    key = F.normalize(keys.mean(1), dim=1)
     positive = (key @ query.T)[:, None]  # (Q, 1, P)
     length = torch.linalg.vector_norm(negatives, dim=2, keepdim=True).clamp(min=1e-12)
-    logits = torch.cat([positive, negatives @ query.T / length], dim=1) / temperature
+    negative = negatives @ query.T / length  # (Q, n, P)
+    logits = torch.cat([positive, negative], dim=1) / temperature
     return (logits.logsumexp(1) - logits[:, 0]).T
+
+
+def contrast(snippets: Snippets, temperature: float) -> Tensor:
+    """Draws hard action to easy action and away from easy background, and hard background the other way round.
+
+    Args:
+        snippets: of the batch.
+        temperature: tau.
+
+    Returns:
+        (B, B), the sum of both InfoNCE: [p, q] contrasts the hard snippets of video p with the easy ones of video q.
+    """
+    easy_action, easy_background, hard_action, hard_background = snippets
+    action = info_nce(hard_action, easy_action, easy_background, temperature)
+    background = info_nce(hard_background, easy_background, easy_action, temperature)
+    return action + background
 
 
 def in_video_contrast(contrasts: Tensor) -> Tensor:
@@ -214,12 +210,13 @@ def in_video_contrast(contrasts: Tensor) -> Tensor:
 
 
 def equal_label_pairs(labels: Tensor) -> Tensor:
-    """Unordered pairs of videos with identical multi-hot labels.
+    """Unordered pairs of videos with identical multi-hot labels (B, C); (P, 2).
 
     >>> equal_label_pairs(torch.tensor([[1, 0], [0, 1], [1, 0]]))
     tensor([[0, 2]])
     """
-    return (labels[:, None] == labels[None]).all(2).triu(1).nonzero()
+    equal = (labels[:, None] == labels[None]).all(2)
+    return equal.triu(1).nonzero()
 
 
 def cross_video_contrast(contrasts: Tensor, labels: Tensor) -> Tensor:
@@ -240,96 +237,95 @@ def cross_video_contrast(contrasts: Tensor, labels: Tensor) -> Tensor:
     return (contrasts[first, second] + contrasts[second, first]).mean() / 2
 
 
-def generator_loss(score: Tensor, labels: Tensor, snippets: Snippets | None, params: Params) -> dict[str, Tensor]:
+# --- loss and training ------------------------------------------------------------------------------------------------
+
+
+def generator_loss(score: Tensor, labels: Tensor, snippets: Snippets, params: Params) -> dict[str, Tensor]:
     """Video classification plus contrast.
 
     Args:
         score: video scores (B, C).
         labels: multi-hot (B, C).
-        snippets: mined ones, or None for no contrast.
+        snippets: the mined ones.
         params: weights, temperature, and which contrast.
 
     Returns:
-        "loss" and its parts.
+        Scalars "loss" (the weighted sum), "classification", and, where they are used, "in_video" and "cross_video".
     """
-    parts = {"classification": F.binary_cross_entropy(score, labels / labels.sum(1, keepdim=True).clamp(min=1))}
-    if snippets is not None and params.generator_contrast != "none":
+    target = labels / labels.sum(1, keepdim=True).clamp(min=1)
+    loss = F.binary_cross_entropy(score, target)
+    parts = {"classification": loss}
+    if params.generator_contrast != "none":
         contrasts = contrast(snippets, params.contrast_temperature)
-        parts["in_video"] = total = in_video_contrast(contrasts)
+        total = in_video_contrast(contrasts)
+        parts["in_video"] = total
         if params.generator_contrast == "cross-video":
             parts["cross_video"] = cross_video_contrast(contrasts, labels)
             total = total + params.cross_video_weight * parts["cross_video"]
-        return {"loss": parts["classification"] + params.contrast_weight * total, **parts}
-    return {"loss": parts["classification"], **parts}
+        loss = loss + params.contrast_weight * total
+    return {"loss": loss, **parts}
 
 
-def _losses(seen: Activations, labels: Tensor, params: Params) -> dict[str, Tensor]:
-    count = max(1, seen.cas.shape[1] // params.easy_ratio)
-    score = video_score(seen.cas, count)
-    return generator_loss(score, labels, mined(seen, params, params.mining_dropout), params)
+def batch_losses(output: Activations, labels: Tensor, params: Params) -> dict[str, Tensor]:
+    """The losses of a batch, see `generator_loss`, from the output of the network.
+
+    Args:
+        output: of the generator.
+        labels: multi-hot (B, C).
+        params: of the run.
+    """
+    k = max(1, output.cas.shape[1] // params.easy_ratio)
+    snippets = mined(output, params, params.mining_dropout)
+    return generator_loss(video_score(output.cas, k), labels, snippets, params)
 
 
-def train_generator(
-    params: Params, dataset: Dataset, store: FeatureStore, folder: Path
-) -> tuple[Generator, pd.DataFrame]:
+def train_generator(params: Params, store: FeatureStore, folder: Path) -> tuple[Generator, pd.DataFrame]:
     """Trains the generator on the training videos and their video-level labels.
 
     Args:
         params: of the run.
-        dataset: whose training videos.
         store: features on the generator's grid.
-        folder: for the log and the checkpoints.
+        folder: receives the weights, `model.safetensors`, the log and the checkpoints.
 
     Returns:
         The generator after the last step, in eval mode, and the training log.
     """
-    device, videos = pick_device(params), dataset.split("train")
-    arithmetic = precision(params, device)
-    labels = torch.from_numpy(dataset.labels(videos))
+    videos = store.dataset.split("train")
+    labels = torch.from_numpy(store.dataset.labels(videos))
     torch.manual_seed(params.seed)
-    model = Generator.from_params(params, store.dim, len(dataset.classes)).to(device)
+    model = Generator.from_params(params, store.dim, len(store.dataset.classes))
+    device = next(model.parameters()).device
     optimizer = torch.optim.Adam(
         model.parameters(), params.generator_lr, (0.9, 0.999), weight_decay=params.generator_weight_decay, fused=True
     )
 
-    def chosen(i: int) -> list[int]:
-        return batch_of_step(len(videos), params.generator_batch, i, params.seed)
+    def load(step: int) -> tuple[list[str], Tensor, Tensor]:
+        rows = batch_of_step(len(videos), params.generator_batch, step, params.seed)
+        names = [videos[row] for row in rows]
+        random = random_generator(params.seed, step)
+        features = sample_batch(store, names, params.generator_snippets, random, device)
+        return names, features, send(labels[rows], device)
 
-    def load(i: int) -> tuple[Tensor, Tensor]:
-        rows, random = chosen(i), random_generator(params.seed, i)
-        features = sample_batch(store, [videos[n] for n in rows], params.generator_snippets, random, device)
-        return features, send(labels[rows], device)
-
-    def step(batch: tuple[Tensor, Tensor], _: int) -> dict[str, Tensor]:
-        features, labels = batch
-        with arithmetic:
-            seen = model(features)
-        return _losses(seen, labels, params)
-
-    log = fit(
-        load,
-        step,
-        {"generator": model},
-        optimizer,
-        last_step=params.generator_steps,
+    loop = Loop(
+        "generator",
+        range(params.generator_steps),
         seed=params.seed,
         folder=folder,
-        description="generator",
+        modules={"generator": model},
+        optimizer=optimizer,
         about=fingerprint(params),
-        videos_of=lambda i: [videos[n] for n in chosen(i)],
     )
-    return model.eval(), log
-
-
-def batch_of_step(count: int, batch: int, step: int, seed: int) -> list[int]:
-    """The videos of a step, when epochs of shuffled videos follow each other without a gap.
-
-    >>> sorted(batch_of_step(4, 2, 0, seed=0) + batch_of_step(4, 2, 1, seed=0))
-    [0, 1, 2, 3]
-    """
-    positions = range(step * batch, (step + 1) * batch)
-    orders = {epoch: epoch_order(count, epoch, seed) for epoch in {p // count for p in positions}}
-    return [int(orders[p // count][p % count]) for p in positions]
+    with closing(loop.batches(load)) as batches:
+        for step, (names, features, multi_hot) in batches:
+            model.train()
+            losses = batch_losses(model(features), multi_hot, params)
+            optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            loop.record(step, losses, names)
+            optimizer.step()
+            loop.save(step)
+    save_module(model, folder / "model.safetensors")
+    return model.eval(), loop.log()
 
 
 def sample_batch(
@@ -343,21 +339,27 @@ def sample_batch(
     return send(features, device)
 
 
+# --- the trained generator --------------------------------------------------------------------------------------------
+
+
 @torch.inference_mode()
 def activations(model: Generator, store: FeatureStore, video: str, params: Params) -> Activations:
-    """Runs the generator on one video, on evenly spaced snippets where it is long, without the batch axis."""
+    """Runs the generator on one video, on evenly spaced snippets where it is long; the result has no batch axis."""
     device = next(model.parameters()).device
-    features = store.read(video, sample_test(store.length(video), params.generator_snippets).numpy())
-    with precision(params, device):
-        seen = model(send(features[None], device))
-    return Activations(*(part[0].cpu() for part in seen))
+    positions = sample_test(store.length(video), params.generator_snippets)
+    features = store.read(video, positions.numpy())
+    output = model(send(features[None], device))
+    return Activations(output.embeddings[0].cpu(), output.cas[0].cpu(), output.actionness[0].cpu())
 
 
 def mined_embeddings(
     model: Generator, store: FeatureStore, videos: Sequence[str], params: Params
 ) -> dict[str, np.ndarray]:
-    """Embeddings (N, E) of the mined snippets of some videos, by kind: to look at."""
-    seen = [Activations(*(part[None] for part in activations(model, store, video, params))) for video in videos]
-    kinds = zip(*(mined(part, params) for part in seen), strict=True)
-    names = (name.replace("_", " ") for name in Snippets._fields)
-    return {name: torch.cat(parts, dim=1)[0].numpy() for name, parts in zip(names, kinds, strict=True)}
+    """Embeddings (N, E) of the mined snippets of some videos, by kind ("easy action" …), for a figure."""
+    found: dict[str, list[Tensor]] = {name.replace("_", " "): [] for name in Snippets._fields}
+    for video in videos:
+        output = activations(model, store, video, params)
+        snippets = mined(Activations(*[part[None] for part in output]), params)
+        for parts, embeddings in zip(found.values(), snippets, strict=True):
+            parts.append(embeddings[0])
+    return {name: torch.cat(parts).numpy() for name, parts in found.items()}

@@ -209,13 +209,13 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
     @field_validator("cas_thresholds", "actionness_thresholds")
     @classmethod
     def _is_grid(cls, value: str) -> str:
-        grid(value)
+        parse_grid(value)
         return value
 
     @field_validator("tious")
     @classmethod
     def _is_tiou_grid(cls, value: str) -> str:
-        tiou_grid(value)
+        parse_tiou_grid(value)
         return value
 
     @model_validator(mode="after")
@@ -311,10 +311,10 @@ def form(name: str) -> str:
     return ", ".join([kind, span, *step])
 
 
-def grid(text: str) -> np.ndarray:
+def parse_grid(text: str) -> np.ndarray:
     """Evenly spaced values from `first:step:last`, both ends included; or values, with commas between them.
 
-    >>> grid("0.1:0.1:0.3").tolist(), grid("0.5").tolist(), grid("0.3,0.7").tolist()
+    >>> parse_grid("0.1:0.1:0.3").tolist(), parse_grid("0.5").tolist(), parse_grid("0.3,0.7").tolist()
     ([0.1, 0.2, 0.3], [0.5], [0.3, 0.7])
     """
     try:
@@ -329,13 +329,13 @@ def grid(text: str) -> np.ndarray:
     return np.round(first + step * np.arange(int(np.floor((last - first) / step + 1e-6)) + 1), 6)
 
 
-def tiou_grid(text: str) -> np.ndarray:
+def parse_tiou_grid(text: str) -> np.ndarray:
     """A grid of tIoU thresholds.
 
-    >>> tiou_grid("0.5:0.25:1").tolist()
+    >>> parse_tiou_grid("0.5:0.25:1").tolist()
     [0.5, 0.75, 1.0]
     """
-    values = grid(text)
+    values = parse_grid(text)
     for value in values[~((values > 0) & (values <= 1))]:
         raise ValueError(f"{shown(text)}: a tIoU threshold lies above 0 and is at most 1, unlike {value:g}")
     return values

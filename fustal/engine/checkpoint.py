@@ -1,4 +1,4 @@
-"""Weights, optimiser and step of a training in safetensors files: written atomically, read with checks."""
+"""Weights, and the state of a training, in safetensors files: written atomically, read with checks."""
 
 import hashlib
 import json
@@ -19,13 +19,14 @@ from fustal.exceptions import InputError
 from fustal.params import Params
 
 CHECKPOINT = "checkpoint.safetensors"
-"""The file, in a training's folder, from which an interrupted training goes on."""
+"""The file, in the folder of a training, from which an interrupted training continues."""
 
 
 def save_module(module: nn.Module, path: Path) -> None:
     """Writes the weights of one module as safetensors, atomically."""
+    tensors = {name: value.contiguous() for name, value in module.state_dict().items()}
     with atomic(path) as temporary:
-        save_file({name: value.contiguous() for name, value in module.state_dict().items()}, temporary)
+        save_file(tensors, temporary)
 
 
 def load_module(module: nn.Module, path: Path) -> None:
@@ -43,26 +44,47 @@ def load_module(module: nn.Module, path: Path) -> None:
 
 
 def fingerprint(params: Params, labels: pd.DataFrame | None = None) -> str:
-    """What a training is about: its parameters and labels, as a hash."""
-    text = params.model_dump_json() + ("" if labels is None else labels.to_csv())
+    """Hash of the parameters and labels of a training: a checkpoint of another training has another one."""
+    text = params.model_dump_json()
+    if labels is not None:
+        text += labels.to_csv()
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def save_state(
     path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, *, step: int, about: str = ""
 ) -> None:
-    """Writes modules, optimiser, step number and what the training is about into one safetensors file, atomically."""
-    tensors = {f"{name}/{key}": v for name, module in modules.items() for key, v in module.state_dict().items()}
+    """Writes the state of a training into one safetensors file, atomically.
+
+    Args:
+        path: of the file.
+        modules: by name.
+        optimizer: whose moments are written.
+        step: number of the next step.
+        about: which training this is, see `fingerprint`.
+    """
+    tensors = {}
+    for name, module in modules.items():
+        for key, value in module.state_dict().items():
+            tensors[f"{name}/{key}"] = value.contiguous()
     for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
+        for key, value in state.items():
+            tensors[f"optimizer/{index}/{key}"] = value.contiguous()
+    metadata = {"state": json.dumps({"step": step, "about": about})}  # one entry: several have no fixed order
     with atomic(path) as temporary:
-        metadata = {"state": json.dumps({"step": step, "about": about})}  # one entry: several have no fixed order
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
+        save_file(tensors, temporary, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class State:
-    """What `save_state` wrote: the number of the next step, what the training is about, and all tensors by name."""
+    """What `save_state` has written.
+
+    Attributes:
+        path: of the file.
+        step: number of the next step.
+        about: which training it is.
+        tensors: of modules and optimizer, by `module/name` and `optimizer/index/name`.
+    """
 
     path: Path
     step: int
@@ -70,29 +92,31 @@ class State:
     tensors: dict[str, Tensor]
 
     def restore(self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
-        """Gives modules and optimiser their state.
+        """Gives modules and optimizer their state.
 
         Raises:
             InputError: it does not fit them.
         """
         try:
             for name, module in modules.items():
-                prefix = f"{name}/"
-                mine = {key.removeprefix(prefix): v for key, v in self.tensors.items() if key.startswith(prefix)}
-                module.load_state_dict(mine)
+                module.load_state_dict(self._below(f"{name}/"))
             states: dict[int, dict[str, Tensor]] = {}
-            for key, value in self.tensors.items():
-                if key.startswith("optimizer/"):
-                    _, index, field = key.split("/")
-                    states.setdefault(int(index), {})[field] = value
-            optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+            for key, value in self._below("optimizer/").items():
+                index, field = key.split("/")
+                states.setdefault(int(index), {})[field] = value
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": states, "param_groups": groups})
         except Exception as error:
-            what = "cannot be continued from (delete it to start anew)"
-            raise InputError(f"{self.path}: {what}: {one_line(error)[:200]}") from None
+            reason = one_line(error)[:200]
+            raise InputError(f"{self.path}: cannot be continued from (delete it to start again): {reason}") from None
+
+    def _below(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names begin so, without that beginning."""
+        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
 
 
 def read_state(path: Path) -> State:
-    """Reads what `save_state` wrote.
+    """Reads what `save_state` has written.
 
     Raises:
         InputError: the file is missing or broken.
@@ -109,27 +133,37 @@ def read_state(path: Path) -> State:
 
 
 def read_checkpoint(path: Path, about: str) -> State | None:
-    """The checkpoint of an interrupted training; None where there is none, or of another training, or a broken one."""
+    """The checkpoint of an interrupted training; None if there is none, or it is broken or of another training."""
     if not path.exists():
         return None
     try:
         state = read_state(path)
     except InputError as error:
-        print(f"{error}: the training begins anew", file=sys.stderr)
+        _starts_again(str(error))
         return None
     return state if state.about == about else None
 
 
-def _read_log(path: Path, first_step: int, state: State) -> list[dict[str, float]] | None:
-    """The rows of the log up to a checkpoint; None, said in a line, where some are missing."""
+def read_log(path: Path, first: int, end: int) -> list[dict[str, float]] | None:
+    """The rows of a log for the steps before a checkpoint; None, with a warning, if some are missing.
+
+    Args:
+        path: of the log.
+        first: number of the first step of the training.
+        end: number of the first step after the checkpoint.
+    """
     try:
         with open_regular(path) as file:
             log = pd.read_csv(file, float_precision="round_trip")
-        rows = log[log.step < state.step].to_dict("records")
-        if [row["step"] for row in rows] == list(range(first_step, state.step)):
+        rows = log[log.step < end].to_dict("records")
+        if [row["step"] for row in rows] == list(range(first, end)):
             return rows
         reason = "not all steps before the checkpoint are in it"
     except Exception as error:  # a broken file can raise anything
         reason = one_line(error)[:200]
-    print(f"{path}: is broken: {reason}: the training begins anew", file=sys.stderr)
+    _starts_again(f"{path}: is broken: {reason}")
     return None
+
+
+def _starts_again(reason: str) -> None:
+    print(f"{reason}: the training starts again", file=sys.stderr)

@@ -1,6 +1,7 @@
-"""The one training loop: loading ahead, progress, log, checkpoint, resume, determinism.
+"""What every training loop needs: batches loaded ahead, a seed for each step, the log, checkpoints, resuming.
 
-Taught in notebook 01, section "Training".
+The loops themselves are written out where they belong: `fustal.generator.train_generator`,
+`fustal.student.training.train_epochs`. Taught in notebook 01, section "Training".
 """
 
 import os
@@ -18,124 +19,160 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fustal.data.writing import atomic
-from fustal.engine.checkpoint import CHECKPOINT, _read_log, read_checkpoint, save_state
+from fustal.engine.checkpoint import CHECKPOINT, read_checkpoint, read_log, save_state
 from fustal.engine.device import seed_step
 from fustal.engine.steps import Steps
 
 CHECKPOINT_EVERY = int(os.environ.get("FUSTAL_CHECKPOINT_EVERY", "200"))
-"""Steps between two checkpoints: 200, or what $FUSTAL_CHECKPOINT_EVERY says."""
+"""Steps between two checkpoints: 200, or the number in $FUSTAL_CHECKPOINT_EVERY."""
+
+Item = TypeVar("Item")
 
 
-Batch = TypeVar("Batch")
+class Loop:
+    """The steps of one training, from the last checkpoint in its folder on.
 
+    A training uses it like this:
 
-def fit(
-    load: Callable[[int], Batch],
-    step: Callable[[Batch, int], Mapping[str, Tensor]],
-    modules: Mapping[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
-    *,
-    first_step: int = 0,
-    last_step: int,
-    seed: int,
-    folder: Path,
-    lr: Callable[[int], float] | None = None,
-    clip: float | None = None,
-    after_step: Callable[[int], None] | None = None,
-    description: str = "training",
-    about: str = "",
-    videos_of: Callable[[int], Sequence[str]] | None = None,
-) -> pd.DataFrame:
-    """Trains from `first_step` up to, and without, `last_step`; continues from a checkpoint in `folder`.
+        loop = Loop("student", range(100), seed=0, folder=folder, modules={"model": model}, optimizer=optimizer)
+        with closing(loop.batches(load)) as batches:  # also when a step fails, the loading thread ends
+            for step, batch in batches:
+                losses = ...
+                optimizer.zero_grad(set_to_none=True)
+                losses["loss"].backward()
+                loop.record(step, losses)
+                optimizer.step()
+                loop.save(step)
 
-    The checkpoint of the last step stays, so that a stage of several trainings repeats none of them, until the stage is
-    done (`runs.Run.finish`). In one of several processes (`fustal.engine.parallel`) the first writes.
+    The checkpoint of the last step stays until the stage is done (`fustal.runs.stage`), so that a stage of several
+    trainings repeats none of them.
 
     Args:
-        load: the batch of a step, from its number alone. Runs in a thread, one step
-            ahead: what is random in it must come from `random_generator`, not from torch's state.
-        step: computes the losses of a batch, scalars by name; "loss" is the one that is minimised. All that is
-            random in it must come from torch, whose state is set from (seed, step) before each call.
-        modules: all that has weights, by name; the first is trained, all are checkpointed.
-        optimizer: over the weights of the first module.
-        first_step: number of the first step (distillation goes on counting).
-        last_step: number after the last step.
+        name: for the progress bar and for errors.
+        steps: numbers of the steps.
         seed: of the run.
         folder: for the log, `log.csv`, and the checkpoint.
-        lr: factor on the learning rate at a step.
-        clip: largest norm of the gradient.
-        after_step: called after the weights changed, e.g. to update a moving average.
-        description: what the progress bar says.
-        about: what is trained on what (`fingerprint`); a checkpoint of something else is not continued from.
-        videos_of: names of a step's videos, for the message of an error.
-
-    Returns:
-        The log: one row a step with the losses. `log.attrs["waiting"]` is the share of the time, 0 to 1, in which the
-        training waited for batches; NaN when there was nothing left to train here.
-
-    Raises:
-        FloatingPointError: the loss is not finite; names the step and its videos. The last checkpoint stays.
+        modules: everything with weights or buffers that a checkpoint must hold, by name.
+        optimizer: of the module that is trained.
+        about: what is trained on what (`fustal.engine.checkpoint.fingerprint`). A checkpoint with another text is
+            ignored.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, log_file = folder / CHECKPOINT, folder / "log.csv"
-    rows: list[dict[str, float]] = []
-    trained = next(iter(modules.values()))
-    base = [group["lr"] for group in optimizer.param_groups]
-    if (state := read_checkpoint(checkpoint, about)) and (known := _read_log(log_file, first_step, state)) is not None:
-        state.restore(modules, optimizer)
-        first_step, rows = state.step, known
-    began, waited, steps = perf_counter(), 0.0, range(first_step, last_step)
-    told = Steps(description, first_step, last_step)
-    with closing(load_ahead(load, steps)) as batches:
-        for i in progress_bar(steps, desc=description) if steps else steps:
-            batch, seconds = next(batches)
-            waited += seconds
-            seed_step(seed, i)
-            trained.train()
-            losses = step(batch, i)
-            optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()
-            rows.append({"step": i, **_numbers(losses)})
-            if not np.isfinite(rows[-1]["loss"]):
-                batch_of = f", in a batch of {', '.join(videos_of(i))}" if videos_of else ""
-                raise FloatingPointError(f"{description}: the loss is {rows[-1]['loss']} at step {i}{batch_of}")
-            if clip is not None:
-                nn.utils.clip_grad_norm_(trained.parameters(), clip)
-            for group, rate in zip(optimizer.param_groups, base, strict=True):
-                group["lr"] = rate * (lr(i) if lr else 1.0)
-            optimizer.step()
-            if after_step:
-                after_step(i)
-            told.done(i)
-            if i + 1 == last_step or (i + 1) % CHECKPOINT_EVERY == 0:
-                with atomic(log_file) as temporary:
-                    pd.DataFrame(rows).to_csv(temporary, index=False)
-                save_state(checkpoint, modules, optimizer, step=i + 1, about=about)
-    log = pd.DataFrame(rows)
-    log.attrs["waiting"] = waited / (perf_counter() - began) if steps else float("nan")
-    return log
+
+    def __init__(
+        self,
+        name: str,
+        steps: range,
+        *,
+        seed: int,
+        folder: Path,
+        modules: Mapping[str, nn.Module],
+        optimizer: torch.optim.Optimizer,
+        about: str = "",
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.name = name
+        self.seed = seed
+        self.modules = modules
+        self.optimizer = optimizer
+        self.about = about
+        self.checkpoint_file = folder / CHECKPOINT
+        self.log_file = folder / "log.csv"
+        self.rows: list[dict[str, float]] = []
+        self.last = steps.stop
+        self.steps = self._resume(steps)
+        self.progress = Steps(name, self.steps.start, steps.stop)
+        self.began = perf_counter()
+        self.waited = 0.0
+
+    def _resume(self, steps: range) -> range:
+        """Restores modules, optimizer and log from the checkpoint, if there is one; returns the steps that are left."""
+        state = read_checkpoint(self.checkpoint_file, self.about)
+        if state is None:
+            return steps
+        rows = read_log(self.log_file, steps.start, state.step)
+        if rows is None:
+            return steps
+        state.restore(self.modules, self.optimizer)
+        self.rows = rows
+        return range(state.step, steps.stop)
+
+    def batches(self, load: Callable[[int], Item]) -> Iterator[tuple[int, Item]]:
+        """Yields the number and the batch of each step, after torch has been seeded for it.
+
+        Args:
+            load: returns the batch of a step. It runs in a thread, one step ahead: random numbers in it must come from
+                `fustal.engine.device.random_generator`, not from torch's own state.
+        """
+        if not self.steps:
+            return
+        with closing(load_ahead(load, self.steps)) as loading:
+            for step in progress_bar(self.steps, desc=self.name):
+                batch, seconds = next(loading)
+                self.waited += seconds
+                # A resumed training draws the same random numbers as one that was not interrupted.
+                seed_step(self.seed, step)
+                yield step, batch
+
+    def record(self, step: int, losses: Mapping[str, Tensor], videos: Sequence[str] = ()) -> None:
+        """Adds a step to the log.
+
+        Args:
+            step: its number.
+            losses: scalars by name; "loss" is the one that is minimised.
+            videos: names of the videos in the batch, for the error.
+
+        Raises:
+            FloatingPointError: the loss is not finite. The last checkpoint stays.
+        """
+        scalars = torch.stack([value.detach() for value in losses.values()])  # one transfer from a GPU for all of them
+        row = {"step": step, **dict(zip(losses, scalars.tolist(), strict=True))}
+        self.rows.append(row)
+        if not np.isfinite(row["loss"]):
+            where = f", in a batch of {', '.join(videos)}" if videos else ""
+            raise FloatingPointError(f"{self.name}: the loss is {row['loss']} at step {step}{where}")
+
+    def save(self, step: int) -> None:
+        """Reports that a step is done, and writes log and checkpoint every `CHECKPOINT_EVERY` steps and at the end."""
+        self.progress.done(step)
+        done = step + 1
+        if done == self.last or done % CHECKPOINT_EVERY == 0:
+            with atomic(self.log_file) as temporary:
+                pd.DataFrame(self.rows).to_csv(temporary, index=False)
+            save_state(self.checkpoint_file, self.modules, self.optimizer, step=done, about=self.about)
+
+    def log(self) -> pd.DataFrame:
+        """The log: one row for each step with its losses.
+
+        Its `attrs["waiting"]` is the share of the time, 0 to 1, in which the training waited for batches; NaN when no
+        step was left to do here.
+        """
+        log = pd.DataFrame(self.rows)
+        log.attrs["waiting"] = self.waited / (perf_counter() - self.began) if self.steps else float("nan")
+        return log
 
 
 def progress_bar(*counted: Iterable[int], **options: Any) -> tqdm:
-    """A bar that TQDM_DISABLE switches off, which tqdm's own bars for notebooks do not heed."""
+    """A progress bar that TQDM_DISABLE switches off; tqdm's own bars for notebooks ignore that variable."""
     return tqdm(*counted, mininterval=1, disable=bool(os.environ.get("TQDM_DISABLE")), **options)
 
 
-def load_ahead(load: Callable[[int], Batch], steps: range) -> Iterator[tuple[Batch, float]]:
+def load_ahead(load: Callable[[int], Item], steps: range) -> Iterator[tuple[Item, float]]:
     """Loads batches in one thread, each while the caller computes on the one before.
 
     Args:
-        load: the batch of a step.
+        load: returns the batch of a step.
         steps: their numbers.
 
     Yields:
-        The batch, and how many seconds the caller had to wait for it.
+        The batch, and the seconds that the caller had to wait for it.
 
     >>> [batch for batch, seconds in load_ahead(lambda step: step**2, range(1, 4))]
     [1, 4, 9]
     """
+    if not steps:
+        return
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="loading") as thread:
-        coming = thread.submit(load, steps.start) if steps else None
+        coming = thread.submit(load, steps.start)
         for step in steps:
             asked = perf_counter()
             batch = coming.result()
@@ -143,8 +180,3 @@ def load_ahead(load: Callable[[int], Batch], steps: range) -> Iterator[tuple[Bat
             if step + 1 in steps:
                 coming = thread.submit(load, step + 1)
             yield batch, seconds
-
-
-def _numbers(losses: Mapping[str, Tensor]) -> dict[str, float]:
-    """Losses as numbers; a GPU is asked once for all of them."""
-    return dict(zip(losses, torch.stack([value.detach() for value in losses.values()]).tolist(), strict=True))

@@ -1,4 +1,7 @@
-"""From the heads' numbers to segments: the Trident decoding and the detections of a video (docs/method.md section 4)."""
+"""From the outputs of the heads to segments: Trident decoding and the detections of a video.
+
+Source: docs/method.md section 4; Shi et al., TriDet, CVPR 2023, section 3.3. Taught in notebook 03.
+"""
 
 from collections.abc import Sequence
 
@@ -29,23 +32,26 @@ def decode(borders: Borders, lengths: Sequence[int], video: Tensor, point: Tenso
 
     Returns:
         (N, 2) distances to start and end, in strides of the point's level, from 0 to the number of bins.
-
-    Source: Shi et al., TriDet, CVPR 2023, section 3.3.
     """
-    last_of = torch.tensor(lengths, device=point.device).cumsum(0) - 1
-    level = torch.searchsorted(last_of, point)
-    first, last = (last_of - torch.tensor(lengths, device=point.device) + 1)[level, None], last_of[level, None]
-    step = torch.arange(borders.offsets.shape[2] // 2, device=point.device)
-    bins = len(step) - 1
+    ends = torch.tensor(lengths, device=point.device).cumsum(0)
+    level = torch.searchsorted(ends, point, right=True)
+    level_end = ends[level, None]
+    level_start = level_end - torch.tensor(lengths, device=point.device)[level, None]
 
-    def at(logits: Tensor, neighbour: Tensor) -> Tensor:
-        values = logits[video[:, None], neighbour.clamp(first, last), label[:, None]]
-        return values * ((neighbour >= first) & (neighbour <= last))
+    def neighbours(logits: Tensor, place: Tensor) -> Tensor:
+        """Logits of the class at neighbouring places (N, bins + 1), 0 where they are not on the point's level."""
+        inside = (place >= level_start) & (place < level_end)
+        place = place.clamp(level_start, level_end - 1)
+        return logits[video[:, None], place, label[:, None]] * inside
 
+    bins = borders.offsets.shape[2] // 2 - 1
+    step = torch.arange(bins + 1, device=point.device)
     offsets = borders.offsets[video, point]  # (N, 2 (bins + 1))
-    left = (at(borders.start_logits, point[:, None] - bins + step) + offsets[:, : bins + 1]).softmax(dim=1)
-    right = (at(borders.end_logits, point[:, None] + step) + offsets[:, bins + 1 :]).softmax(dim=1)
-    return torch.stack([left @ step.flip(0).to(left), right @ step.to(right)], dim=1)
+    left = neighbours(borders.start_logits, point[:, None] - bins + step) + offsets[:, : bins + 1]
+    right = neighbours(borders.end_logits, point[:, None] + step) + offsets[:, bins + 1 :]
+    distance_left = left.softmax(dim=1) @ step.flip(0).to(left)  # the last bin to the left is the point itself
+    distance_right = right.softmax(dim=1) @ step.to(right)
+    return torch.stack([distance_left, distance_right], dim=1)
 
 
 def class_scores(output: StudentOutput) -> Tensor:
@@ -57,25 +63,46 @@ def candidates(model: Student, output: StudentOutput, scores: Tensor, params: Pa
     """Detections before NMS: the best-scoring pairs of point and class of each level, decoded.
 
     Args:
-        model: whose boundary heads are asked.
-        output: what it said, of a batch of B videos.
-        scores: (B, P, C), see `class_scores`; what is 0 is no candidate.
+        model: its boundary heads are evaluated.
+        output: of the model, for a batch of B videos.
+        scores: (B, P, C), see `class_scores`; 0 is no candidate.
         params: `pre_nms_score`, `pre_nms_topk`, `min_duration_snippets`.
 
     Returns:
         Per video segments (N, 2) in snippets, scores (N,), labels (N,).
     """
     video, point, label = _strongest(scores, output.lengths, params)
-    score, grid = scores[video, point, label], points(output.lengths, scores.device)
-    reach = decode(model.borders(output, video, point), output.lengths, video, point, label) * grid.stride[point, None]
-    keep = reach.sum(dim=1) > params.min_duration_snippets
-    segments = grid.position[point, None] + reach * reach.new_tensor([-1, 1])
+    borders = model.borders(output, video, point)
+    offsets = decode(borders, output.lengths, video, point, label)
+    grid = points(output.lengths, scores.device)
+    distances = offsets * grid.stride[point, None]
+    position = grid.position[point]
+    segments = torch.stack([position - distances[:, 0], position + distances[:, 1]], dim=1)
+
+    keep = distances.sum(dim=1) > params.min_duration_snippets
+    score = scores[video, point, label]
     counts = video[keep].bincount(minlength=len(scores)).tolist()
-    parts = (part[keep].split(counts) for part in (segments, score, label))
-    return list(zip(*parts, strict=True))
+    return list(zip(segments[keep].split(counts), score[keep].split(counts), label[keep].split(counts), strict=True))
 
 
-def suppress(found: Detections, params: Params) -> Detections:
+def _strongest(scores: Tensor, lengths: Sequence[int], params: Params) -> tuple[Tensor, Tensor, Tensor]:
+    """Video, point and class of the best `pre_nms_topk` entries of each level's scores, ordered by video."""
+    num_classes = scores.shape[2]
+    parts = []
+    start = 0
+    for length in lengths:
+        level = scores[:, start : start + length].flatten(1)
+        best = level.topk(min(params.pre_nms_topk, level.shape[1]))
+        index = best.indices + start * num_classes  # of point and class, counted through all levels
+        parts.append(torch.where(best.values > params.pre_nms_score, index, -1))
+        start += length
+    index = torch.cat(parts, dim=1)  # (B, K)
+    video, place = (index >= 0).nonzero(as_tuple=True)
+    index = index[video, place]
+    return video, index // num_classes, index % num_classes
+
+
+def apply_soft_nms(found: Detections, params: Params) -> Detections:
     """Soft-NMS of the detections of one video, with voting in class-agnostic mode."""
     return soft_nms(
         *found,
@@ -91,23 +118,12 @@ def detect(model: Student, output: StudentOutput, params: Params) -> list[Detect
     """Detections of each video of a batch, best first.
 
     Args:
-        model: whose boundary heads are asked.
-        output: what it said, of a batch of B videos.
+        model: its boundary heads are evaluated.
+        output: of the model, for a batch of B videos.
         params: thresholds and settings of soft-NMS.
 
     Returns:
         Per video segments (N, 2) in snippets, which may reach beyond the video, scores (N,), labels (N,).
     """
-    return [suppress(found, params) for found in candidates(model, output, class_scores(output), params)]
-
-
-def _strongest(scores: Tensor, lengths: Sequence[int], params: Params) -> tuple[Tensor, Tensor, Tensor]:
-    """Video, point and class of the best entries of each level's scores, ordered by video."""
-    classes, parts, first = scores.shape[2], [], 0
-    for level in scores.split(list(lengths), dim=1):
-        best = level.flatten(1).topk(min(params.pre_nms_topk, level[0].numel()))
-        parts.append(torch.where(best.values > params.pre_nms_score, best.indices + first * classes, -1))
-        first += level.shape[1]
-    index = torch.cat(parts, dim=1)  # (B, K)
-    video, kept = (index >= 0).nonzero(as_tuple=True)
-    return video, index[video, kept] // classes, index[video, kept] % classes
+    found = candidates(model, output, class_scores(output), params)
+    return [apply_soft_nms(detections, params) for detections in found]

@@ -1,6 +1,4 @@
-"""The student's losses: focal, distance-IoU, and the video-level (MIL) loss (docs/method.md sections 4 and 7)."""
-
-from collections.abc import Sequence
+"""The losses of the student: focal, distance-IoU, and the video-level (MIL) loss (docs/method.md sections 4 and 7)."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +8,7 @@ from torch.nn.utils.rnn import pad_sequence
 from fustal.params import Params
 from fustal.student.decoding import decode
 from fustal.student.network import Student, StudentOutput
-from fustal.student.targets import assign, points
+from fustal.student.targets import Truth, assign, points
 
 IOU_POWER = 0.2
 """Exponent of the IoU that weights a positive point in the focal loss."""
@@ -26,14 +24,15 @@ def focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: floa
         logits: any shape.
         targets: the same shape, 0 or 1.
         alpha: weight of the positives; 1 - alpha is that of the negatives.
-        gamma: how much well-classified elements count less.
+        gamma: the larger, the less well-classified elements count.
 
     >>> focal_loss(torch.zeros(2), torch.tensor([0.0, 1.0]))
     tensor([0.1300, 0.0433])
     """
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    miss = (logits.sigmoid() - targets).abs()
-    return (alpha * targets + (1 - alpha) * (1 - targets)) * miss**gamma * entropy
+    error = (logits.sigmoid() - targets).abs()
+    weight = alpha * targets + (1 - alpha) * (1 - targets)
+    return weight * error**gamma * entropy
 
 
 def offset_iou(offsets: Tensor, targets: Tensor) -> Tensor:
@@ -66,83 +65,105 @@ def diou_loss(offsets: Tensor, targets: Tensor) -> Tensor:
 
 
 def mil_loss(logits: Tensor, mask: Tensor, video_labels: Tensor, ratio: int, *, corrected: bool = True) -> Tensor:
-    """Video-level loss: the top positions of each class make a video score that must match the video's labels.
+    """Video-level loss: the mean of the top positions of each class must match the labels of the video.
 
     Args:
         logits: class logits of the finest level (B, C, T), 0 at padding.
         mask: (B, 1, T) or (B, C, T) valid positions.
         video_labels: (B, C) multi-hot.
         ratio: the top `n // ratio` positions count, at least 1.
-        corrected: n counts the video's own valid positions, and only they take part; published: n counts those of the
+        corrected: n counts the video's own valid positions, and padding is left out; published: n counts those of the
             whole batch, and padding takes part (docs/method.md section 7).
 
     Returns:
         Scalar.
     """
-    valid = mask.sum(dim=-1) if corrected else mask.sum().expand(len(mask), 1)  # (B, 1 or C)
-    count = (valid // ratio).clamp(1, mask.shape[-1])[..., None]
     if corrected:
+        valid = mask.sum(dim=-1)  # (B, 1 or C)
         logits = logits.masked_fill(~mask, -torch.inf)
+    else:
+        valid = mask.sum().expand(len(mask), 1)
+    count = (valid // ratio).clamp(1, mask.shape[-1])
+    # The number of positions differs between videos, so that topk does not serve: sort all, and take the first ones.
     ranked = logits.sort(dim=-1, descending=True).values
-    among = (torch.arange(logits.shape[-1], device=logits.device) < count) & ranked.isfinite()  # (B, C, T)
-    video_score = (ranked.masked_fill(~among, 0).sum(dim=-1) / count[..., 0]).softmax(dim=1)
+    rank = torch.arange(logits.shape[-1], device=logits.device)
+    top = (rank < count[..., None]) & ranked.isfinite()  # (B, C, T)
+    score = ranked.masked_fill(~top, 0).sum(dim=-1) / count
     target = video_labels / video_labels.sum(dim=1, keepdim=True).clamp(min=1)
-    return F.binary_cross_entropy(video_score, target)
+    return F.binary_cross_entropy(score.softmax(dim=1), target)
 
 
-def student_loss(
-    model: Student,
-    output: StudentOutput,
-    segments: Sequence[Tensor],
-    labels: Sequence[Tensor],
-    video_labels: Tensor,
-    weights: Sequence[Tensor] | None,
-    params: Params,
-) -> dict[str, Tensor]:
-    """All losses of a batch; while the model trains, its count of positives is updated.
+def student_loss(model: Student, output: StudentOutput, truth: Truth, params: Params) -> dict[str, Tensor]:
+    """All losses of a batch; while the model trains, its moving count of positives is updated.
 
     Args:
         model: the student.
-        output: what it said.
-        segments: per video (N, 2), snippets; N may be 0.
-        labels: per video (N,) classes.
-        video_labels: (B, C) multi-hot.
-        weights: per video (N,), what each label counts; None: 1.
+        output: of the student.
+        truth: what the batch is trained on.
         params: `center_radius`, `mil_weight`, `mil_ratio`, `mil_dropout`, `recipe`.
 
     Returns:
         Scalars "loss" (the weighted sum), "focal", "diou", "mil".
     """
-    logits, valid, grid = output.class_logits, output.mask, points(output.lengths, output.mask.device)
-    truth = list(zip(segments, labels, strict=True))
-    targets = [assign(grid, *pair, logits.shape[2], params.center_radius) for pair in truth]
-    classes, offsets, winner = (torch.stack(parts) for parts in zip(*targets, strict=True))
-    classes = classes * valid
+    logits = output.class_logits
+    classes, offsets, counts = batch_targets(output, truth, params)
     positives = classes.any(dim=-1).sum().clamp(min=1)
     if model.training:
         model.positives.lerp_(positives.to(model.positives), 1 - POSITIVES_MOMENTUM)
 
     video, point, label = classes.nonzero(as_tuple=True)
     borders = model.borders(output, video, point)
-    decoded, wanted = decode(borders, output.lengths, video, point, label), offsets[video, point]
-    counts = pad_sequence(list(weights), batch_first=True)[video, winner[video, point]] if weights else 1.0
+    decoded = decode(borders, output.lengths, video, point, label)
+    target = offsets[video, point]
+    count = counts[video, point]
     weight = torch.ones_like(logits)
-    weight[video, point, label] = offset_iou(decoded.detach(), wanted) ** IOU_POWER * counts
-    focal = (focal_loss(logits, classes) * weight * valid).sum() / model.positives
-    diou = (diou_loss(decoded, wanted) * counts).sum() / model.positives
+    weight[video, point, label] = offset_iou(decoded.detach(), target) ** IOU_POWER * count
+    focal = (focal_loss(logits, classes) * weight * output.mask).sum() / model.positives
+    diou = (diou_loss(decoded, target) * count).sum() / model.positives
 
-    finest, mask = _drop(output, params, model.training)
-    mil = mil_loss(finest, mask, video_labels, params.mil_ratio, corrected=params.corrected)
+    finest, mask = drop_logits(output, params, model.training)
+    mil = mil_loss(finest, mask, truth.video_labels, params.mil_ratio, corrected=params.corrected)
     return {"loss": focal + diou + params.mil_weight * mil, "focal": focal, "diou": diou, "mil": mil}
 
 
-def _drop(output: StudentOutput, params: Params, training: bool) -> tuple[Tensor, Tensor]:
-    """Dropout of the finest level's class logits, for the MIL loss: logits (B, C, T) and mask of those that take part.
+def batch_targets(output: StudentOutput, truth: Truth, params: Params) -> tuple[Tensor, Tensor, Tensor]:
+    """Targets of all points of a batch.
 
-    The released code sets dropped logits to 0. As real ones begin at -4.6, the top-k then is dropped ones only, the
-    video score is uniform, and no gradient comes of it. Corrected: what is dropped does not take part.
+    Returns:
+        Classes (B, P, C), 0 or 1, 0 at padding; offsets (B, P, 2) in strides, and the weight (B, P) of the label that
+        the point is responsible for: both meaningful at positive points only.
     """
-    logits, mask = (part[:, : output.lengths[0]].mT for part in (output.class_logits, output.mask))
+    grid = points(output.lengths, output.mask.device)
+    num_classes = output.class_logits.shape[2]
+    classes = []
+    offsets = []
+    winners = []
+    for segments, labels in zip(truth.segments, truth.labels, strict=True):
+        video_classes, video_offsets, winner = assign(grid, segments, labels, num_classes, params.center_radius)
+        classes.append(video_classes)
+        offsets.append(video_offsets)
+        winners.append(winner)
+    weights = pad_sequence(list(truth.weights), batch_first=True)  # (B, largest N)
+    if weights.shape[1] == 0:  # no video of the batch has a label
+        weights = weights.new_zeros(len(weights), 1)
+    counts = weights.gather(1, torch.stack(winners))
+    return torch.stack(classes) * output.mask, torch.stack(offsets), counts
+
+
+def drop_logits(output: StudentOutput, params: Params, training: bool) -> tuple[Tensor, Tensor]:
+    """Dropout of the finest level's class logits, for the MIL loss.
+
+    The released code sets dropped logits to 0. As all logits start at -4.6, the dropped ones are then the largest, and
+    the video score is uniform as long as they fill the top k. Corrected: dropped positions are left out.
+
+    Returns:
+        Logits (B, C, T) and the mask of the positions that take part, (B, 1, T) or (B, C, T).
+    """
+    length = output.lengths[0]
+    logits = output.class_logits[:, :length].mT
+    mask = output.mask[:, :length].mT
     if not params.corrected:
         return F.dropout(logits, params.mil_dropout, training), mask
-    return logits, mask & (torch.rand_like(logits) >= params.mil_dropout) if training else mask
+    if training:
+        mask = mask & (torch.rand_like(logits) >= params.mil_dropout)
+    return logits, mask

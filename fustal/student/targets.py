@@ -8,27 +8,37 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+class Truth(NamedTuple):
+    """What the sequences of a batch are trained on; N labels a video, N may be 0."""
+
+    segments: Sequence[Tensor]  # per video (N, 2), snippets
+    labels: Sequence[Tensor]  # per video (N,) classes
+    weights: Sequence[Tensor]  # per video (N,), factor on the loss of each label
+    video_labels: Tensor  # (B, C) multi-hot
+
+
 class Points(NamedTuple):
     """The points of all levels, one after the other; P = sum of the levels' lengths."""
 
     position: Tensor  # (P,) snippets
     stride: Tensor  # (P,) snippets between neighbours on the level
     level: Tensor  # (P,)
-    low: Tensor  # (P,) snippets, the shortest reach that the level regresses
+    low: Tensor  # (P,) snippets, the shortest distance to a border that the level regresses
     high: Tensor  # (P,) snippets, the longest; infinite on the last level
 
 
 def points(lengths: Sequence[int], device: torch.device | str = "cpu") -> Points:
-    """The points of a pyramid; level l has stride 2^l and regresses reaches of 2^(l+1) to 2^(l+2) snippets.
+    """The points of a pyramid; level l has stride 2^l and regresses distances of 2^(l+1) to 2^(l+2) snippets.
 
     Args:
         lengths: points of each level, finest first.
-        device: where the tensors lie.
+        device: of the tensors.
 
     >>> points([4, 2]).position.tolist(), points([4, 2]).high.tolist()
     ([0.0, 1.0, 2.0, 3.0, 0.0, 2.0], [4.0, 4.0, 4.0, 4.0, inf, inf])
     """
-    level = torch.arange(len(lengths), device=device).repeat_interleave(torch.tensor(lengths, device=device))
+    counts = torch.tensor(lengths, device=device)
+    level = torch.arange(len(lengths), device=device).repeat_interleave(counts)
     stride = 2.0**level
     position = torch.cat([torch.arange(length, device=device) for length in lengths]) * stride
     low = torch.where(level == 0, 0.0, 2 * stride)
@@ -42,7 +52,7 @@ def assign(
     """Targets of one video.
 
     A point is positive for a segment that covers it, whose centre is less than `radius` strides away and whose farther
-    end lies within the reach of the point's level. The shortest such segment wins.
+    border lies within the distances of the point's level. The shortest such segment wins.
 
     Args:
         points: of the pyramid.
@@ -59,15 +69,24 @@ def assign(
     [[0.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.0]]
     """
     if not len(segments):
-        nothing = segments.new_zeros(len(points.position), num_classes + 2)
-        return nothing[:, 2:], nothing[:, :2], nothing[:, 0].long()
-    reach = (points.position[:, None, None] - segments) * segments.new_tensor([1, -1])  # (P, N, 2)
-    centred = (points.position[:, None] - segments.mean(dim=1)).abs() < radius * points.stride[:, None]
-    farthest = reach.amax(dim=2)
-    fits = (farthest >= points.low[:, None]) & (farthest <= points.high[:, None])
-    length = torch.where((reach.amin(dim=2) > 0) & centred & fits, segments[:, 1] - segments[:, 0], torch.inf)
+        count = len(points.position)
+        return (
+            segments.new_zeros(count, num_classes),
+            segments.new_zeros(count, 2),
+            torch.zeros(count, dtype=torch.long, device=segments.device),
+        )
+    position = points.position[:, None]
+    left = position - segments[:, 0]  # (P, N)
+    right = segments[:, 1] - position
+    covers = torch.minimum(left, right) > 0
+    central = (position - segments.mean(dim=1)).abs() < radius * points.stride[:, None]
+    farthest = torch.maximum(left, right)
+    in_range = (farthest >= points.low[:, None]) & (farthest <= points.high[:, None])
+    length = torch.where(covers & central & in_range, segments[:, 1] - segments[:, 0], torch.inf)
     shortest, winner = length.min(dim=1)
-    near = (length <= shortest[:, None] + 1e-3) & length.isfinite()
-    classes = (near.float() @ F.one_hot(labels, num_classes).float()).clamp(max=1)
-    offsets = reach[torch.arange(len(winner), device=winner.device), winner] / points.stride[:, None]
-    return classes, offsets, winner
+
+    as_short = (length <= shortest[:, None] + 1e-3) & length.isfinite()
+    classes = (as_short.float() @ F.one_hot(labels, num_classes).float()).clamp(max=1)
+    point = torch.arange(len(winner), device=winner.device)
+    distances = torch.stack([left[point, winner], right[point, winner]], dim=1)
+    return classes, distances / points.stride[:, None], winner

@@ -287,13 +287,13 @@ def evaluate(
 ) -> None:
     """Print mAP per tIoU and its averages."""
     from fustal.data.writing import check_output, write_json
-    from fustal.params import tiou_grid
+    from fustal.params import parse_tiou_grid
     from fustal.tools.evaluate import evaluate as evaluate_
 
     if json_out:
         check_output(json_out, detections, annotations)
     try:
-        tious = tiou_grid(tiou)
+        tious = parse_tiou_grid(tiou)
     except ValueError as error:
         raise InputError(f"--tiou: {error}") from None
     found = evaluate_(detections, annotations, tious, subset, known_only=known_only)

@@ -34,8 +34,8 @@ from fustal.engine.checkpoint import load_module
 from fustal.exceptions import InputError, Problem
 from fustal.params import Params
 from fustal.runs.chain import CHAIN
-from fustal.student import Student, localize
-from fustal.student.training import make_student, start_average
+from fustal.student import Student, detect_videos
+from fustal.student.training import start_average
 from fustal.tools.export import LEAST_SCORE, choose, write_csv
 
 BEST = 10
@@ -147,7 +147,7 @@ class Trained:
 
     def detect(self, store: NewVideos) -> pd.DataFrame:
         """Detects the actions of the videos of a store, see `localize`."""
-        return localize(self.model, store.dataset, store, list(store.dataset.videos.index), self.params)
+        return detect_videos(self.model, store, list(store.dataset.videos.index), self.params)
 
 
 def load(run: str, device: str | None = None) -> Trained:
@@ -177,7 +177,7 @@ def load(run: str, device: str | None = None) -> Trained:
     if weights.exists() and digest(weights) != record.outputs.get(WEIGHTS):
         raise InputError(f"{weights}: has changed since it was written: run notebook {stage.notebook} again")
     torch.set_num_threads(params.threads or os.cpu_count() or 1)
-    model = start_average(make_student(params, record.task.dim, len(record.task.classes)))
+    model = start_average(Student.from_params(params, record.task.dim, len(record.task.classes)))
     load_module(model, weights)
     return Trained(folder, params, record.task, model)
 

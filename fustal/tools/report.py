@@ -22,12 +22,12 @@ from fustal.data.cards import Dataset, hold_out, load_dataset
 from fustal.data.files import one_line, open_regular, read_json, validated
 from fustal.data.names import find_run
 from fustal.data.writing import atomic, check_output
-from fustal.distillation import label_counts, label_warnings
+from fustal.evaluation.balance import label_counts, label_warnings
 from fustal.evaluation.detections import mean_average_precision, precision_recall, summary
 from fustal.evaluation.diagnosis import average_precision_by_length, error_shares
 from fustal.evaluation.labels import label_measures
 from fustal.exceptions import InputError
-from fustal.params import Params, grid
+from fustal.params import Params, parse_grid
 from fustal.runs.chain import CHAIN
 from fustal.runs.stage import changed_file
 from fustal.tools.export import LEAST_SCORE
@@ -206,7 +206,7 @@ def measured(run: Finished, detections: Mapping[str, pd.DataFrame], labels: Mapp
         return validated(Metrics, read_json(path), path)
     metrics, test, train = Metrics(), run.truth("test"), run.truth("train")
     if len(test) and detections:
-        tious = grid(run.params.tious)
+        tious = parse_grid(run.params.tious)
         ap = {name: mean_average_precision(frame, test, tious) for name, frame in detections.items()}
         metrics.mAP = summary(ap).T.to_dict()
     if len(train):
@@ -294,7 +294,7 @@ def result_figures(run: Finished, detections: Mapping[str, pd.DataFrame], metric
         )
     if not len(truth) or not detections:
         return
-    tious = grid(run.params.tious)
+    tious = parse_grid(run.params.tious)
     middle = float(tious[len(tious) // 2])
     ap = {name: 100 * mean_average_precision(frame, truth, [middle])[middle] for name, frame in detections.items()}
 

@@ -9,7 +9,8 @@ import torch
 
 from fustal.data.cards import Dataset, Grid
 from fustal.data.features import FeatureStore
-from fustal.generator import Generator, _losses, batch_of_step, train_generator
+from fustal.engine.device import batch_of_step
+from fustal.generator import Generator, batch_losses, train_generator
 from fustal.params import Params
 
 VIDEOS, MODALITY, STEPS = 40, 1024, 20
@@ -61,7 +62,7 @@ def plain_training(dataset, params):
             batch.append(torch.from_numpy(features[drawn]))
         features = torch.stack(batch)
         waited += perf_counter() - asked
-        loss = _losses(model(features), labels[chosen], params)["loss"]
+        loss = batch_losses(model(features), labels[chosen], params)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -72,7 +73,7 @@ def test_waiting_for_input(compare, benchmark, wide, tmp_path):
     ours, plain, folders = [], [], iter(range(100))
 
     def train():
-        _, log = train_generator(PARAMS, wide, FeatureStore(wide, "generator"), tmp_path / str(next(folders)))
+        _, log = train_generator(PARAMS, FeatureStore(wide, "generator"), tmp_path / str(next(folders)))
         ours.append(log.attrs["waiting"])
 
     compare(

@@ -16,7 +16,7 @@ from fustal.data.cards import Dataset
 from fustal.data.features import FeatureStore
 from fustal.distillation import Relabel
 from fustal.params import Params
-from fustal.student import Student, localize, student_loss
+from fustal.student import Student, Truth, detect_videos, student_loss
 from fustal.student.batches import Batch
 from fustal.student.training import make_optimizer, start_average, update_average
 from tests.benchmarks import plain_student, shapes
@@ -73,7 +73,8 @@ def make_batch():
     segments = [torch.from_numpy(span.astype(np.float32)) for span in spans]
     labels = [torch.full((len(span),), i) for i, span in enumerate(spans)]
     mask, weights = torch.ones(BATCH, LENGTH, 1, dtype=torch.bool), [torch.ones(len(span)) for span in spans]
-    return Batch(x, mask, segments, labels, torch.eye(BATCH, shapes.CLASSES), weights)
+    truth = Truth(segments, labels, weights, torch.eye(BATCH, shapes.CLASSES))
+    return Batch([str(i) for i in range(BATCH)], x, mask, truth)
 
 
 def training(student, relabel=None):
@@ -85,9 +86,9 @@ def training(student, relabel=None):
         noisy = batch.x + PARAMS.input_noise * torch.randn_like(batch.x)
         drawn = perf_counter()
         if relabel:
-            batch = relabel(ema, batch, PARAMS.student_epochs)
+            batch = batch._replace(truth=relabel(ema, batch, PARAMS.student_epochs))
         labelled = perf_counter()
-        losses = student_loss(student.train(), student(noisy, batch.mask), *batch[2:], PARAMS)
+        losses = student_loss(student.train(), student(noisy, batch.mask), batch.truth, PARAMS)
         optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -105,7 +106,7 @@ def plain_training(student, relabel=None):
     def step(batch):
         began = perf_counter()
         if relabel:
-            batch = relabel(ema, batch, PARAMS)
+            batch = batch._replace(truth=relabel(ema, batch, PARAMS))
         labelled = perf_counter()
         plain_student.plain_step(student, ema, optimizer, batch, PARAMS)
         return (labelled - began) / (perf_counter() - began)
@@ -121,7 +122,7 @@ def test_student_step(compare, benchmark):
         "≥ 1.5 ×",
         lambda: ours(batch),
         lambda: plain(batch),
-        note=f"{sum(map(len, batch.labels)) / BATCH:.0f} segments a video, float32, 2 threads",
+        note=f"{sum(map(len, batch.truth.labels)) / BATCH:.0f} segments a video, float32, 2 threads",
         rounds=2,
     )
     benchmark.extra_info["details"] = f"time of a student step: {spent(lambda: ours(batch))}"
@@ -163,7 +164,7 @@ def split(tmp_path):
         segments=segments,
         grids={"student": shapes.STUDENT},
     )
-    return dataset, FeatureStore(dataset, "student"), videos.index.tolist()
+    return FeatureStore(dataset, "student"), videos.index.tolist()
 
 
 @pytest.mark.parametrize("padded", ["a training sequence", "the longest video"])
@@ -171,20 +172,20 @@ def test_inference(compare, benchmark, split, padded):
     students = make_student(), make_student("published")
     [as_if_trained(student, CANDIDATES, CONFIDENT) for student in students]
     minutes = shapes.durations("test", SAMPLE).sum() / 60
-    dataset, store, videos = split
+    store, videos = split
     longest = max(map(store.length, videos)) if padded == "the longest video" else LENGTH
     plain_params = PARAMS.model_copy(update={"max_snippets": longest})
-    localize(students[0], dataset, store, videos[-3:], PARAMS)  # the first pass waits for memory
-    plain_student.plain_localize(students[1], dataset, store, videos[-3:], PARAMS)
+    detect_videos(students[0], store, videos[-3:], PARAMS)  # the first pass waits for memory
+    plain_student.plain_localize(students[1], store, videos[-3:], PARAMS)
     compare(
         "inference, THUMOS'14-sized test split",
         "≥ 3 ×",
-        lambda: localize(students[0], *split, PARAMS),
+        lambda: detect_videos(students[0], *split, PARAMS),
         lambda: plain_student.plain_localize(students[1], *split, plain_params),
         note=f"{SAMPLE} videos, {minutes:.0f} minutes together, float32, 2 threads; "
         f"plain: one by one, padded to {padded}, {longest} snippets, at least",
         rounds=2,
     )
     if padded == "the longest video":
-        profile = spent(lambda: localize(students[0], *split, PARAMS))
+        profile = spent(lambda: detect_videos(students[0], *split, PARAMS))
         benchmark.extra_info["details"] = f"time of inference: {profile}"

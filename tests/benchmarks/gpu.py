@@ -14,7 +14,6 @@ precision; as convolutions in float32 may use TF32 where PyTorch allows it, so m
 
 import argparse
 import contextlib
-import copy
 import functools
 import math
 import os
@@ -40,10 +39,11 @@ from fustal.data.writing import write_json
 from fustal.distillation import Relabel
 from fustal.engine.device import has_bfloat16, pick_device, precision
 from fustal.evaluation.detections import averages, mean_average_precision
-from fustal.params import Params, grid
+from fustal.params import Params, parse_grid
 from fustal.proposals import add_iou_score, propose_videos, select
 from fustal.runs.provenance import provenance
-from fustal.student.training import make_optimizer, make_student, start_average, train_epochs
+from fustal.student import StudentState, detect_videos
+from fustal.student.training import train_epochs
 from tests.benchmarks import shapes
 
 SMALL = {
@@ -202,7 +202,7 @@ class Chain:
         for videos, name in ((self.train, "training"), (self.test, "test")):
             found = self.measure(
                 f"localise the {name} videos",
-                lambda videos=videos: student.localize(ema, self.dataset, store, videos, self.params),
+                lambda videos=videos: detect_videos(ema, store, videos, self.params),
                 videos=len(videos),
             )
         self.evaluate("detections", found)
@@ -213,7 +213,7 @@ class Chain:
 
         def train(count: int, name: str) -> Any:
             params = self.params.model_copy(update={"generator_steps": count})
-            return generator.train_generator(params, self.dataset, store, folder / name)
+            return generator.train_generator(params, store, folder / name)
 
         flops = count_flops(lambda: train(1, "one step"))
         model, _ = self.measure(
@@ -222,9 +222,7 @@ class Chain:
         for videos, known in ((self.test, False), (self.train, True)):
             proposals = self.measure(
                 f"propose on the {'training' if known else 'test'} videos",
-                lambda videos=videos, known=known: propose_videos(
-                    model, self.dataset, store, videos, self.params, known=known
-                ),
+                lambda videos=videos, known=known: propose_videos(model, store, videos, self.params, known=known),
                 videos=len(videos),
             )
             if not known:
@@ -234,10 +232,9 @@ class Chain:
     def learn(self, labels: pd.DataFrame, folder: Path) -> student.Student:
         """Trains the student, on labels and then on its own; the average of its weights."""
         store = FeatureStore(self.dataset, "student")
-        data = student.TrainingVideos(self.params, self.dataset, store, labels, self.device)
+        data = student.TrainingVideos(self.params, store, labels, self.device)
         torch.manual_seed(self.params.seed)
-        model = make_student(self.params, store.dim, len(self.dataset.classes))
-        ema, optimizer = start_average(model), make_optimizer(model, self.params)
+        state = StudentState.new(self.params, store)
         of = {"student": self.params.student_epochs, "distillation": self.params.distill_epochs}
         count = {name: self.options.epochs or epochs for name, epochs in of.items()}
         first, relabel = count["student"], Relabel(self.params).to(self.device)
@@ -246,19 +243,16 @@ class Chain:
             ("distillation", range(first, first + count["distillation"]), relabel),
         ):
             train = functools.partial(train_epochs, self.params, data, relabel=extra)
-            copies = copy.deepcopy((model, ema))
-            trial = *copies, make_optimizer(copies[0], self.params), folder / f"{name}, one epoch"
+            trial = StudentState.new(self.params, store)
+            one_epoch = functools.partial(train, trial, folder / f"{name}, one epoch", epochs[:1])
             self.measure(
                 name,
-                lambda train=train, name=name, epochs=epochs: (
-                    ema,
-                    train(model, ema, optimizer, folder / name, epochs=epochs),
-                ),
+                lambda train=train, name=name, epochs=epochs: (state.ema, train(state, folder / name, epochs)),
                 steps=len(epochs) * data.steps_per_epoch,
                 of=of[name] * data.steps_per_epoch,
-                flops=count_flops(functools.partial(train, *trial, epochs=epochs[:1])) / data.steps_per_epoch,
+                flops=count_flops(one_epoch) / data.steps_per_epoch,
             )
-        return ema
+        return state.ema
 
     def measure(
         self,
@@ -299,7 +293,7 @@ class Chain:
 
     def evaluate(self, what: str, found: pd.DataFrame) -> None:
         """Adds the mAP of the test videos: the simulation's, which says nothing about real video."""
-        ap = mean_average_precision(found, self.dataset.segments_of("test"), grid(self.params.tious))
+        ap = mean_average_precision(found, self.dataset.segments_of("test"), parse_grid(self.params.tious))
         self.report["map"].setdefault(self.params.precision, {})[what] = averages(ap)
         write_json(self.report, self.options.out)
 

@@ -9,7 +9,7 @@ import torch
 from scipy.interpolate import interp1d
 from torch import Tensor
 
-from fustal.params import Params, grid
+from fustal.params import Params, parse_grid
 
 
 def plain_tiou(start: float, end: float, starts: np.ndarray, ends: np.ndarray, plus: float = 0) -> np.ndarray:
@@ -86,10 +86,10 @@ def plain_contrast(values: np.ndarray, first: int, last: int, flank: float) -> f
 def plain_contrasted_runs(activation: np.ndarray, action: np.ndarray, params: Params) -> list[tuple[int, int, float]]:
     """First, last and contrast of the runs of all thresholds, one after the other."""
     found = []
-    for threshold in grid(params.cas_thresholds):
+    for threshold in parse_grid(params.cas_thresholds):
         above = np.where(activation >= threshold, activation, 0.0)
         found += [(a, b, plain_contrast(above, a, b, params.oic_flank)) for a, b in plain_runs(above > 0)]
-    for threshold in grid(params.actionness_thresholds):
+    for threshold in parse_grid(params.actionness_thresholds):
         for a, b in plain_runs((action >= threshold) & (action > 0)):
             found.append((a, b, plain_contrast(activation, a, b, params.oic_flank)))
     return found

@@ -1,7 +1,7 @@
 """The student as the field writes it: channels first, every head on every level, videos one by one, padding everywhere.
 
-Written from docs/method.md sections 4 and 5 for `recipe: published`, to be compared with: it computes on the weights of a
-`fustal.student.Student` what `fustal.student` computes. Vectorised where the field is (convolutions, targets of a
+Written from docs/method.md sections 4 and 5 for `recipe: published`, to be compared with: it computes on the weights of
+a `fustal.student.Student` what `fustal.student` computes. Vectorised where the field is (convolutions, targets of a
 video, decoding of a level), in loops where it loops (levels, heads, videos, classes, picks of NMS).
 """
 
@@ -181,13 +181,14 @@ def plain_mil(level, video_labels, params, training):
     return F.binary_cross_entropy(score, video_labels / video_labels.sum(dim=1, keepdim=True))
 
 
-def plain_losses(student, levels, segments, labels, video_labels, params):
+def plain_losses(student, levels, truth, params):
     """Losses of a batch by name; updates the student's count of positives."""
     logits = torch.cat([level.class_logits for level in levels], dim=2).permute(0, 2, 1)  # (B, P, C)
     valid = torch.cat([level.mask for level in levels], dim=2)[:, 0]
     grid = plain_grid(levels)
     targets = [
-        plain_targets(grid, *pair, logits.shape[2], params.center_radius) for pair in zip(segments, labels, strict=True)
+        plain_targets(grid, *pair, logits.shape[2], params.center_radius)
+        for pair in zip(truth.segments, truth.labels, strict=True)
     ]
     classes = torch.stack([part for part, _ in targets]) * valid[:, :, None]
     wanted = torch.stack([part for _, part in targets])
@@ -200,13 +201,13 @@ def plain_losses(student, levels, segments, labels, video_labels, params):
         last = first + level.mask.shape[2]
         video, point, label = torch.where(classes[:, first:last] > 0)
         if len(video):
-            decoded, truth = plain_decode(level, video, point, label), wanted[video, point + first]
-            weight[video, point + first, label] = plain_iou(decoded.detach(), truth)[0] ** 0.2
-            diou = diou + plain_diou(decoded, truth).sum()
+            decoded, target = plain_decode(level, video, point, label), wanted[video, point + first]
+            weight[video, point + first, label] = plain_iou(decoded.detach(), target)[0] ** 0.2
+            diou = diou + plain_diou(decoded, target).sum()
         first = last
     focal = (plain_focal(logits[valid], classes[valid]) * weight[valid]).sum() / student.positives
     diou = diou / student.positives
-    mil = plain_mil(levels[0], video_labels, params, student.training)
+    mil = plain_mil(levels[0], truth.video_labels, params, student.training)
     return {"loss": focal + diou + params.mil_weight * mil, "focal": focal, "diou": diou, "mil": mil}
 
 
@@ -223,12 +224,12 @@ def plain_optimizer(student, params):
 
 
 def plain_step(student, ema, optimizer, batch, params):
-    """One step of training on a `fustal.student.learning.Batch`; the losses as numbers."""
+    """One step of training on a `fustal.student.batches.Batch`; the losses as numbers."""
     student.train()
     x, mask = batch.x.permute(0, 2, 1).contiguous(), batch.mask.permute(0, 2, 1)
     x = x + params.input_noise * torch.randn_like(x)
     levels = plain_forward(student, x, mask)
-    losses = plain_losses(student, levels, batch.segments, batch.labels, batch.video_labels, params)
+    losses = plain_losses(student, levels, batch.truth, params)
     optimizer.zero_grad(set_to_none=True)
     losses["loss"].backward()
     nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -281,7 +282,7 @@ def plain_pad(features, params):
 
 
 @torch.no_grad()
-def plain_localize(student, dataset, store, videos, params):
+def plain_localize(student, store, videos, params):
     """Detections of videos as a frame, one video after the other."""
     student.eval()
     rows, device = [], next(student.parameters()).device
@@ -292,13 +293,13 @@ def plain_localize(student, dataset, store, videos, params):
         grid, duration = store.grid_of(video), store.duration(video)
         for segment, score, label in zip(*(part.tolist() for part in found), strict=True):
             start, end = (min(max(grid.to_seconds(edge), 0.0), duration) for edge in segment)
-            rows.append((video, dataset.classes[label], score, start, end))
+            rows.append((video, store.dataset.classes[label], score, start, end))
     return pd.DataFrame(rows, columns=RESULT_COLUMNS)
 
 
 @torch.no_grad()
 def plain_relabel(teacher, batch, params):
-    """The batch with the teacher's labels: a full pass of inference for each video."""
+    """The teacher's labels of a batch: a full pass of inference for each video."""
     teacher.eval()
     segments, labels = [], []
     for x, mask in zip(batch.x, batch.mask, strict=True):
@@ -310,5 +311,5 @@ def plain_relabel(teacher, batch, params):
         segments.append(found[keep].clamp(0, float(mask.sum())))
         labels.append(classes[keep])
     if not all(map(len, labels)):
-        return batch
-    return batch._replace(segments=segments, labels=labels)
+        return batch.truth
+    return batch.truth._replace(segments=segments, labels=labels)

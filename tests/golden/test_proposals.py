@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from fustal.params import Params, grid
+from fustal.params import Params, parse_grid
 from fustal.proposals import add_iou_score, contrasted_runs, normalise, propose, select, upsample
 
 
@@ -41,7 +41,7 @@ def test_thresholds_are_the_released_ones(golden):
     g = golden("proposals")
     params = _params(g)
     for name, values in _grids(g).items():
-        np.testing.assert_allclose(grid(getattr(params, name)), values, atol=1e-9)
+        np.testing.assert_allclose(parse_grid(getattr(params, name)), values, atol=1e-9)
 
 
 def test_proposals(golden):

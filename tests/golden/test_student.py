@@ -8,9 +8,9 @@ import torch
 from numpy.testing import assert_allclose
 
 from fustal.data.features import VideoGrid
+from fustal.engine.videos import pad
 from fustal.params import Params
-from fustal.student import Student, assign, detect, diou_loss, focal_loss, offset_iou, points, student_loss
-from fustal.student.batches import pad
+from fustal.student import Student, Truth, assign, detect, diou_loss, focal_loss, offset_iou, points, student_loss
 from fustal.student.blocks import SGPBlock
 
 BLOCK_NAMES = {
@@ -60,14 +60,15 @@ def compare(ours, released):
 def test_sgp_block(golden, case):
     vectors = golden("sgp_block")
     weights = read_weights(vectors, f"{case}.w.", {})
-    block = SGPBlock(
-        len(weights["norm.weight"]),
-        len(weights["mlp.0.bias"]),
-        window=int(vectors[f"{case}.kernel_size"]),
-        factor=float(vectors[f"{case}.k"]),
-        halve=vectors[f"{case}.stride"] == 2,
-        corrected=False,
+    params = Params(
+        recipe="published",
+        student_dim=len(weights["norm.weight"]),
+        student_mlp=len(weights["mlp.0.bias"]),
+        student_drop_path=0.0,
+        sgp_window=int(vectors[f"{case}.kernel_size"]),
+        sgp_factor=float(vectors[f"{case}.k"]),
     )
+    block = SGPBlock(params, halve=bool(vectors[f"{case}.stride"] == 2))
     block.load_state_dict(weights)
     y, mask = block(*(torch.from_numpy(vectors[f"{case}.{name}"]).mT for name in ("x", "mask")))
     compare(y.mT, vectors[f"{case}.y"])
@@ -91,20 +92,18 @@ def student(golden):
     weights["scales"] = torch.stack([weights.pop(f"offset_head.scale.{level}.scale") for level in range(levels)])
     dim, in_dim, _ = weights["embedding.0.conv.weight"].shape
     window, wide = (weights[f"stem.0.{name}.weight"].shape[-1] for name in ("gate", "wide"))
-    model = Student(
-        in_dim,
-        len(weights["class_head.out.bias"]),
-        dim=dim,
-        mlp=len(weights["stem.0.mlp.0.bias"]),
-        levels=levels,
-        stem=len({name.split(".")[1] for name in weights if name.startswith("stem.")}),
-        window=window,
-        factor=wide / (window + 1),
-        bins=len(weights["offset_head.out.bias"]) // 2 - 1,
-        drop_path=0.0,
-        init_std=0.0,
-        corrected=False,
+    params = Params(
+        recipe="published",
+        student_dim=dim,
+        student_mlp=len(weights["stem.0.mlp.0.bias"]),
+        student_levels=levels,
+        student_stem=len({name.split(".")[1] for name in weights if name.startswith("stem.")}),
+        student_bins=len(weights["offset_head.out.bias"]) // 2 - 1,
+        student_drop_path=0.0,
+        sgp_window=window,
+        sgp_factor=wide / (window + 1),
     )
+    model = Student(params, in_dim, len(weights["class_head.out.bias"]))
     model.load_state_dict(weights | {"positives": model.positives})
     videos = range(sum(name.startswith("feats") for name in vectors))
     x, mask = pad([torch.from_numpy(vectors[f"feats{i}"].T) for i in videos], vectors["fpn0"].shape[-1])
@@ -141,7 +140,8 @@ def test_loss(student):
     vectors, model, batch, truth = student
     params = Params(mil_weight=0.0, recipe="published")
     video_labels = torch.ones(len(truth[0]), model.class_head.out.out_channels)
-    losses = student_loss(model.train(), model(*batch), *truth, video_labels, None, params)
+    weights = [torch.ones(len(labels)) for labels in truth[1]]
+    losses = student_loss(model.train(), model(*batch), Truth(*truth, weights, video_labels), params)
     for ours, released in (("focal", "cls_loss"), ("diou", "reg_loss"), ("loss", "final_loss")):
         compare(losses[ours], vectors[f"loss_{released}"])
 

@@ -21,7 +21,7 @@ from fustal.data.cards import Dataset
 from fustal.data.features import FeatureStore
 from fustal.params import Params
 from fustal.proposals import propose_videos
-from fustal.student import localize, train_student
+from fustal.student import detect_videos, train_student
 from tests.datasets import dataset_of
 
 SNIPPETS, WIDE, NARROW, CLASSES = 24, 1024, 256, ["a", "b"]
@@ -90,10 +90,10 @@ def measure(folder: Path, count: int, width: int) -> float:
     torch.set_num_threads(1)
     dataset = make_dataset(folder, count, width)
     store, videos = FeatureStore(dataset, "student"), dataset.split("train")
-    model, _ = generator.train_generator(PARAMS, dataset, store, folder / "generator")
-    propose_videos(model, dataset, store, videos, PARAMS, known=True)
-    _, ema = train_student(PARAMS, dataset, store, as_labels(dataset.segments), folder / "student")
-    localize(ema, dataset, store, videos, PARAMS)
+    model, _ = generator.train_generator(PARAMS, store, folder / "generator")
+    propose_videos(model, store, videos, PARAMS, known=True)
+    ema = train_student(PARAMS, store, as_labels(dataset.segments), folder / "student").ema
+    detect_videos(ema, store, videos, PARAMS)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -12,7 +12,7 @@ from fustal.evaluation.detections import mean_average_precision
 from fustal.evaluation.labels import pseudo_label_quality
 from fustal.params import Params
 from fustal.proposals import add_iou_score, propose_videos, select
-from fustal.student import load_student, localize, train_student
+from fustal.student import StudentState, detect_videos, train_student
 from tests.datasets import dataset_of
 
 PARAMS = Params(
@@ -43,15 +43,15 @@ def chain(folder, lengths, labels, params=PARAMS, features=None):
     segments = pd.DataFrame({"video": names, "label": labels, "start": 0.0, "end": np.array(lengths) / 2})
     dataset = dataset_of(folder, videos, segments, ["a", "b", "never"], fps=1.0)
     store, train = FeatureStore(dataset, "student"), names[:-1]
-    model, log = generator.train_generator(params, dataset, store, folder / "generator")
+    model, log = generator.train_generator(params, store, folder / "generator")
     assert np.isfinite(log.loss).all()
-    proposals = propose_videos(model, dataset, store, train, params, known=True)
+    proposals = propose_videos(model, store, train, params, known=True)
     pseudo_labels = select(add_iou_score(proposals), params.iou_score_min, params.confidence_min)
-    train_student(params, dataset, store, pseudo_labels, folder / "student")
-    trained = load_student(folder / "student", params, store.dim, 3)
-    _, ema = distill(params, dataset, store, pseudo_labels, *trained, folder / "distilled")
+    train_student(params, store, pseudo_labels, folder / "student")
+    trained = StudentState.load(folder / "student", params, store)
+    ema = distill(params, store, pseudo_labels, trained, folder / "distilled").ema
     assert np.isfinite(pd.read_csv(folder / "distilled" / "log.csv").loss).all()
-    detections, truth = localize(ema, dataset, store, ["test0"], params), dataset.segments_of("test")
+    detections, truth = detect_videos(ema, store, ["test0"], params), dataset.segments_of("test")
     ap = mean_average_precision(detections, truth, [0.1, 0.5])
     assert ap.map(lambda value: 0 <= value <= 1).all().all()
     assert len(pseudo_label_quality(pseudo_labels, dataset.segments_of("train"))) == 3
@@ -110,7 +110,7 @@ def test_training_videos_without_any_label(tmp_path):
     nothing = pd.DataFrame(columns=RESULT_COLUMNS).astype({"score": float, "start": float, "end": float})
     dataset = dataset_of(tmp_path, videos, nothing, ["a"], fps=1.0)
     store = FeatureStore(dataset, "student")
-    _, log = generator.train_generator(PARAMS, dataset, store, tmp_path / "generator")
+    _, log = generator.train_generator(PARAMS, store, tmp_path / "generator")
     assert np.isfinite(log.loss).all()
-    train_student(PARAMS, dataset, store, nothing, tmp_path / "student")
+    train_student(PARAMS, store, nothing, tmp_path / "student")
     assert np.isfinite(pd.read_csv(tmp_path / "student" / "log.csv").loss).all()

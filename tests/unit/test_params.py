@@ -6,7 +6,7 @@ from fustal import ROOT
 from fustal.data.cards import Card
 from fustal.data.files import read_yaml, validated
 from fustal.exceptions import InputError
-from fustal.params import Params, form, grid
+from fustal.params import Params, form, parse_grid
 from fustal.tools.sources.fetch import SOURCES
 
 PRESETS = sorted((ROOT / "params").glob("*.yaml"))
@@ -86,9 +86,9 @@ def test_from_notebook_refuses_an_unknown_name_that_papermill_injected():
 
 
 def test_grid_includes_both_ends():
-    assert grid("0.5:0.05:0.95").tolist() == [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
-    assert len(grid("0:0.025:0.225")) == 10
-    assert len(grid("0.1:0.025:0.9")) == 33
+    assert parse_grid("0.5:0.05:0.95").tolist() == [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
+    assert len(parse_grid("0:0.025:0.225")) == 10
+    assert len(parse_grid("0.1:0.025:0.9")) == 33
 
 
 def test_a_card_named_in_a_preset_is_relative_to_it(tmp_path, monkeypatch):

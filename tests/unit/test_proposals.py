@@ -1,6 +1,236 @@
 """Proposals from activations, and the filter: each piece against a plain loop."""
 
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from fustal.params import Params
+from fustal.proposals import (
+    add_iou_score,
+    apply_hard_nms,
+    contrasted_runs,
+    find_runs,
+    normalise,
+    outer_inner_contrast,
+    propose,
+    select,
+    upsample,
+)
+from fustal.segments import tiou_matrix
+from tests.benchmarks.plain_post import (
+    plain_contrast,
+    plain_contrasted_runs,
+    plain_iou_score,
+    plain_propose,
+    plain_runs,
+    plain_upsample,
+)
+
 SEQUENCES = arrays(float, st.integers(1, 40), elements=st.floats(0, 1, width=16))
+
+
+@given(arrays(bool, st.integers(1, 30)))
+def test_runs_against_a_loop(mask):
+    first, last = find_runs(mask)
+    assert list(zip(first, last, strict=True)) == plain_runs(mask)
+
+
+def test_no_runs():
+    assert [len(part) for part in find_runs(np.zeros(5, bool))] == [0, 0]
+    assert [len(part) for part in find_runs(np.ones(1, bool))] == [0, 0], "one position is no run"
+
+
+@given(arrays(float, st.integers(2, 30), elements=st.floats(-5, 5, width=16)), st.integers(1, 24))
+def test_upsampling_is_linear_interpolation_with_extrapolation(sequence, factor):
+    np.testing.assert_allclose(upsample(normalise(sequence), factor), plain_upsample(sequence, factor), atol=1e-9)
+
+
+def test_upsampling_one_snippet_repeats_it():
+    assert upsample(np.array([0.5], np.float32), 3).tolist() == [0.5, 0.5, 0.5]
+
+
+@given(arrays(np.float32, st.integers(1, 30), elements=st.floats(-5, 5, width=16)))
+def test_normalised_sequences_reach_from_0_to_1(sequence):
+    result = normalise(sequence)
+    assert ((result >= 0) & (result <= 1)).all()
+    low, high = max(0.0, float(sequence.min())), max(0.0, float(sequence.max()))
+    expected = (sequence.astype(float) - low) / (high - low if high > low else 1.0)
+    np.testing.assert_allclose(result, np.clip(expected, 0, 1))
+
+
+def test_normalising_what_is_constant_or_negative():
+    assert normalise(np.array([-3.0, -1.0])).tolist() == [0, 0], "what is below 0 is silent"
+    assert normalise(np.array([-1.0, 2.0])).tolist() == [0, 1]
+    assert normalise(np.array([0.5, 0.5])).tolist() == [0, 0]
+
+
+@given(
+    arrays(float, st.integers(2, 40), elements=st.floats(0, 1, width=16)),
+    st.sampled_from([0.0, 0.1, 0.25, 1.0, 3.0]),
+    st.data(),
+)
+def test_contrast_against_a_loop(values, flank, data):
+    position = st.integers(0, len(values) - 1)
+    spans = data.draw(st.lists(st.tuples(position, position), max_size=6))
+    first, last = np.sort(np.array(spans, int).reshape(-1, 2)).T
+    expected = [plain_contrast(values, a, b, flank) for a, b in zip(first, last, strict=True)]
+    np.testing.assert_allclose(outer_inner_contrast(values, first, last, flank), expected, atol=1e-9)
+
+
+def test_contrast_by_hand():
+    values = np.array([0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 0.3, 0.0])
+    one = (np.array([2]), np.array([5]))
+    np.testing.assert_allclose(outer_inner_contrast(values, *one, 0.25), [1.0 - 0.4])
+    whole = (np.array([0]), np.array([7]))
+    np.testing.assert_allclose(outer_inner_contrast(values, *whole, 0.25), [values.mean()], err_msg="no flank counts 0")
+
+
+@given(SEQUENCES, st.integers(0, 2**32 - 1))
+def test_runs_of_all_thresholds_against_a_loop(activation, seed):
+    action = np.random.default_rng(seed).choice([0.0, 0.1, 0.35, 0.6, 0.9, 1.0], len(activation))
+    params = Params(cas_thresholds="0:0.1:0.2", actionness_thresholds="0.1:0.25:0.6")
+    expected = plain_contrasted_runs(activation, action, params)
+    first, last, contrast = contrasted_runs(activation, action, params)
+    assert first.tolist() == [a for a, _, _ in expected]
+    assert last.tolist() == [b for _, b, _ in expected]
+    np.testing.assert_allclose(contrast, [value for *_, value in expected], atol=1e-9)
+
+
+# --- propose ----------------------------------------------------------------------------------------------------------
+
+
+def _propose(cas, classes=(0,), **changes):
+    cas = np.asarray(cas, np.float32)
+    score = np.linspace(0.6, 0.4, cas.shape[1])
+    return propose(cas, cas.sum(1), score, np.array(classes), 2.0, Params(**changes))
+
+
+@pytest.mark.parametrize("recipe", ["corrected", "published"])
+@pytest.mark.parametrize("length", [1, 2, 9])
+def test_silent_activations_propose_nothing(length, recipe):
+    found = _propose(np.zeros((length, 2)), (0, 1), recipe=recipe)
+    assert found.empty
+    assert list(found.columns) == ["label", "score", "start", "end"]
+    assert found.label.dtype == int
+    assert [found[name].dtype for name in ("score", "start", "end")] == [float] * 3
+
+
+def test_no_classes_propose_nothing():
+    found = _propose(np.ones((4, 1)) * np.arange(4)[:, None], ())
+    assert found.empty
+    assert found.label.dtype == int
+
+
+def test_one_rectangle():
+    cas = np.zeros((10, 1))
+    cas[4:6] = 1.0
+    found = _propose(cas, cas_thresholds="0.5:1:0.5", actionness_thresholds="0.5:1:0.5", upscale=4)
+    # upsampled, the trapezium 4..5 falls to 0.5 two positions before and after: positions 14 to 22 of 4 a snippet
+    trapezium = np.interp(np.arange(40) / 4, np.arange(10), cas[:, 0])
+    above = np.where(trapezium >= 0.5, trapezium, 0)
+    assert (found.label.tolist(), found.start.tolist(), found.end.tolist()) == ([0], [14 / 4 * 2], [23 / 4 * 2])
+    silenced, plain = (plain_contrast(values, 14, 22, 0.25) + 0.2 * 0.6 for values in (above, trapezium))
+    assert silenced > plain, "a CAS threshold silences the flanks"
+    assert found.score.tolist() == pytest.approx([silenced]), "equal proposals: the better one stays"
+
+
+@pytest.mark.parametrize("length", [1, 2, 40, 200])
+def test_proposals_against_loops(length):
+    random = np.random.default_rng(length)
+    cas = np.maximum(random.normal(0.3, 1, (length, 3)), 0).repeat(3, axis=0).astype(np.float32)
+    case = cas, cas.sum(1), np.array([0.9, 0.5, 0.1]), np.array([0, 2]), 0.64, Params()
+    ours, plain = propose(*case), plain_propose(*case)
+    # the order of equal scores depends on how their means are rounded
+    ours, plain = (frame.round(9).sort_values(["label", "start", "end"], ignore_index=True) for frame in (ours, plain))
+    pd.testing.assert_frame_equal(ours, plain, check_dtype=False)
+
+
+def test_each_class_has_its_own_proposals():
+    cas = np.zeros((20, 3))
+    cas[2:6, 0], cas[10:16, 2] = 1.0, 2.0
+    found = _propose(cas, (0, 2))
+    assert set(found.label) == {0, 2}
+    best = found.loc[found.groupby("label").score.idxmax()].set_index("label")
+    assert best.start[0] < 2 * 6 < best.start[2]
+    alone = _propose(cas, (2,))
+    pd.testing.assert_frame_equal(alone, found[found.label == 2].reset_index(drop=True))
+
+
+def test_proposals_of_a_class_do_not_overlap_by_the_nms_threshold():
+    random = np.random.default_rng(0)
+    found = _propose(random.random((30, 2)), (0, 1), proposal_nms=0.4)
+    for _, part in found.groupby("label"):
+        segments = torch.tensor(part[["start", "end"]].to_numpy())
+        assert len(segments) > 3
+        assert tiou_matrix(segments, segments).fill_diagonal_(0).max() < 0.4
+        assert (part.score.diff().dropna() <= 0).all(), "best first"
+
+
+def test_the_published_nms_adds_a_second_to_every_length():
+    segments, scores = np.array([[0.0, 1.0], [0.6, 1.6]]), np.array([0.9, 0.8])
+    assert apply_hard_nms(segments, scores, Params(recipe="corrected")).tolist() == [0, 1], "tIoU 0.25"
+    assert apply_hard_nms(segments, scores, Params(recipe="published")).tolist() == [0], "tIoU 1.4 / 2.6"
+
+
+def test_the_first_of_equal_scores_stays():
+    assert apply_hard_nms(np.array([[0.0, 10.0], [0.0, 11.0], [0.0, 12.0]]), np.ones(3), Params()).tolist() == [0]
+    scores = np.random.default_rng(0).choice([0.9, 0.5], 200)  # many, as numpy's sort is stable for a few
+    apart = np.stack([2.0 * np.arange(200), 2.0 * np.arange(200) + 1], axis=1)
+    assert apply_hard_nms(apart, scores, Params()).tolist() == sorted(range(200), key=lambda i: (-scores[i], i))
+    assert apply_hard_nms(np.empty((0, 2)), np.empty(0), Params()).tolist() == []
+
+
+# --- the filter -------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 25), st.integers(0, 2**32 - 1))
+def test_iou_score_against_a_loop(count, seed):
+    random = np.random.default_rng(seed)
+    start = random.uniform(0, 10, count)
+    frame = pd.DataFrame(
+        {
+            "video": random.choice(["v", "w", "x"], count),
+            "label": random.choice(["a", "b"], count),
+            "score": random.random(count),
+            "start": start,
+            "end": start + random.uniform(0.1, 5, count),
+        },
+        index=random.permutation(count) + 100,
+    )
+    found = add_iou_score(frame)
+    np.testing.assert_allclose(found.iou_score, plain_iou_score(frame), atol=1e-9)
+    pd.testing.assert_frame_equal(found.drop(columns="iou_score"), frame)
+
+
+def test_iou_score_of_nothing():
+    empty = pd.DataFrame({name: [] for name in ("video", "label", "score", "start", "end")})
+    found = add_iou_score(empty)
+    assert list(found.columns) == [*empty.columns, "iou_score"]
+    assert select(found, 0.2, 0.4).empty
+
+
+def test_selection_keeps_at_least_gamma_and_above_eta():
+    frame = pd.DataFrame({"iou_score": [0.2, 0.19, 0.2, 5.0], "score": [0.41, 0.9, 0.4, 0.5]}, index=[4, 5, 6, 7])
+    kept = select(frame, 0.2, 0.4)
+    assert kept.to_dict("list") == {"iou_score": [0.2, 5.0], "score": [0.41, 0.5]}
+    assert kept.index.tolist() == [0, 1]
+
+
+@given(st.integers(1, 25), st.integers(0, 2**32 - 1))
+def test_class_aware_iou_score_against_a_loop(count, seed):
+    random = np.random.default_rng(seed)
+    start = random.integers(0, 4, count).astype(float)
+    columns = {"video": random.choice(["v", "w"], count), "label": random.choice(["a", "b"], count)}
+    frame = pd.DataFrame(columns | {"score": random.normal(size=count), "start": start, "end": start + 2})
+    found = add_iou_score(frame, "class-aware")
+    best = frame.groupby(["video", "label", "start", "end"]).score.max()  # duplicates once, the most confident one
+    assert found.set_index(best.index.names).score.to_dict() == best.to_dict()
+    for row in found.itertuples():
+        others = found[(found.video == row.video) & (found.label == row.label)].drop(row.Index)
+        pair = torch.tensor([[row.start, row.end]]), torch.tensor(others[["start", "end"]].to_numpy(float))
+        expected = (tiou_matrix(*pair)[0].numpy() * others.score.clip(lower=0)).sum()
+        assert row.iou_score == pytest.approx(expected)

@@ -3,9 +3,9 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from fustal.engine.cpu import LEAST_WIDTH, convolve
+from fustal.engine.cpu import MINIMUM_WIDTH, convolve
 
-WIDE = LEAST_WIDTH
+WIDE = MINIMUM_WIDTH
 
 
 def case(length, in_dim, out_dim, batch=2):

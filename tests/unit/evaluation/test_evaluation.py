@@ -17,7 +17,7 @@ from fustal.evaluation.detections import (
 )
 from fustal.evaluation.labels import label_measures, pseudo_label_quality, true_positive
 from fustal.exceptions import InputError
-from fustal.params import Params, grid
+from fustal.params import Params, parse_grid
 from tests.benchmarks.plain_post import plain_mean_average_precision
 
 TIOUS = [0.1, 0.5]
@@ -224,7 +224,7 @@ def test_averages_over_another_grid():
 
 
 def test_the_grid_of_activitynet_counts_a_detection_up_to_its_tiou():
-    tious = grid(Params.read(ROOT / "params" / "activitynet13.yaml").tious)
+    tious = parse_grid(Params.read(ROOT / "params" / "activitynet13.yaml").tious)
     ap = mean_average_precision(found(("v", "run", 0.5, 0, 72)), truth(("v", "run", 0, 100)), tious)
     measured = averages(ap)
     assert [measured[name] for name in ("0.5", "0.7", "0.75", "0.95")] == [1, 1, 0, 0]

@@ -9,9 +9,10 @@ import torch
 from torch.testing import assert_close
 
 from fustal.distillation import Relabel
+from fustal.engine.videos import pad
 from fustal.params import Params
-from fustal.student import Student, localize, student_loss
-from fustal.student.batches import Batch, pad
+from fustal.student import Student, Truth, detect_videos, student_loss
+from fustal.student.batches import Batch
 from fustal.student.training import make_optimizer, start_average, update_average
 from tests.benchmarks import gpu
 from tests.benchmarks.plain_student import (
@@ -62,7 +63,8 @@ def make_batch(in_dim=6, classes=3):
     ]
     labels = [torch.arange(12) % classes, torch.tensor([1]), torch.tensor([0, 2, 0, 1]), torch.zeros(0).long()]
     video_labels = torch.eye(4, classes) + torch.eye(4, classes).roll(1, dims=0)
-    return Batch(x, mask, segments, labels, video_labels, [torch.ones(len(part)) for part in labels])
+    truth = Truth(segments, labels, [torch.ones(len(part)) for part in labels], video_labels)
+    return Batch(["a", "b", "c", "d"], x, mask, truth)
 
 
 @pytest.mark.parametrize(
@@ -71,9 +73,9 @@ def make_batch(in_dim=6, classes=3):
 def test_losses_and_gradients(changes):
     params, batch = Params(**(SMALL | changes)), make_batch()
     ours, plain = make_student(params), make_student(params)
-    expected = student_loss(ours, ours(batch.x, batch.mask), *batch[2:], params)
+    expected = student_loss(ours, ours(batch.x, batch.mask), batch.truth, params)
     levels = plain_forward(plain, batch.x.mT, batch.mask.mT)
-    found = plain_losses(plain, levels, *batch[2:5], params)
+    found = plain_losses(plain, levels, batch.truth, params)
     assert_close(found, expected)
     expected["loss"].backward()
     found["loss"].backward()
@@ -89,7 +91,7 @@ def test_step():
     averages, optimizer = [start_average(ours), start_average(plain)], make_optimizer(ours, params)
     plain_optimiser = plain_optimizer(plain, params)
     for _ in range(2):
-        losses = student_loss(ours.train(), ours(batch.x, batch.mask), *batch[2:], params)
+        losses = student_loss(ours.train(), ours(batch.x, batch.mask), batch.truth, params)
         optimizer.zero_grad()
         losses["loss"].backward()
         torch.nn.utils.clip_grad_norm_(ours.parameters(), 1.0)
@@ -103,12 +105,12 @@ def test_step():
 
 @pytest.mark.parametrize("changes", [{}, {"pre_nms_topk": 40, "max_detections": 30, "student_drop_path": 0.3}])
 def test_detections(planted, changes):
-    dataset, store = planted
+    _, store = planted
     params = Params(**(SMALL | {"max_detections": 2000} | changes))
     student = make_student(params, classes=2)
     videos = ["test0", "train0", "train1"]
-    ours = localize(student, dataset, store, videos, params)
-    plain = plain_localize(student, dataset, store, videos, params)
+    ours = detect_videos(student, store, videos, params)
+    plain = plain_localize(student, store, videos, params)
     assert ours.video.value_counts().min() >= 30
     assert list(ours.video.value_counts()) == list(plain.video.value_counts())
     for video in videos:

@@ -20,8 +20,7 @@ from fustal.params import Params
 from fustal.runs.chain import CHAIN, inputs_of
 from fustal.runs.identity import data_key
 from fustal.runs.stage import Run
-from fustal.student import localize as localize_
-from fustal.student import train_student
+from fustal.student import Student, detect_videos, train_student
 from fustal.tools import localize
 from fustal.tools.cli import main
 from fustal.tools.localize import find_files, load
@@ -54,10 +53,9 @@ def trained(tmp_path_factory):
     for item in (*inputs, *CHAIN["distilled"].outputs):
         (folder / item).parent.mkdir(parents=True, exist_ok=True)
         (folder / item).write_text("{}")
-    student, ema = train_student(params, dataset, store, labels, folder / "student")
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
-    student, ema = distill(params, dataset, store, labels, student, ema, optimizer, folder / "distilled")
-    found = localize_(ema, dataset, store, dataset.split("test"), params)
+    state = train_student(params, store, labels, folder / "student")
+    distill(params, store, labels, state, folder / "distilled")
+    found = detect_videos(state.ema, store, dataset.split("test"), params)
     assert (found.score > 0.3).any(), "it has learned something"
     write_results(found, folder / "distilled" / "detections_test.json")
     read = {name: digest(path) for name, path in inputs.items()}
@@ -138,7 +136,7 @@ def test_the_average_is_used_and_not_the_student(run, videos):
     shutil.copy(run / "distilled" / "model.safetensors", run / "distilled" / "ema.safetensors")
     with pytest.raises(InputError, match=r"ema\.safetensors: has changed since it was written: run notebook 04"):
         load("tiny")
-    raw = localize.make_student(Params(**SMALL), 6, 2)
+    raw = Student.from_params(Params(**SMALL), 6, 2)
     localize.load_module(raw, run / "distilled" / "model.safetensors")
     assert any(not torch.equal(value, average[name]) for name, value in raw.state_dict().items())
 
