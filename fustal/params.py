@@ -22,7 +22,7 @@ def _field(default: Any, description: str, **limits: Any) -> Any:
 
 
 class SharedParams(BaseModel):
-    """What every notebook needs to know."""
+    """Parameters of every notebook."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -35,7 +35,7 @@ class SharedParams(BaseModel):
         "float32", "arithmetic of the networks; bfloat16 where the hardware has it"
     )
     recipe: Literal["published", "corrected"] = _field(
-        "corrected", "the released code's behaviour, or its errors mended"
+        "corrected", "the behaviour of the released code, or with its errors corrected"
     )
     held_out: float = _field(
         0.0, "share of the training videos that take the test videos' place, to choose parameters", ge=0, lt=1
@@ -76,7 +76,7 @@ class SelectionParams(BaseModel):
     """Notebook 02: the prior-based filter (docs/method.md section 3)."""
 
     proposals_file: str = _field("", "another method's proposals instead of the generator's: ActivityNet result file")
-    iou_score_min: float = _field(0.2, "gamma, least IoU score of a pseudo label", ge=0, le=1e9)
+    iou_score_min: float = _field(0.2, "gamma, minimum IoU score of a pseudo label", ge=0, le=1e9)
     confidence_min: float = _field(0.4, "eta, a pseudo label's confidence exceeds it", ge=-1e9, le=1e9)
     iou_score_kind: Literal["paper", "class-aware"] = _field(
         "class-aware", "over all proposals, or its class's by confidence, each once"
@@ -99,11 +99,13 @@ class StudentParams(BaseModel):
     student_bins: int = _field(16, "bins of the Trident head", ge=1, le=1024)
     student_drop_path: float = _field(0.1, "probability of dropping a residual path in the pyramid", ge=0, lt=1)
     max_snippets: int = _field(384, "length of a training sequence; longer videos are cropped", ge=16, le=100_000)
-    crop_min: float = _field(0.9, "least share of a sequence that the random crop keeps", gt=0, le=1)
+    crop_min: float = _field(0.9, "minimum share of a sequence that the random crop keeps", gt=0, le=1)
     input_noise: float = _field(5e-4, "standard deviation of the noise added to the features", ge=0, le=1e6)
-    center_radius: float = _field(1.5, "strides round a segment's centre whose points are positive", gt=0, le=1e6)
+    center_radius: float = _field(
+        1.5, "strides around the centre of a segment in which points are positive", gt=0, le=1e6
+    )
     label_weights: Literal["equal", "confidence"] = _field(
-        "confidence", "all count alike, or by their share of the best confidence"
+        "confidence", "weight of a label in the losses: 1, or its confidence over the best one's"
     )
     mil_weight: float = _field(1.0, "weight of the video-level (MIL) loss", ge=0, le=1e6)
     mil_ratio: int = _field(5, "the top n // mil_ratio positions make the video score", ge=1, le=1_000_000)
@@ -114,18 +116,18 @@ class StudentParams(BaseModel):
     student_weight_decay: float = _field(0.05, "weight decay of AdamW", ge=0, le=1e3)
     ema_decay: float = _field(0.97, "decay of the moving average of the weights, per step", ge=0, lt=1)
     watched_videos: int = _field(
-        10, "training videos on which mAP is measured after each epoch, to look at", ge=0, le=1_000_000
+        10, "training videos on which mAP is measured after each epoch, for a curve", ge=0, le=1_000_000
     )
-    pre_nms_score: float = _field(0.001, "least class score of a detection", ge=0, le=1)
+    pre_nms_score: float = _field(0.001, "minimum class score of a detection", ge=0, le=1)
     pre_nms_topk: int = _field(2000, "detections per level that go on to NMS", ge=1, le=1_000_000)
-    min_duration_snippets: float = _field(0.05, "snippets, least duration of a detection", ge=0, le=100_000)
+    min_duration_snippets: float = _field(0.05, "snippets, minimum duration of a detection", ge=0, le=100_000)
     soft_nms_sigma: float = _field(0.5, "width of the Gaussian of soft-NMS", gt=0, le=1e6)
-    soft_nms_score: float = _field(0.001, "least score after soft-NMS", ge=0, le=1)
+    soft_nms_score: float = _field(0.001, "minimum score after soft-NMS", ge=0, le=1)
     max_detections: int = _field(200, "detections kept per video", ge=1, le=1_000_000)
     class_agnostic_nms: bool = _field(False, "soft-NMS over all classes at once, with voting")
     voting_tiou: float = _field(0.7, "tIoU of the voting after class-agnostic NMS", ge=0, le=1)
     upper_bound_epochs: int = _field(
-        15, "epochs on the true segments, to measure what labels cost; 0: none", ge=0, le=100_000
+        15, "epochs of a student on the true segments, the upper bound; 0: none", ge=0, le=100_000
     )
 
 
@@ -134,7 +136,9 @@ class DistillationParams(BaseModel):
 
     distill_epochs: int = _field(6, "epochs on the teacher's labels", ge=1, le=100_000)
     relabel_confidence: float = _field(0.4, "eta', a teacher's detection above it becomes a label", ge=0, le=1)
-    relabel: bool = _field(True, "the teacher's labels replace the generator's; false: train on, to compare with")
+    relabel: bool = _field(
+        True, "the teacher's labels replace the generator's; false: continue on the generator's, to compare"
+    )
 
 
 class EvaluationParams(BaseModel):
@@ -174,11 +178,11 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
             raise InputError("; ".join(wrong[:3]) + more) from None
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "Params":
-        """The same parameters but for some, which are validated.
+        """A copy with some parameters replaced, which are validated; pydantic's own does not validate them.
 
         Args:
             update: name -> value.
-            deep: makes no difference, as no value can change.
+            deep: without effect, as no value can change.
 
         Raises:
             InputError: a parameter that is unknown, mistyped or out of range.
@@ -188,7 +192,7 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
         """
         return type(self)(**self.of(type(self)) | dict(update or {}))
 
-    copy = model_copy  # pydantic's older one does not validate
+    copy = model_copy  # type: ignore[assignment]  # pydantic's older one does not validate
 
     @classmethod
     def model_construct(cls, _fields_set: set[str] | None = None, **values: Any) -> "Params":
@@ -245,7 +249,7 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
 
         Args:
             namespace: the notebook's `globals()`. Names that papermill injected are checked as well: papermill itself
-                only warns when it does not know one. What paths are relative to, `names.folder_of` says.
+                only warns of unknown ones. For the folder that paths are relative to see `fustal.data.names.folder_of`.
             inherited: parameters recorded by the stage before this one, for all that the notebook does not define.
         """
         values = dict(inherited or {}) | {name: namespace[name] for name in cls.model_fields if name in namespace}
@@ -265,7 +269,7 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
 
     @property
     def corrected(self) -> bool:
-        """Whether the released code's errors are mended (docs/method.md section 7)."""
+        """Whether the errors of the released code are corrected (docs/method.md section 7)."""
         return self.recipe == "corrected"
 
 
@@ -291,24 +295,32 @@ LIMITS = {"ge": "", "gt": "above ", "le": "to ", "lt": "to below "}
 
 
 def form(name: str) -> str:
-    """What a parameter may be, in words.
+    """The values that a parameter may have, in words.
 
     >>> form("student_dim"), form("ema_decay"), form("device")
     ('whole number, 16 to 5120, a multiple of 16', 'number, 0 to below 1', 'auto, cpu or cuda')
     """
     field = Params.model_fields[name]
-    if choices := get_args(field.annotation):
+    kind = field.annotation
+    choices = get_args(kind)
+    if choices:
         return f"{', '.join(choices[:-1])} or {choices[-1]}"
-    kind = {int: "whole number", float: "number", bool: "true or false", str: "text"}[field.annotation]
-    if field.annotation not in (int, float):
-        return kind
-    limits = {}
-    for item in field.metadata:
-        limits |= {key: getattr(item, key) for key in (*LIMITS, "multiple_of") if hasattr(item, key)}
-    style = "g" if field.annotation is float else "d"
-    span = " ".join(f"{word}{limits[key]:{style}}" for key, word in LIMITS.items() if key in limits)
-    step = [f"a multiple of {limits['multiple_of']}"] if "multiple_of" in limits else []
-    return ", ".join([kind, span, *step])
+    if kind is bool:
+        return "true or false"
+    if kind is str:
+        return "text"
+    style = "g" if kind is float else "d"
+    span = []
+    step = ""
+    for key, word in LIMITS.items():
+        for limit in field.metadata:
+            if hasattr(limit, key):
+                span.append(f"{word}{getattr(limit, key):{style}}")
+    for limit in field.metadata:
+        if hasattr(limit, "multiple_of"):
+            step = f", a multiple of {limit.multiple_of}"
+    name_of_kind = "number" if kind is float else "whole number"
+    return f"{name_of_kind}, {' '.join(span)}{step}"
 
 
 def parse_grid(text: str) -> np.ndarray:

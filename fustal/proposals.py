@@ -62,7 +62,7 @@ def predicted_classes(score: np.ndarray, threshold: float) -> np.ndarray:
     (array([0, 1]), array([0]))
     """
     chosen = np.flatnonzero(score >= threshold)
-    return chosen if len(chosen) else score.argmax(keepdims=True)
+    return chosen if len(chosen) else np.array([score.argmax()])
 
 
 def snippet_seconds(store: FeatureStore, video: str, sampled: int) -> float:

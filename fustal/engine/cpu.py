@@ -96,7 +96,10 @@ class _Narrow(torch.autograd.Function):
         products = x @ weight.permute(1, 2, 0).flatten(1)  # (B, T, K E)
         products = products.unflatten(2, (kernel, out_dim))
         padded = F.pad(products, (0, 0, 0, 0, kernel // 2, kernel // 2))
-        return sum(padded[:, k : k + x.shape[1], k] for k in range(kernel))
+        y = padded[:, : x.shape[1], 0]
+        for k in range(1, kernel):
+            y = y + padded[:, k : k + x.shape[1], k]
+        return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:

@@ -5,7 +5,7 @@ The loops themselves are written out where they belong: `fustal.generator.train_
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -96,7 +96,7 @@ class Loop:
         self.rows = rows
         return range(state.step, steps.stop)
 
-    def batches(self, load: Callable[[int], Item]) -> Iterator[tuple[int, Item]]:
+    def batches(self, load: Callable[[int], Item]) -> Generator[tuple[int, Item], None, None]:
         """Yields the number and the batch of each step, after torch has been seeded for it.
 
         Args:
@@ -156,7 +156,7 @@ def progress_bar(*counted: Iterable[int], **options: Any) -> tqdm:
     return tqdm(*counted, mininterval=1, disable=bool(os.environ.get("TQDM_DISABLE")), **options)
 
 
-def load_ahead(load: Callable[[int], Item], steps: range) -> Iterator[tuple[Item, float]]:
+def load_ahead(load: Callable[[int], Item], steps: range) -> Generator[tuple[Item, float], None, None]:
     """Loads batches in one thread, each while the caller computes on the one before.
 
     Args:

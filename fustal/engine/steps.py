@@ -1,7 +1,7 @@
-"""How far a training is, for whoever waits for its notebook: told by a tiny file in a temporary folder.
+"""Progress of a training for the process that runs its notebook, through a small file in a temporary folder.
 
-The notebook's process writes it (`Steps`), and the process that runs the notebook prints it now and then (`telling`).
-Nothing depends on it.
+The process of the notebook writes the file (`Steps`), and the process that runs the notebook prints it now and then
+(`reporting`). Nothing depends on it.
 """
 
 import contextlib
@@ -13,39 +13,44 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 VARIABLE = "FUSTAL_PROGRESS"
-"""Environment variable that names the file; not set: nobody waits."""
+"""Environment variable with the path of the file; not set: nothing is written."""
 
 WRITTEN_EVERY = 2.0
-"""Seconds between two writes of the file, at least."""
+"""Minimum number of seconds between two writes of the file."""
 
-TOLD_EVERY = float(os.environ.get("FUSTAL_TELL_EVERY", "30"))
-"""Seconds between two lines: 30, or what $FUSTAL_TELL_EVERY says."""
+REPORTED_EVERY = float(os.environ.get("FUSTAL_TELL_EVERY", "30"))
+"""Seconds between two lines: 30, or the number in $FUSTAL_TELL_EVERY."""
 
 
 class Steps:
     """The steps of one training.
 
     Args:
-        what: is done, such as "student".
+        name: of the training, such as "student".
         first: number of the first step.
         last: number after the last step.
     """
 
-    def __init__(self, what: str, first: int, last: int) -> None:
-        self.what, self.first, self.last = what, first, last
+    def __init__(self, name: str, first: int, last: int) -> None:
+        self.name = name
+        self.first = first
+        self.last = last
         self.file = os.environ.get(VARIABLE)
-        self.began = self.written = time.monotonic()
+        self.began = time.monotonic()
+        self.written = self.began
 
     def done(self, step: int) -> None:
-        """Says that a step is done."""
+        """Notes that a step is done."""
         now = time.monotonic()
-        if not self.file or (now - self.written < WRITTEN_EVERY and step + 1 < self.last):
+        is_last = step + 1 == self.last
+        if not self.file or (now - self.written < WRITTEN_EVERY and not is_last):
             return
         self.written = now
-        left = (now - self.began) / (step + 1 - self.first) * (self.last - step - 1)
-        text = f"{self.what} step {step + 1} of {self.last}, about {duration(left)} left"
+        seconds_per_step = (now - self.began) / (step + 1 - self.first)
+        left = duration(seconds_per_step * (self.last - step - 1))
+        text = "" if is_last else f"{self.name} step {step + 1} of {self.last}, about {left} left"
         with contextlib.suppress(OSError):
-            Path(self.file).write_text(text if step + 1 < self.last else "", encoding="utf-8")
+            Path(self.file).write_text(text, encoding="utf-8")
 
 
 def duration(seconds: float) -> str:
@@ -58,28 +63,30 @@ def duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def telling(say: Callable[[str], None], title: str, every: float = TOLD_EVERY) -> Iterator[None]:
-    """Says now and then how far the notebook is that the block runs.
+def reporting(report: Callable[[str], None], title: str, every: float = REPORTED_EVERY) -> Iterator[None]:
+    """Reports now and then the progress of the notebook that the block runs.
 
     Args:
-        say: takes the lines.
-        title: they begin with.
-        every: seconds.
+        report: takes the lines.
+        title: beginning of each line.
+        every: seconds between two lines.
     """
-    began, ended = time.monotonic(), threading.Event()
+    began = time.monotonic()
+    ended = threading.Event()
 
-    def tell(file: Path) -> None:
+    def run(file: Path) -> None:
         while not ended.wait(every):
             try:
                 text = file.read_text(encoding="utf-8")
             except (OSError, ValueError):
                 text = ""
-            with contextlib.suppress(OSError):  # nobody reads any more
-                say(f"{title}: {text or f'{duration(time.monotonic() - began)} so far'} ...")
+            with contextlib.suppress(OSError):  # the output may be closed by now
+                report(f"{title}: {text or f'{duration(time.monotonic() - began)} so far'} ...")
 
     with tempfile.TemporaryDirectory(prefix="fustal-") as folder:
-        os.environ[VARIABLE] = str(Path(folder) / "progress")
-        thread = threading.Thread(target=tell, args=(Path(folder) / "progress",), daemon=True)
+        file = Path(folder) / "progress"
+        os.environ[VARIABLE] = str(file)
+        thread = threading.Thread(target=run, args=(file,), daemon=True)
         thread.start()
         try:
             yield

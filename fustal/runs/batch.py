@@ -20,7 +20,7 @@ from fustal.data.demo import ensure
 from fustal.data.files import one_line
 from fustal.data.names import OUTPUTS
 from fustal.data.writing import Busy, check_target, held, publish
-from fustal.engine.steps import telling
+from fustal.engine.steps import reporting
 from fustal.exceptions import InputError
 from fustal.params import Params
 from fustal.runs.chain import CHAIN, Stage, stages_of, why_not
@@ -39,20 +39,20 @@ def run_chain(
     outputs: Path | None = None,
     force: bool = False,
     kept: Sequence[str] = (),
-    say: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
     bar: bool = True,
 ) -> None:
-    """Runs the five notebooks into `outputs/<run>/`, without those that are done for exactly these inputs.
+    """Runs the five notebooks into `outputs/<run>/`, and skips those that are done for exactly these inputs.
 
     Two processes never work on the same run: the second waits for the first.
 
     Args:
         params: of the run.
-        stages: which notebooks, by the name of their stage.
+        stages: names of the stages whose notebooks are run.
         outputs: the folder above the run's, if another one than `OUTPUTS`.
-        force: run also what is done.
+        force: run also stages that are done.
         kept: stages that must be done already.
-        say: takes lines of progress.
+        report: takes lines of progress.
         bar: show a bar over the cells of a notebook, on a terminal.
 
     Raises:
@@ -62,35 +62,36 @@ def run_chain(
     outputs = (outputs or OUTPUTS).resolve()
     ensure(params.dataset)
     dataset = load_dataset(params.dataset)
-    data, needed = data_key(dataset), stages_of(params, dataset)
+    data = data_key(dataset)
+    needed = stages_of(params, dataset)
     for name in kept:
         if name in needed and not is_done(params, name, data, outputs):
             what = "is not done with these parameters, inputs and code: run it first"
             raise InputError(f"{outputs / params.run / name}: {what}")
-    with _alone(outputs / params.run, say):
+    with _alone(outputs / params.run, report):
         for number, stage in enumerate(CHAIN.values(), 1):
             if stage.name not in stages:
                 continue
             title = f"{number}/{len(CHAIN)} {stage.notebook.removesuffix('.ipynb')}"
             if stage.name not in needed:
-                say(f"{title}: nothing to do: {why_not(stage, params)}")
+                report(f"{title}: nothing to do: {why_not(stage, params)}")
                 continue
             if not force and is_done(params, stage.name, data, outputs):
                 _finish_notebook(stage, outputs / params.run / "notebooks")
-                say(f"{title}: already done")
+                report(f"{title}: already done")
                 continue
-            say(f"{title} ...")
+            report(f"{title} ...")
             started = time.monotonic()
             shows_bar = bar and sys.stderr.isatty()
-            with contextlib.nullcontext() if shows_bar else telling(say, title):
+            with contextlib.nullcontext() if shows_bar else reporting(report, title):
                 warned = run_notebook(stage, params, outputs, bar=shows_bar)
             for line in warned:
-                say(f"    {line}")
-            say(f"{title}: {time.monotonic() - started:.0f} s")
+                report(f"    {line}")
+            report(f"{title}: {time.monotonic() - started:.0f} s")
 
 
 def _finish_notebook(stage: Stage, folder: Path) -> None:
-    """Gives an executed notebook its name, if the process was killed between its stage's end and that."""
+    """Gives an executed notebook its name, if the process was killed between the end of the stage and that."""
     partial = _partial(stage, folder)
     if partial.is_file() and not (folder / stage.notebook).exists():
         publish(partial, folder / stage.notebook)
@@ -101,13 +102,13 @@ def _partial(stage: Stage, folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Holds the lock of a run's folder, which a process loses when it ends, however it ends."""
+def _alone(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Holds the lock of a run's folder. A process loses it when it ends, also when it is killed."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(held(folder / ".lock", folder, patience=0))
         except Busy:
-            say(f"{folder}: another process works on this run: waiting for it")
+            report(f"{folder}: another process works on this run: waiting for it")
             stack.enter_context(held(folder / ".lock", folder))
         yield
 
@@ -115,9 +116,9 @@ def _alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
 def run_notebook(stage: Stage, params: Params, outputs: Path, *, bar: bool = False) -> list[str]:
     """Executes one notebook; it appears under its name in the run's folder when it has run to its end.
 
-    Exercises and their solutions stay as they are, by their tag `skip-execution`, which papermill itself knows. Its
-    process takes the folder of runs from the environment, and ends when this one does. As papermill changes the
-    working directory meanwhile, a process executes one notebook at a time.
+    Exercises and their solutions are not executed: papermill skips cells with their tag `skip-execution`. The process
+    of the notebook takes the folder of runs from the environment, and ends when this one does. As papermill changes
+    the working directory meanwhile, a process executes one notebook at a time.
 
     Returns:
         Lines that the notebook printed as warnings.
@@ -131,10 +132,12 @@ def run_notebook(stage: Stage, params: Params, outputs: Path, *, bar: bool = Fal
             raise InputError(f"{path}: is a link, and what it leads to would be replaced: move it away")
     os.environ["FUSTAL_OUTPUTS"] = str(outputs)
     os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("FUSTAL_STATIC", "1")  # nobody is there to move a slider
-    # papermill warns of parameters that a notebook does not declare; ours take them all and check them themselves
+    os.environ.setdefault("FUSTAL_STATIC", "1")  # figures without sliders
+    # papermill warns of parameters that a notebook does not declare; ours take all of them and check them
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory(prefix="fustal-", dir=_short_folder()) as sockets:  # no ports, no other listeners
+    with tempfile.TemporaryDirectory(
+        prefix="fustal-", dir=_short_folder()
+    ) as sockets:  # sockets instead of ports: no other user can listen
         try:
             executed = papermill.execute_notebook(
                 _literal(ROOT / "notebooks" / stage.notebook),
@@ -153,25 +156,28 @@ def run_notebook(stage: Stage, params: Params, outputs: Path, *, bar: bool = Fal
             raise StageError(f"{stage.notebook}: {reason} (see {partial})") from None
         except DeadKernelError:
             raise StageError(
-                f"{stage.notebook}: its process was killed, perhaps for want of memory; the same command goes on from "
-                "its last checkpoint"
+                f"{stage.notebook}: its process was killed, perhaps because memory ran out; the same command "
+                "continues from its last checkpoint"
             ) from None
     publish(partial, folder / stage.notebook)
-    printed = [output for cell in executed.cells for output in cell.get("outputs", [])]
-    lines = "".join(output.text for output in printed if output.get("name") == "stdout").splitlines()
-    return [line for line in lines if line.startswith("warning: ")]
+    printed = ""
+    for cell in executed.cells:
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stdout":
+                printed += output.text
+    return [line for line in printed.splitlines() if line.startswith("warning: ")]
 
 
 LONGEST_SOCKET = 103
-"""Bytes of the path of a Unix socket, on any system."""
+"""Maximum number of bytes of the path of a Unix socket, on any system."""
 
 
 def _short_folder() -> str | None:
-    """Where sockets go: None, the usual place, or another one where the path would be longer than systems allow."""
+    """The folder for sockets: None is the usual one, another one is taken where the path would be too long."""
     usual = Path(tempfile.gettempdir()) / "fustal-12345678" / "kernel-5"
     return "/tmp" if len(os.fsencode(usual)) > LONGEST_SOCKET else None
 
 
 def _literal(path: os.PathLike) -> str:
-    """A path that papermill does not read as a template."""
+    """A path with its braces doubled: papermill reads a path as a template."""
     return str(path).replace("{", "{{").replace("}", "}}")

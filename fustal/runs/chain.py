@@ -1,4 +1,4 @@
-"""The chain of stages: which notebook reads and writes which files, and what a run has of them."""
+"""The chain of stages: which notebook reads and writes which files, and which stages a run has."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,10 +6,42 @@ from pathlib import Path
 from fustal.data.cards import Dataset, hold_out
 from fustal.params import STAGES, Params, SharedParams, StudentParams
 
+PROPOSALS_TRAIN = "generator/proposals_train.json"
+PSEUDO_LABELS = "selection/pseudo_labels.json"
+
+DETECTIONS = {
+    "generator": "generator/proposals_test.json",
+    "student": "student/detections_test.json",
+    "student_ema": "student/detections_test_ema.json",
+    "distilled": "distilled/detections_test.json",
+}
+"""System -> its detections of the test videos, below the folder of a run."""
+
+UPPER_BOUND = "student/upper_bound/detections_test.json"
+"""Detections of the student that learns from the true segments; only with `upper_bound_epochs`."""
+
+LABELS = {
+    "proposals": PROPOSALS_TRAIN,
+    "pseudo labels": PSEUDO_LABELS,
+    "teacher": "distilled/labels_before.json",
+    "distilled": "distilled/labels_train.json",
+}
+"""Stage -> its labels of the training videos, below the folder of a run."""
+
+STUDENT_WEIGHTS = ("student/model.safetensors", "student/ema.safetensors", "student/optimizer.safetensors")
+
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of the chain: its notebook, the files it reads and writes below the run's folder, its parameters."""
+    """A step of the chain.
+
+    Attributes:
+        name: of the stage and of its folder in the run's.
+        notebook: that computes it.
+        inputs: files that it reads, below the folder of the run.
+        outputs: files that it writes.
+        params: groups of the parameters that its result depends on.
+    """
 
     name: str
     notebook: str
@@ -18,108 +50,114 @@ class Stage:
     params: tuple[type, ...]
 
 
-CHAIN = {
-    stage.name: stage
-    for stage in (
-        Stage(
-            "generator",
-            "01_generator_training.ipynb",
-            (),
-            ("generator/model.safetensors", "generator/proposals_train.json", "generator/proposals_test.json"),
-            (SharedParams, STAGES["generator"]),
+_STAGES = (
+    Stage(
+        "generator",
+        "01_generator_training.ipynb",
+        (),
+        ("generator/model.safetensors", PROPOSALS_TRAIN, DETECTIONS["generator"]),
+        (SharedParams, STAGES["generator"]),
+    ),
+    Stage(
+        "selection",
+        "02_proposal_filtering.ipynb",
+        (PROPOSALS_TRAIN,),
+        (PSEUDO_LABELS,),
+        (SharedParams, STAGES["selection"]),
+    ),
+    Stage(
+        "student",
+        "03_student_training.ipynb",
+        (PSEUDO_LABELS,),
+        (*STUDENT_WEIGHTS, DETECTIONS["student"], DETECTIONS["student_ema"]),
+        (SharedParams, StudentParams),
+    ),
+    Stage(
+        "distilled",
+        "04_ema_distillation.ipynb",
+        (PSEUDO_LABELS, *STUDENT_WEIGHTS),
+        (
+            "distilled/model.safetensors",
+            "distilled/ema.safetensors",
+            LABELS["teacher"],
+            LABELS["distilled"],
+            DETECTIONS["distilled"],
         ),
-        Stage(
-            "selection",
-            "02_proposal_filtering.ipynb",
-            ("generator/proposals_train.json",),
-            ("selection/pseudo_labels.json",),
-            (SharedParams, STAGES["selection"]),
+        (SharedParams, StudentParams, STAGES["distilled"]),
+    ),
+    Stage(
+        "evaluation",
+        "05_evaluation.ipynb",
+        (
+            PROPOSALS_TRAIN,
+            DETECTIONS["generator"],
+            PSEUDO_LABELS,
+            DETECTIONS["student"],
+            DETECTIONS["student_ema"],
+            LABELS["teacher"],
+            LABELS["distilled"],
+            DETECTIONS["distilled"],
         ),
-        Stage(
-            "student",
-            "03_student_training.ipynb",
-            ("selection/pseudo_labels.json",),
-            (
-                "student/model.safetensors",
-                "student/ema.safetensors",
-                "student/optimizer.safetensors",
-                "student/detections_test.json",
-                "student/detections_test_ema.json",
-            ),
-            (SharedParams, StudentParams),
-        ),
-        Stage(
-            "distilled",
-            "04_ema_distillation.ipynb",
-            (
-                "selection/pseudo_labels.json",
-                "student/model.safetensors",
-                "student/ema.safetensors",
-                "student/optimizer.safetensors",
-            ),
-            (
-                "distilled/model.safetensors",
-                "distilled/ema.safetensors",
-                "distilled/labels_before.json",
-                "distilled/labels_train.json",
-                "distilled/detections_test.json",
-            ),
-            (SharedParams, StudentParams, STAGES["distilled"]),
-        ),
-        Stage(
-            "evaluation",
-            "05_evaluation.ipynb",
-            (
-                "generator/proposals_train.json",
-                "generator/proposals_test.json",
-                "selection/pseudo_labels.json",
-                "student/detections_test.json",
-                "student/detections_test_ema.json",
-                "distilled/labels_before.json",
-                "distilled/labels_train.json",
-                "distilled/detections_test.json",
-            ),
-            ("evaluation/metrics.json",),
-            (Params,),  # metrics.json records them all
-        ),
-    )
-}
+        ("evaluation/metrics.json",),
+        (Params,),  # metrics.json records them all
+    ),
+)
+
+CHAIN = {stage.name: stage for stage in _STAGES}
 """The stages by name, in their order."""
 
-
 FOREIGN = {
-    "proposals_file": "generator/proposals_train.json",
-    "pseudo_labels_file": "selection/pseudo_labels.json",
-    "detections_file": "distilled/detections_test.json",
+    "proposals_file": PROPOSALS_TRAIN,
+    "pseudo_labels_file": PSEUDO_LABELS,
+    "detections_file": DETECTIONS["distilled"],
 }
-"""Parameter -> the file of the chain in whose place it puts another method's. What leads there does not run then."""
+"""Parameter -> the file of the chain that another method's file replaces. The stages up to it do not run then."""
 
 
 def foreign(params: Params) -> dict[str, Path]:
-    """Another method's files, by the name of the file of the chain that they stand for."""
-    return {file: Path(value) for name, file in FOREIGN.items() if (value := getattr(params, name))}
+    """Another method's files, by the name of the file of the chain that they replace."""
+    files = {}
+    for name, file in FOREIGN.items():
+        value = getattr(params, name)
+        if value:
+            files[file] = Path(value)
+    return files
 
 
 def _made(params: Params) -> list[str]:
-    """The stages that no file of another method stands for."""
-    given = [list(CHAIN).index(Path(file).parts[0]) for file in foreign(params)]
-    return list(CHAIN)[max(given, default=-1) + 1 :]
+    """The stages that no file of another method replaces."""
+    names = list(CHAIN)
+    first = 0
+    for file in foreign(params):
+        replaced = names.index(Path(file).parts[0])
+        first = max(first, replaced + 1)
+    return names[first:]
 
 
 def stages_of(params: Params, dataset: Dataset) -> list[str]:
-    """The stages that a run has: not those that another method's file stands for, nor an evaluation against nothing."""
+    """The stages that a run has: not those that another method's file replaces, nor an evaluation without any truth."""
     stages = _made(params)
-    return stages[:-1] if hold_out(dataset, params.held_out).segments_of("test").empty else stages
+    if hold_out(dataset, params.held_out).segments_of("test").empty:
+        stages.remove("evaluation")
+    return stages
 
 
 def inputs_of(stage: Stage, params: Params, folder: Path) -> dict[str, Path]:
-    """Where the files lie that a stage reads, by their name in the chain: in the run's folder, or another method's."""
-    stages, given = _made(params), foreign(params)
-    made = {name: folder / name for name in stage.inputs if Path(name).parts[0] in stages}
-    return made | {name: path for name, path in given.items() if name in stage.inputs}
+    """Paths of the files that a stage reads, by their name in the chain: in the run's folder, or another method's."""
+    stages = _made(params)
+    given = foreign(params)
+    paths = {}
+    for name in stage.inputs:
+        if name in given:
+            paths[name] = given[name]
+        elif Path(name).parts[0] in stages:
+            paths[name] = folder / name
+    return paths
 
 
 def why_not(stage: Stage, params: Params) -> str:
-    """Why a run does not have a stage."""
+    """The reason why a run does not have a stage."""
     given = [f"{name} = {getattr(params, name)!r}" for name in FOREIGN if getattr(params, name)]
-    return given[-1] if given and stage.name != "evaluation" else "no test video has true segments"
+    if given and stage.name != "evaluation":
+        return given[-1]
+    return "no test video has true segments"

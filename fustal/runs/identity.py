@@ -17,17 +17,18 @@ from fustal.data.files import digest, open_regular, read_json, validated
 from fustal.exceptions import InputError
 
 RECORD = "stage.json"
-"""The file, in a stage's folder, that says that it is complete, and of what it was made."""
+"""The file, in the folder of a stage, that records that it is complete, and from what it was made."""
 
 NO_RESULT = ("fustal.tools", "fustal.viz")
 """Packages that change no result of a stage: commands, and figures."""
 
 PIECE = 4096
-"""Bytes read at the beginning, in the middle and at the end of a feature file, to tell it from others of its size."""
+"""Bytes read at the beginning, in the middle and at the end of a feature file, to distinguish it from others of its
+size."""
 
 
 class Record(BaseModel):
-    """What is asked of a `stage.json`; it holds more."""
+    """The entries of a `stage.json` that are read; it holds more."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -40,7 +41,7 @@ class Record(BaseModel):
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record of the stage in a folder; None, said in a line, where it is broken: the stage has to be made again."""
+    """The record of the stage in a folder; None if there is none, or, with a warning, if it is broken."""
     path = folder / RECORD
     if not path.exists():
         return None
@@ -59,7 +60,7 @@ def data_key(dataset: Dataset) -> str:
     total = hashlib.sha256(digest(dataset.annotations).encode())
     total.update(json.dumps(dataset.classes).encode())
     total.update(dataset.videos.to_csv().encode())
-    for frame in (dataset.video_labels, dataset.segments):  # the card and a list of classes have a say in them
+    for frame in (dataset.video_labels, dataset.segments):  # they depend on the card and on a list of classes as well
         total.update(frame.to_csv(index=False).encode())
     for stage, grid in dataset.grids.items():
         total.update(grid.model_dump_json().encode())

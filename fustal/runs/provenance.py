@@ -1,4 +1,4 @@
-"""Where a result comes from."""
+"""Commit, versions and hardware of a result."""
 
 import importlib.metadata
 import os
@@ -15,7 +15,7 @@ from fustal.params import Params
 
 
 def provenance(params: Params) -> dict[str, Any]:
-    """Where a result comes from: commit, versions, hardware."""
+    """Commit, versions of packages, and hardware, as `metrics.json` and `stage.json` record them."""
     packages = ("fustal", "torch", "numpy", "scipy", "pandas", "papermill")
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -1,4 +1,4 @@
-"""One stage of a run: opened by its notebook, finished with a record, done already or not."""
+"""One stage of a run: opened by its notebook, finished with a record, or done already."""
 
 import hashlib
 import json
@@ -26,37 +26,26 @@ from fustal.engine.checkpoint import CHECKPOINT
 from fustal.exceptions import InputError
 from fustal.params import Params
 from fustal.runs.chain import CHAIN, FOREIGN, Stage, inputs_of, stages_of, why_not
-from fustal.runs.identity import RECORD, code_digest, data_key, read_record
+from fustal.runs.identity import RECORD, Record, code_digest, data_key, read_record
 from fustal.runs.provenance import provenance
 
+LOCK_PATIENCE = 5
+"""Seconds that a stage waits for another process to leave it: a kernel whose parent was killed takes a moment."""
 
-def changed_file(stage: Stage, params: Params, folder: Path, known: Mapping[str, str]) -> str:
-    """The first file that is not as a stage read or wrote it; empty: none.
-
-    Args:
-        stage: which.
-        params: of the run.
-        folder: of the run.
-        known: hashes of its inputs and outputs, by name, as recorded.
-    """
-    inputs = inputs_of(stage, params, folder)
-    for name, value in known.items():
-        path = inputs.get(name, folder / name)
-        if not path.is_file() or digest(path) != value:
-            return name
-    return ""
+NOT_COMPARED = ("run", "dataset")
+"""Parameters that are only names: the data are compared by their own hash."""
 
 
 @dataclass
-class Run:
+class OpenStage:
     """One stage of a run while a notebook works on it.
 
     Attributes:
         params: validated parameters.
-        stage: which.
-        folder: of the run, `outputs/<run>`.
-        inputs: where the files lie that it reads, by name.
-        dataset: what the card says.
+        stage: of the chain.
+        run_folder: the folder of the run, `outputs/<run>`.
+        inputs: paths of the files that it reads, by name.
+        dataset: described by the card, with `held_out` applied.
         key: hash of parameters, data and code as they were when the stage began.
         data: hash of the data.
         code: hash of the code.
@@ -66,7 +55,7 @@ class Run:
 
     params: Params
     stage: Stage
-    folder: Path
+    run_folder: Path
     inputs: dict[str, Path]
     dataset: Dataset
     key: str
@@ -76,32 +65,36 @@ class Run:
     started: float
 
     @property
-    def here(self) -> Path:
-        """The stage's own folder."""
-        return self.folder / self.stage.name
+    def folder(self) -> Path:
+        """The folder of the stage, `outputs/<run>/<stage>`."""
+        return self.run_folder / self.stage.name
 
     def store(self) -> FeatureStore:
-        """The features on this stage's grid."""
+        """The features on the grid of this stage."""
         return FeatureStore(self.dataset, "generator" if self.stage.name == "generator" else "student")
 
     def results(self, name: str) -> pd.DataFrame:
-        """Proposals, labels or detections, e.g. "distilled/labels_train.json"; unknown videos or labels are refused."""
-        path = self.inputs.get(name, self.folder / name)
+        """Reads proposals, labels or detections, e.g. "distilled/labels_train.json".
+
+        Raises:
+            InputError: a video or label is unknown, or the file cannot be read.
+        """
+        path = self.inputs.get(name, self.run_folder / name)
         return read_results(path, self.dataset.videos.index, self.dataset.classes)
 
     def finish(self) -> list[str]:
-        """Records that the stage is complete: parameters, inputs, outputs, provenance. Returns what was written.
+        """Records that the stage is complete: parameters, inputs, outputs, provenance. Returns the outputs' names.
 
         Raises:
-            InputError: an output is missing, or an input or the data are not any more what the stage began with.
+            InputError: an output is missing, or an input or the data have changed since the stage began.
         """
-        again = f"has changed while notebook {self.stage.notebook} worked on it: run it again"
+        changed = f"has changed while notebook {self.stage.notebook} worked on it: run it again"
         for name, path in self.inputs.items():
             if not path.is_file() or digest(path) != self.read[name]:
-                raise InputError(f"{path}: {again}")
+                raise InputError(f"{path}: {changed}")
         if data_key(load_dataset(self.params.dataset)) != self.data:
-            raise InputError(f"data set {self.params.dataset}: {again}")
-        outputs = {name: digest(self.folder / name) for name in self.stage.outputs}
+            raise InputError(f"data set {self.params.dataset}: {changed}")
+        outputs = {name: digest(self.run_folder / name) for name in self.stage.outputs}
         record = {
             "stage": self.stage.name,
             "key": self.key,
@@ -113,18 +106,16 @@ class Run:
             "seconds": round(time.time() - self.started, 1),
             "provenance": provenance(self.params),
         }
-        if self.stage.name == "distilled":  # what it takes to use the run without its data: `fustal.tools.localize`
+        if self.stage.name == "distilled":  # for `fustal localize`, which uses a run without its data set
             store = self.store()
-            grid = store.grid.model_dump()
-            record["task"] = {"classes": self.dataset.classes, "grid": grid, "dim": store.dim}
-        for checkpoint in self.here.rglob(CHECKPOINT):
-            checkpoint.unlink()
-        write_json(record, self.here / RECORD)
-        _release(self.folder)
+            record["task"] = {"classes": self.dataset.classes, "grid": store.grid.model_dump(), "dim": store.dim}
+        _remove_checkpoints(self.folder)
+        write_json(record, self.folder / RECORD)
+        _release(self.run_folder)
         return list(outputs)
 
 
-def open_stage(name: str, namespace: Mapping[str, Any]) -> Run:
+def open_stage(name: str, namespace: Mapping[str, Any]) -> OpenStage:
     """Opens a stage from a notebook: validates its parameters, checks the files of the stages before, seeds torch.
 
     Until it is finished, no other process can open it.
@@ -137,40 +128,94 @@ def open_stage(name: str, namespace: Mapping[str, Any]) -> Run:
         InputError: a wrong parameter, a missing data set; a stage before that has not run, or has run with other
             parameters, data or code; or another process that works on this stage.
     """
-    stage, started = CHAIN[name], time.time()
+    stage = CHAIN[name]
+    started = time.time()
     params = Params.from_notebook(namespace)
-    folder = OUTPUTS / params.run
-    if stage.inputs and (before := read_record(folder / Path(stage.inputs[-1]).parent)):
-        params = Params.from_notebook(namespace, inherited=before.parameters)
-    inputs = inputs_of(stage, params, folder)
-    for item in (item for item, path in inputs.items() if not path.is_file()):
-        maker = next(s.notebook for s in CHAIN.values() if item in s.outputs)
-        how = f": run notebook {maker} first, with run = {params.run!r}" if inputs[item] == folder / item else ""
-        raise InputError(f"{inputs[item]}: no such file{how}")
+    run_folder = OUTPUTS / params.run
+    if stage.inputs:
+        before = read_record((run_folder / stage.inputs[-1]).parent)
+        if before is not None:
+            params = Params.from_notebook(namespace, inherited=before.parameters)
+    inputs = inputs_of(stage, params, run_folder)
+    _check_inputs_exist(inputs, params, run_folder)
     ensure(params.dataset)
     dataset = load_dataset(params.dataset)
     if stage.name not in stages_of(params, dataset):
-        raise InputError(f"{folder}: notebook {stage.notebook} has nothing to do: {why_not(stage, params)}")
-    data, code = data_key(dataset), code_digest(stage.notebook)
-    made = {item for item, path in inputs.items() if path == folder / item}
-    for maker in (s for s in CHAIN.values() if made & set(s.outputs)):
-        if changed := _changed(maker, params, folder, data):
-            raise InputError(f"{folder / maker.name}: {changed}: run notebook {maker.notebook} again")
+        raise InputError(f"{run_folder}: notebook {stage.notebook} has nothing to do: {why_not(stage, params)}")
+    data = data_key(dataset)
+    _check_earlier_stages(inputs, params, run_folder, data)
     seen = hold_out(dataset, params.held_out)
     if seen.segments_of("train").empty:
-        print("no training video has true segments: what is measured on them says nothing")
-    read = {item: digest(path) for item, path in inputs.items()}
-    run = Run(params, stage, folder, inputs, seen, stage_key(params, stage, data), data, code, read, started)
-    _check_ours(run.here)
-    _hold(folder, stage.name)
-    make_folder(run.here)
-    remove_unfinished(run.here)
-    (run.here / RECORD).unlink(missing_ok=True)
-    flush(run.here)
-    _forget_other_checkpoints(run)
+        print("no training video has true segments: measures on training videos are meaningless")
+    opened = OpenStage(
+        params=params,
+        stage=stage,
+        run_folder=run_folder,
+        inputs=inputs,
+        dataset=seen,
+        key=stage_key(params, stage, data),
+        data=data,
+        code=code_digest(stage.notebook),
+        read={item: digest(path) for item, path in inputs.items()},
+        started=started,
+    )
+    _prepare_folder(opened)
     torch.set_num_threads(params.threads or os.cpu_count() or 1)
     torch.manual_seed(params.seed)
-    return run
+    return opened
+
+
+def _check_inputs_exist(inputs: Mapping[str, Path], params: Params, run_folder: Path) -> None:
+    for item, path in inputs.items():
+        if path.is_file():
+            continue
+        if path != run_folder / item:  # another method's
+            raise InputError(f"{path}: no such file")
+        maker = next(stage.notebook for stage in CHAIN.values() if item in stage.outputs)
+        raise InputError(f"{path}: no such file: run notebook {maker} first, with run = {params.run!r}")
+
+
+def _check_earlier_stages(inputs: Mapping[str, Path], params: Params, run_folder: Path, data: str) -> None:
+    """Refuses inputs that were made with other parameters, data or code, or have been changed since."""
+    made = {item for item, path in inputs.items() if path == run_folder / item}
+    for maker in CHAIN.values():
+        if made & set(maker.outputs):
+            reason = _stale(maker, params, run_folder, data)
+            if reason:
+                raise InputError(f"{run_folder / maker.name}: {reason}: run notebook {maker.notebook} again")
+
+
+def _prepare_folder(opened: OpenStage) -> None:
+    """Locks the folder of a stage, and removes what an earlier, unfinished attempt has left in it."""
+    folder = opened.folder
+    _check_made_by_a_stage(folder)
+    _hold(opened.run_folder, opened.stage.name)
+    make_folder(folder)
+    remove_unfinished(folder)
+    (folder / RECORD).unlink(missing_ok=True)
+    flush(folder)
+    _remove_other_checkpoints(opened)
+
+
+# --- done or not ------------------------------------------------------------------------------------------------------
+
+
+def stage_key(params: Params, stage: Stage, data: str) -> str:
+    """Hash of all that a stage's result depends on besides its input files: parameters, data set, code.
+
+    Args:
+        params: of the run.
+        stage: of the chain.
+        data: see `fustal.runs.identity.data_key`.
+    """
+    chosen = params.of(*stage.params)
+    for name in NOT_COMPARED:
+        chosen.pop(name, None)
+    for name in FOREIGN:
+        if chosen.get(name) and Path(chosen[name]).is_file():
+            chosen[name] = digest(Path(chosen[name]))  # another method's file counts by its content
+    parts = [json.dumps(chosen, sort_keys=True), data, code_digest(stage.notebook)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def is_done(params: Params, name: str, data: str, outputs: Path | None = None) -> bool:
@@ -179,112 +224,137 @@ def is_done(params: Params, name: str, data: str, outputs: Path | None = None) -
     Args:
         params: of the run.
         name: of the stage.
-        data: see `data_key`.
+        data: see `fustal.runs.identity.data_key`.
         outputs: the folder above the run's, if another one than `OUTPUTS`.
     """
-    folder, stage = (outputs or OUTPUTS) / params.run, CHAIN[name]
-    record = read_record(folder / name)
-    if record is None or record.key != stage_key(params, stage, data) or set(record.outputs) != set(stage.outputs):
+    run_folder = (outputs or OUTPUTS) / params.run
+    stage = CHAIN[name]
+    record = _complete(stage, run_folder)
+    if record is None or record.key != stage_key(params, stage, data):
         return False
-    return not changed_file(stage, params, folder, record.inputs | record.outputs)
+    return not changed_file(stage, params, run_folder, record.inputs | record.outputs)
+
+
+def _complete(stage: Stage, run_folder: Path) -> Record | None:
+    """The record of a stage that has written all of its outputs."""
+    record = read_record(run_folder / stage.name)
+    if record is None or set(record.outputs) != set(stage.outputs):
+        return None
+    return record
+
+
+def _stale(maker: Stage, params: Params, run_folder: Path, data: str) -> str:
+    """The reason why the files that a stage has made must not be read; empty: none."""
+    record = _complete(maker, run_folder)
+    if record is None:
+        return "has not finished (another method's files are given by a parameter)"
+    changed = changed_file(maker, params, run_folder, record.inputs | record.outputs)
+    if changed:
+        return f"{changed} has changed since"
+    for name, value in params.of(*maker.params).items():
+        ran = record.parameters.get(name)
+        if name not in NOT_COMPARED and ran != value:
+            return f"it ran with {name} = {shown(ran)}, and this is with {value!r}"
+    if record.data != data:
+        return "the data have changed since"
+    if record.code != code_digest(maker.notebook):
+        return "its code, or fustal's, has changed since"
+    return ""
+
+
+def changed_file(stage: Stage, params: Params, run_folder: Path, known: Mapping[str, str]) -> str:
+    """The first file that differs from what a stage has read or written; empty: none.
+
+    Args:
+        stage: of the chain.
+        params: of the run.
+        run_folder: of the run.
+        known: recorded hashes of its inputs and outputs, by name.
+    """
+    inputs = inputs_of(stage, params, run_folder)
+    for name, value in known.items():
+        path = inputs.get(name, run_folder / name)
+        if not path.is_file() or digest(path) != value:
+            return name
+    return ""
 
 
 def adopt(source: Path, params: Params, name: str, outputs: Path) -> None:
     """Takes a finished stage over from another run in which it has the same parameters, data, code and inputs.
 
     Args:
-        source: the other run's folder.
+        source: folder of the other run.
         params: of the run that takes it.
         name: of the stage.
         outputs: the folder above the run's.
     """
-    folder, stage = outputs / params.run, CHAIN[name]
+    run_folder = outputs / params.run
+    stage = CHAIN[name]
     record = read_json(source / name / RECORD) | {"parameters": params.of(Params), "taken_from": source.name}
-    (folder / name / RECORD).unlink(missing_ok=True)  # until all of it is here
+    (run_folder / name / RECORD).unlink(missing_ok=True)  # until all of it is here
+    # The mark of a started stage comes first: a folder with files and without it counts as not made by a stage.
     paths = sorted((source / name).rglob("*"), key=lambda path: (path.name != STARTED, path))
     for path in paths:
         if path.is_file() and path.name != RECORD:
-            _take(path, folder / path.relative_to(source))
-    _take(source / "notebooks" / stage.notebook, folder / "notebooks" / stage.notebook)
-    write_json(record, folder / name / RECORD)
+            _take(path, run_folder / path.relative_to(source))
+    _take(source / "notebooks" / stage.notebook, run_folder / "notebooks" / stage.notebook)
+    write_json(record, run_folder / name / RECORD)
 
 
 def _take(source: Path, target: Path) -> None:
+    """Gives a file a second name, or copies it where the file system does not allow that; runs only replace files."""
     with atomic(target) as temporary:
-        _link(source, temporary)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copy2(source, temporary)
 
 
-def _link(source: str | Path, target: str | Path) -> None:
-    """One file under two names, where the file system allows it, as what a run has written is only ever replaced."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+# --- the folder of a stage --------------------------------------------------------------------------------------------
 
 
-def stage_key(params: Params, stage: Stage, data: str) -> str:
-    """What a stage's result depends on besides its input files: parameters, data set, code. As one hash."""
-    chosen = {key: value for key, value in params.of(*stage.params).items() if key not in ("run", "dataset")}
-    chosen |= {key: digest(Path(chosen[key])) for key in FOREIGN if chosen.get(key) and Path(chosen[key]).is_file()}
-    parts = [json.dumps(chosen, sort_keys=True), data, code_digest(stage.notebook)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _changed(maker: Stage, params: Params, folder: Path, data: str) -> str:
-    """What is not any more as it was when a stage made its files, which therefore must not be read; empty: nothing."""
-    record = read_record(folder / maker.name)
-    if record is None or set(record.outputs) != set(maker.outputs):
-        return "has not finished (another method's files are given by a parameter)"
-    if changed := changed_file(maker, params, folder, record.inputs | record.outputs):
-        return f"{changed} has changed since"
-    for name, value in params.of(*maker.params).items():
-        if name not in ("run", "dataset") and (ran := record.parameters.get(name)) != value:
-            return f"it ran with {name} = {shown(ran)}, and this is with {value!r}"
-    if record.data != data:
-        return "the data have changed since"
-    return "" if record.code == code_digest(maker.notebook) else "its code, or fustal's, has changed since"
-
-
-def _check_ours(here: Path) -> None:
-    """Refuses a stage's folder that holds files and was not made by a stage."""
-    check_target(here / RECORD)
-    files = [path for path in here.rglob("*") if path.is_file()] if here.is_dir() else []
-    if files and not (here / STARTED).exists():
+def _check_made_by_a_stage(folder: Path) -> None:
+    """Refuses a folder with files that no stage has made."""
+    check_target(folder / RECORD)
+    files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+    if files and not (folder / STARTED).exists():
         raise InputError(
-            f"{here}: holds {shown(files[0].name)}, which no stage made: move it away, or name another run"
+            f"{folder}: holds {shown(files[0].name)}, which no stage made: move it away, or name another run"
         )
 
 
-PATIENCE = 5
-"""Seconds that a stage waits for another process to leave it: a kernel whose parent was killed takes a moment."""
-
-
 _locks: dict[Path, ExitStack] = {}
-"""The stage that this process works on, by the folder of its run."""
+"""The lock of the stage that this process works on, by the folder of its run."""
 
 
-def _hold(folder: Path, name: str) -> None:
-    """Locks a run's stage until this process finishes it, opens another stage of the run, or ends."""
-    _release(folder)
+def _hold(run_folder: Path, name: str) -> None:
+    """Locks a stage until this process finishes it, opens another stage of the run, or ends."""
+    _release(run_folder)
     stack = ExitStack()
-    stack.enter_context(held(folder / f".{name}.lock", folder / name, PATIENCE))
-    _locks[folder] = stack
+    stack.enter_context(held(run_folder / f".{name}.lock", run_folder / name, LOCK_PATIENCE))
+    _locks[run_folder] = stack
 
 
-def _release(folder: Path) -> None:
-    if folder in _locks:
-        _locks.pop(folder).close()
+def _release(run_folder: Path) -> None:
+    if run_folder in _locks:
+        _locks.pop(run_folder).close()
 
 
-def _forget_other_checkpoints(run: Run) -> None:
+def _remove_other_checkpoints(opened: OpenStage) -> None:
     """Keeps the checkpoints of an interrupted training only when they belong to exactly this stage."""
-    marker, mine = run.here / STARTED, {"key": run.key, "inputs": run.read}
-    try:
-        same = read_json(marker) == mine if marker.exists() else False
-    except InputError as error:
-        print(f"{error}: the stage begins anew", file=sys.stderr)
-        same = False
+    marker = opened.folder / STARTED
+    mine = {"key": opened.key, "inputs": opened.read}
+    same = False
+    if marker.exists():
+        try:
+            same = read_json(marker) == mine
+        except InputError as error:
+            print(f"{error}: the stage starts again", file=sys.stderr)
     if not same:
-        for checkpoint in run.here.rglob(CHECKPOINT):
-            checkpoint.unlink()
+        _remove_checkpoints(opened.folder)
         write_json(mine, marker)
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    for checkpoint in folder.rglob(CHECKPOINT):
+        checkpoint.unlink()

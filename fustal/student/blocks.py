@@ -52,8 +52,8 @@ class Depthwise(nn.Conv1d):
 
     def __init__(self, dim: int, kernel: int, std: float) -> None:
         super().__init__(dim, dim, kernel, groups=dim)
+        self.bias: nn.Parameter
         nn.init.normal_(self.weight, std=std)
-        assert self.bias is not None
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:

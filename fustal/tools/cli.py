@@ -75,7 +75,7 @@ def run(
     for params in chosen:
         _say(f"{params.run}: {params.dataset}, seed {params.seed}, recipe {params.recipe}")
         try:
-            run_chain(params, stages=stages, force=force, say=_say, **kept)
+            run_chain(params, stages=stages, force=force, report=_say, **kept)
         except KeyboardInterrupt:
             _say("stopped; the same command goes on from the last checkpoint", err=True)
             raise typer.Exit(130) from None

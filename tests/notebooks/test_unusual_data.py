@@ -151,7 +151,7 @@ def test_the_chain_runs_to_its_end_and_is_done_then(case):
         outputs = [output for cell in cells_without_exercises(executed) for output in cell.outputs]
         assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     lines = []
-    run_chain(Params.read(case.folder / "params.yaml"), outputs=case.outputs, say=lines.append)
+    run_chain(Params.read(case.folder / "params.yaml"), outputs=case.outputs, report=lines.append)
     said = [line.split(": ")[1] for line in lines]
     assert said == ["already done"] * len(stages) + ["nothing to do"] * (5 - len(stages))
 

@@ -116,7 +116,7 @@ def run_task(values: dict[str, Any], stage: str, donor: str | None, outputs: str
             # dask has its workers give freed memory back at once; a training would take it again at every step
             os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)
             say = functools.partial(LOG.info, f"{params.run}: %s")  # and no bar, which would tear the client's table
-            run_chain(params, stages=[stage], outputs=folder, say=say, bar=False)
+            run_chain(params, stages=[stage], outputs=folder, report=say, bar=False)
     return time.monotonic() - began
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fustal.engine import steps
-from fustal.engine.steps import VARIABLE, Steps, telling
+from fustal.engine.steps import VARIABLE, Steps, reporting
 
 
 def test_step_and_time_left(tmp_path, monkeypatch):
@@ -37,7 +37,7 @@ def test_nothing_depends_on_the_file(tmp_path, monkeypatch, file):
 
 def test_lines_are_told_now_and_then():
     lines = []
-    with telling(lines.append, "3/5 03", every=0.05):
+    with reporting(lines.append, "3/5 03", every=0.05):
         file = Path(os.environ[VARIABLE])
         time.sleep(0.2)
         file.write_text("student step 3 of 5, about 2 s left")
@@ -55,7 +55,7 @@ def test_lines_are_told_now_and_then():
 
 def test_the_first_line_comes_after_a_while():
     lines = []
-    with telling(lines.append, "1/5 01"):
+    with reporting(lines.append, "1/5 01"):
         pass
     assert lines == []
-    assert steps.TOLD_EVERY == 30
+    assert steps.REPORTED_EVERY == 30

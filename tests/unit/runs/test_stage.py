@@ -44,7 +44,7 @@ def finish(name, **namespace):
     """Opens a stage, writes something for each of its outputs, and closes it."""
     run = open_stage(name, {"run": "tiny"} | namespace)
     for item in run.stage.outputs:
-        (run.folder / item).write_text(f"{name} made {item} with {run.params.of(Params)}")
+        (run.run_folder / item).write_text(f"{name} made {item} with {run.params.of(Params)}")
     assert run.finish() == list(run.stage.outputs)
     return run
 
@@ -220,9 +220,9 @@ def test_a_broken_record_means_not_done_and_is_said(outputs, dataset, capsys, co
 @pytest.mark.parametrize("content", [b"", bytes(500), b'{"key'])
 def test_a_broken_mark_of_the_beginning_drops_the_checkpoint(outputs, content, capsys):
     run = open_stage("generator", {"run": "tiny"})
-    checkpoint = run.here / "checkpoint.safetensors"
+    checkpoint = run.folder / "checkpoint.safetensors"
     checkpoint.write_text("of which training?")
-    (run.here / "started.json").write_bytes(content)
+    (run.folder / "started.json").write_bytes(content)
     open_stage("generator", {"run": "tiny"})
     assert not checkpoint.exists()
     assert capsys.readouterr().err.count("started.json: ") == 1
@@ -237,7 +237,7 @@ def test_an_output_that_a_power_cut_emptied_is_made_again(outputs, dataset, cont
 
 def write_outputs(run):
     for item in run.stage.outputs:
-        (run.folder / item).write_text("made")
+        (run.run_folder / item).write_text("made")
 
 
 def test_a_stage_does_not_finish_when_an_input_changed_while_it_worked(outputs, dataset):
@@ -321,18 +321,18 @@ def test_an_unfinished_stage_cannot_be_recorded(outputs):
     run = open_stage("generator", {"run": "tiny"})
     with pytest.raises(InputError):
         run.finish()
-    assert not (run.here / "stage.json").exists()
+    assert not (run.folder / "stage.json").exists()
 
 
 def test_the_record_tells_where_a_result_comes_from(outputs, dataset):
     finish("generator", seed=4)
     run = finish("selection", seed=4)
-    record = json.loads((run.here / "stage.json").read_text())
+    record = json.loads((run.folder / "stage.json").read_text())
     assert record["stage"] == "selection"
     assert record["parameters"] == Params(run="tiny", seed=4).of(Params)
     proposals, labels = "generator/proposals_train.json", "selection/pseudo_labels.json"
-    assert record["inputs"] == {proposals: digest(run.folder / proposals)}
-    assert record["outputs"] == {labels: digest(run.folder / labels)}
+    assert record["inputs"] == {proposals: digest(run.run_folder / proposals)}
+    assert record["outputs"] == {labels: digest(run.run_folder / labels)}
     assert record["seconds"] >= 0
 
 
@@ -380,7 +380,7 @@ def test_parameters_are_inherited_from_the_stage_before(outputs):
     assert run.params.seed == 7
     assert run.params.iou_score_min == 0.1
     assert run.params.student_lr == 0.5, "what the notebook says wins"
-    assert run.here.is_dir()
+    assert run.folder.is_dir()
     assert open_stage("selection", {"run": "tiny"}).params.iou_score_min == Params().iou_score_min
 
 
@@ -400,7 +400,7 @@ def test_a_wrong_parameter_or_data_set_creates_nothing(outputs):
 def test_checkpoints_are_kept_for_the_same_stage_and_dropped_for_another(outputs):
     def checkpoints(**namespace):
         run = open_stage("student", {"run": "tiny"} | namespace)
-        return sorted(str(path.relative_to(run.here)) for path in run.here.rglob("checkpoint.safetensors"))
+        return sorted(str(path.relative_to(run.folder)) for path in run.folder.rglob("checkpoint.safetensors"))
 
     def interrupt():
         for folder in ("student", "student/upper_bound"):
@@ -475,7 +475,7 @@ def test_another_methods_file_takes_the_place_of_the_stages_before(outputs, data
     assert stages_of(params, dataset) == ["selection", "student", "distilled", "evaluation"]
     run = open_stage("selection", {"run": "tiny", "proposals_file": str(given)})
     assert len(run.results("generator/proposals_train.json")) == 3
-    (run.here / "pseudo_labels.json").write_text("{}")
+    (run.folder / "pseudo_labels.json").write_text("{}")
     run.finish()
     assert is_done(params, "selection", data_key(dataset))
     write_results(as_labels(dataset.segments_of("train")[:2]), given)
@@ -508,17 +508,17 @@ def test_without_true_segments_there_is_no_evaluation(dataset):
 
 def test_a_finished_stage_has_no_checkpoints(outputs):
     run = open_stage("generator", {"run": "tiny"})
-    (run.here / "checkpoint.safetensors").write_text("the last step")
+    (run.folder / "checkpoint.safetensors").write_text("the last step")
     finish("generator")
-    assert not list(run.here.rglob("checkpoint.safetensors"))
+    assert not list(run.folder.rglob("checkpoint.safetensors"))
 
 
 def test_what_a_killed_process_left_half_written_is_cleared_away(outputs):
     run = open_stage("generator", {"run": "tiny"})
-    half = run.here / f".proposals_train.json{UNFINISHED}x1y2"
+    half = run.folder / f".proposals_train.json{UNFINISHED}x1y2"
     half.mkdir()
     (half / LOCK).touch()
-    mine = run.here / ".ipynb_checkpoints"
+    mine = run.folder / ".ipynb_checkpoints"
     mine.mkdir()
     (half / "proposals_train.json").write_text("{")
     open_stage("generator", {"run": "tiny"})
@@ -535,7 +535,7 @@ run = stage.open_stage("generator", {{"run": "tiny"}})
 print("open", flush=True)
 input()
 """
-    monkeypatch.setattr("fustal.runs.stage.PATIENCE", 0)
+    monkeypatch.setattr("fustal.runs.stage.LOCK_PATIENCE", 0)
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "open\n"

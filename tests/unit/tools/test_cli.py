@@ -154,7 +154,7 @@ def ran(monkeypatch, tmp_path):
     """Stands in for the chain: the parameters it was given, and metrics as it would write them."""
     calls = []
 
-    def run_chain(params, *, stages, force, say):
+    def run_chain(params, *, stages, force, report):
         calls.append((params, force))
         path = tmp_path / params.run / "evaluation" / "metrics.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,7 +209,7 @@ def test_run_with_wrong_parameters_writes_nothing(fustal, ran, tmp_path, argumen
 
 def test_run_of_one_stage(fustal, monkeypatch):
     called = []
-    monkeypatch.setattr("fustal.runs.batch.run_chain", lambda params, *, stages, force, say: called.append(stages))
+    monkeypatch.setattr("fustal.runs.batch.run_chain", lambda params, *, stages, force, report: called.append(stages))
     assert fustal("run", ROOT / "params" / "demo.yaml", "--stage", "selection") == (
         0,
         "demo: demo, seed 0, recipe corrected\n",

@@ -19,7 +19,7 @@ from fustal.exceptions import InputError
 from fustal.params import Params
 from fustal.runs.chain import CHAIN, inputs_of
 from fustal.runs.identity import data_key
-from fustal.runs.stage import Run
+from fustal.runs.stage import OpenStage
 from fustal.student import Student, detect_videos, train_student
 from fustal.tools import localize
 from fustal.tools.cli import main
@@ -61,7 +61,7 @@ def trained(tmp_path_factory):
     read = {name: digest(path) for name, path in inputs.items()}
     ensure(params.dataset)
     key = data_key(load_dataset(params.dataset))
-    Run(params, CHAIN["distilled"], folder, inputs, dataset, "key", key, "code", read, time.time()).finish()
+    OpenStage(params, CHAIN["distilled"], folder, inputs, dataset, "key", key, "code", read, time.time()).finish()
     for path in data.glob("train*.npy"):
         path.unlink()
     return outputs, data
