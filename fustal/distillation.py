@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fustal.data.features import FeatureStore
-from fustal.engine.videos import whole_videos
+from fustal.engine.videos import to_frame, whole_videos
 from fustal.params import Params
 from fustal.student.batches import Batch, TrainingVideos, label_weights
 from fustal.student.decoding import Detections, apply_soft_nms, candidates, class_scores
-from fustal.student.inference import to_frame
 from fustal.student.network import Student
 from fustal.student.targets import Truth
 from fustal.student.training import StudentState, train_epochs

@@ -3,25 +3,22 @@
 Taught in notebook 01. Source: paper section 3.2; docs/method.md section 2.
 """
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fustal.data.features import FeatureStore, sample_test, sample_train
+from fustal.data.features import FeatureStore, sample_test
 from fustal.engine.checkpoint import fingerprint, save_module
 from fustal.engine.cpu import Conv1d, dropout
 from fustal.engine.device import batch_of_step, pick_device, precision, random_generator, send
 from fustal.engine.loop import Loop
+from fustal.engine.videos import sample_batch
 from fustal.params import Params
-
-# --- the network ------------------------------------------------------------------------------------------------------
 
 
 class Activations(NamedTuple):
@@ -77,9 +74,6 @@ def video_score(cas: Tensor, k: int) -> Tensor:
         (B, C), each row sums to 1.
     """
     return cas.topk(k, dim=1).values.mean(1).softmax(1)
-
-
-# --- snippet mining ---------------------------------------------------------------------------------------------------
 
 
 class Snippets(NamedTuple):
@@ -164,9 +158,6 @@ def mined(output: Activations, params: Params, dropout: float = 0.0) -> Snippets
     )
 
 
-# --- contrast ---------------------------------------------------------------------------------------------------------
-
-
 def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:
     """InfoNCE with cosine similarity; query and key are the means over snippets, negatives stay single.
 
@@ -237,9 +228,6 @@ def cross_video_contrast(contrasts: Tensor, labels: Tensor) -> Tensor:
     return (contrasts[first, second] + contrasts[second, first]).mean() / 2
 
 
-# --- loss and training ------------------------------------------------------------------------------------------------
-
-
 def generator_loss(score: Tensor, labels: Tensor, snippets: Snippets, params: Params) -> dict[str, Tensor]:
     """Video classification plus contrast.
 
@@ -272,7 +260,7 @@ def batch_losses(output: Activations, labels: Tensor, params: Params) -> dict[st
     Args:
         output: of the generator.
         labels: multi-hot (B, C).
-        params: of the run.
+        params: easy_ratio, and those of mining and contrast.
     """
     k = max(1, output.cas.shape[1] // params.easy_ratio)
     snippets = mined(output, params, params.mining_dropout)
@@ -306,15 +294,9 @@ def train_generator(params: Params, store: FeatureStore, folder: Path) -> tuple[
         features = sample_batch(store, names, params.generator_snippets, random, device)
         return names, features, send(labels[rows], device)
 
-    loop = Loop(
-        "generator",
-        range(params.generator_steps),
-        seed=params.seed,
-        folder=folder,
-        modules={"generator": model},
-        optimizer=optimizer,
-        about=fingerprint(params),
-    )
+    steps = range(params.generator_steps)
+    modules = {"generator": model}
+    loop = Loop("generator", steps, params.seed, folder, modules, optimizer, about=fingerprint(params))
     with closing(loop.batches(load)) as batches:
         for step, (names, features, multi_hot) in batches:
             model.train()
@@ -328,38 +310,11 @@ def train_generator(params: Params, store: FeatureStore, folder: Path) -> tuple[
     return model.eval(), loop.log()
 
 
-def sample_batch(
-    store: FeatureStore, videos: Sequence[str], count: int, random: torch.Generator, device: torch.device
-) -> Tensor:
-    """Training samples (B, count, D) of videos, on the device."""
-    features = torch.empty(len(videos), count, store.dim, pin_memory=device.type == "cuda")
-    for video, row in zip(videos, features, strict=True):
-        positions = sample_train(store.length(video), count, random)
-        store.read(video, positions.numpy(), row)
-    return send(features, device)
-
-
-# --- the trained generator --------------------------------------------------------------------------------------------
-
-
 @torch.inference_mode()
 def activations(model: Generator, store: FeatureStore, video: str, params: Params) -> Activations:
-    """Runs the generator on one video, on evenly spaced snippets where it is long; the result has no batch axis."""
+    """Runs the generator on one video, on evenly spaced snippets where it is long: a batch of one."""
     device = next(model.parameters()).device
     positions = sample_test(store.length(video), params.generator_snippets)
     features = store.read(video, positions.numpy())
     output = model(send(features[None], device))
-    return Activations(output.embeddings[0].cpu(), output.cas[0].cpu(), output.actionness[0].cpu())
-
-
-def mined_embeddings(
-    model: Generator, store: FeatureStore, videos: Sequence[str], params: Params
-) -> dict[str, np.ndarray]:
-    """Embeddings (N, E) of the mined snippets of some videos, by kind ("easy action" …), for a figure."""
-    found: dict[str, list[Tensor]] = {name.replace("_", " "): [] for name in Snippets._fields}
-    for video in videos:
-        output = activations(model, store, video, params)
-        snippets = mined(Activations(*[part[None] for part in output]), params)
-        for parts, embeddings in zip(found.values(), snippets, strict=True):
-            parts.append(embeddings[0])
-    return {name: torch.cat(parts).numpy() for name, parts in found.items()}
+    return Activations(output.embeddings.cpu(), output.cas.cpu(), output.actionness.cpu())

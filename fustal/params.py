@@ -101,11 +101,9 @@ class StudentParams(BaseModel):
     max_snippets: int = _field(384, "length of a training sequence; longer videos are cropped", ge=16, le=100_000)
     crop_min: float = _field(0.9, "minimum share of a sequence that the random crop keeps", gt=0, le=1)
     input_noise: float = _field(5e-4, "standard deviation of the noise added to the features", ge=0, le=1e6)
-    center_radius: float = _field(
-        1.5, "strides around the centre of a segment in which points are positive", gt=0, le=1e6
-    )
+    center_radius: float = _field(1.5, "strides around a segment's centre in which points are positive", gt=0, le=1e6)
     label_weights: Literal["equal", "confidence"] = _field(
-        "confidence", "weight of a label in the losses: 1, or its confidence over the best one's"
+        "confidence", "loss weight of a label: 1, or its confidence over the best one's"
     )
     mil_weight: float = _field(1.0, "weight of the video-level (MIL) loss", ge=0, le=1e6)
     mil_ratio: int = _field(5, "the top n // mil_ratio positions make the video score", ge=1, le=1_000_000)
@@ -136,9 +134,7 @@ class DistillationParams(BaseModel):
 
     distill_epochs: int = _field(6, "epochs on the teacher's labels", ge=1, le=100_000)
     relabel_confidence: float = _field(0.4, "eta', a teacher's detection above it becomes a label", ge=0, le=1)
-    relabel: bool = _field(
-        True, "the teacher's labels replace the generator's; false: continue on the generator's, to compare"
-    )
+    relabel: bool = _field(True, "the teacher's labels replace the generator's; false: continue on those")
 
 
 class EvaluationParams(BaseModel):

@@ -14,8 +14,6 @@ from fustal.generator import Generator, activations, video_score
 from fustal.params import Params, parse_grid
 from fustal.segments import hard_nms, iou_score
 
-# --- proposals of videos ----------------------------------------------------------------------------------------------
-
 
 def propose_videos(
     model: Generator, store: FeatureStore, videos: Sequence[str], params: Params, *, known: bool = False
@@ -34,25 +32,26 @@ def propose_videos(
     """
     dataset = store.dataset
     names = np.array(dataset.classes, dtype=object)
-    columns: dict[str, list[np.ndarray]] = {"video": [], "label": [], "score": [], "start": [], "end": []}
+    found = [np.empty((0, 4))]  # arrays: a frame for each video would take ten times the memory
+    counts = []
     for video, labels in zip(videos, dataset.labels(videos), strict=True):
         output = activations(model, store, video, params)
-        k = max(1, len(output.cas) // params.easy_ratio)
-        score = video_score(output.cas[None], k)[0].numpy()
+        cas = output.cas[0].numpy()
+        k = max(1, len(cas) // params.easy_ratio)
+        score = video_score(output.cas, k)[0].numpy()
         if known and params.corrected:
             classes = np.flatnonzero(labels)
         else:
             classes = predicted_classes(score, params.class_threshold)
-        seconds = snippet_seconds(store, video, len(output.cas))
-        rows = propose(output.cas.numpy(), output.actionness.numpy(), score, classes, seconds, params)
+        seconds = store.seconds_per_sample(video, len(cas))
+        rows = propose(cas, output.actionness[0].numpy(), score, classes, seconds, params)
         if params.corrected:
             rows = centred(rows, store.grid_of(video).to_seconds(0), store.covered(video))
-        # Arrays: a frame for each video would take ten times the memory.
-        columns["video"].append(np.full(len(rows), video, dtype=object))
-        columns["label"].append(names[rows.label.to_numpy(int)])
-        for name in ("score", "start", "end"):
-            columns[name].append(rows[name].to_numpy(float))
-    return pd.DataFrame({name: np.concatenate(parts) if parts else [] for name, parts in columns.items()})
+        found.append(rows.to_numpy(float))
+        counts.append(len(rows))
+    label, score, start, end = np.concatenate(found).T
+    whose = np.repeat(np.array(videos, dtype=object), counts)
+    return pd.DataFrame({"video": whose, "label": names[label.astype(int)], "score": score, "start": start, "end": end})
 
 
 def predicted_classes(score: np.ndarray, threshold: float) -> np.ndarray:
@@ -63,12 +62,6 @@ def predicted_classes(score: np.ndarray, threshold: float) -> np.ndarray:
     """
     chosen = np.flatnonzero(score >= threshold)
     return chosen if len(chosen) else np.array([score.argmax()])
-
-
-def snippet_seconds(store: FeatureStore, video: str, sampled: int) -> float:
-    """Seconds from one of the `sampled` snippets of a video to the next."""
-    grid = store.grid_of(video)
-    return grid.stride * store.length(video) / (sampled * grid.fps)
 
 
 def centred(proposals: pd.DataFrame, first_centre: float, last_end: float) -> pd.DataFrame:
@@ -89,9 +82,6 @@ def centred(proposals: pd.DataFrame, first_centre: float, last_end: float) -> pd
     start = (proposals.start + first_centre).where(proposals.start > 0, 0)
     end = (proposals.end + first_centre).clip(upper=last_end)
     return proposals.assign(start=start, end=end)[start < end]
-
-
-# --- proposals of one video -------------------------------------------------------------------------------------------
 
 
 def propose(
@@ -117,20 +107,16 @@ def propose(
     """
     action = upsample(normalise(actionness), params.upscale)
     position_seconds = snippet_seconds / params.upscale
-    labels = [np.empty(0, int)]
-    scores = [np.empty(0)]
-    segments = [np.empty((0, 2))]
+    rows = [np.empty((0, 4))]
     for label in classes:
         activation = upsample(normalise(cas[:, label]), params.upscale)
         first, last, contrast = contrasted_runs(activation, action, params)
         candidates = np.stack([first * position_seconds, (last + 1) * position_seconds], axis=1)
         confidence = contrast + params.oic_video_weight * score[label]
         kept = apply_hard_nms(candidates, confidence, params)
-        labels.append(np.full(len(kept), label))
-        scores.append(confidence[kept])
-        segments.append(candidates[kept])
-    start, end = np.concatenate(segments).T
-    return pd.DataFrame({"label": np.concatenate(labels), "score": np.concatenate(scores), "start": start, "end": end})
+        rows.append(np.column_stack([np.full(len(kept), label), confidence[kept], candidates[kept]]))
+    found = pd.DataFrame(np.concatenate(rows), columns=["label", "score", "start", "end"])
+    return found.astype({"label": int})
 
 
 def normalise(sequence: np.ndarray) -> np.ndarray:
@@ -251,9 +237,6 @@ def apply_hard_nms(segments: np.ndarray, scores: np.ndarray, params: Params) -> 
         plus_one=not params.corrected,
     )
     return order[kept.numpy()]
-
-
-# --- pseudo labels ----------------------------------------------------------------------------------------------------
 
 
 def add_iou_score(proposals: pd.DataFrame, kind: str = "paper") -> pd.DataFrame:

@@ -124,6 +124,11 @@ class FeatureStore:
             )
         return VideoGrid(fps, self.grid.stride, self.grid.window)
 
+    def seconds_per_sample(self, video: str, count: int) -> float:
+        """Seconds from one to the next of `count` snippets that are sampled evenly from a video."""
+        grid = self.grid_of(video)
+        return grid.stride * self.length(video) / (count * grid.fps)
+
     def duration(self, video: str) -> float:
         """Seconds of a video: from its annotation, else to the end of its last snippet."""
         annotated = float(self.dataset.videos.duration[video])

@@ -1,4 +1,4 @@
-"""A convolution over time, and a dropout, that are fast on a CPU; both networks spend most of their time in them.
+"""Convolutions over time, and a dropout, that are fast on a CPU; both networks spend most of their time in them.
 
 On other devices, and in other arithmetic than float32, they are PyTorch's own. On a CPU a convolution to few channels
 is one matrix product, and a wide one is computed in tiles by Winograd's minimal filtering F(6, 3): six outputs of a
@@ -37,6 +37,26 @@ class Conv1d(nn.Conv1d):
     def forward(self, x: Tensor) -> Tensor:
         """Convolves x (B, T, D) to (B, T, E); beyond the sequence everything is 0."""
         return convolve(x, self.weight, self.bias)
+
+
+class Depthwise(nn.Conv1d):
+    """Convolution of each channel with its own kernel; weights start at N(0, std), biases at 0."""
+
+    def __init__(self, dim: int, kernel: int, std: float) -> None:
+        super().__init__(dim, dim, kernel, groups=dim)
+        self.bias: nn.Parameter
+        nn.init.normal_(self.weight, std=std)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolves x (B, T, D)."""
+        kernel = self.kernel_size[0]
+        if kernel == 1:  # a product
+            return torch.addcmul(self.bias, x, self.weight[:, 0, 0])
+        # PyTorch's 2d convolution is faster than its 1d one where the channels come last.
+        image = x.mT[:, :, None]
+        weight = self.weight[:, :, None]
+        return F.conv2d(image, weight, self.bias, padding=(0, kernel // 2), groups=self.groups)[:, :, 0].mT
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

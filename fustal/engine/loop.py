@@ -34,7 +34,7 @@ class Loop:
 
     A training uses it like this:
 
-        loop = Loop("student", range(100), seed=0, folder=folder, modules={"model": model}, optimizer=optimizer)
+        loop = Loop("student", range(100), seed, folder, {"model": model}, optimizer)
         with closing(loop.batches(load)) as batches:  # also when a step fails, the loading thread ends
             for step, batch in batches:
                 losses = ...
@@ -62,11 +62,11 @@ class Loop:
         self,
         name: str,
         steps: range,
-        *,
         seed: int,
         folder: Path,
         modules: Mapping[str, nn.Module],
         optimizer: torch.optim.Optimizer,
+        *,
         about: str = "",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)

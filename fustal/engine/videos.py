@@ -1,16 +1,18 @@
-"""Videos of different lengths as padded batches.
+"""Videos of different lengths as batches, and the detections in them as a frame.
 
-Taught in notebook 03. Source: docs/method.md section 4.
+Source: docs/method.md sections 2 and 4.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 
+import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fustal.data.features import FeatureStore
+from fustal.data.features import FeatureStore, sample_train
 from fustal.engine.device import send
 from fustal.engine.loop import load_ahead, progress_bar
 from fustal.params import Params
@@ -18,6 +20,17 @@ from fustal.params import Params
 BATCH_SNIPPETS = {"cpu": 4_608, "cuda": 18_432}
 """Maximum number of snippets, with padding, of videos that go through the student together. On a CPU the output of a
 layer should stay in its cache; for a GPU these are eight of the paper's training sequences."""
+
+
+def sample_batch(
+    store: FeatureStore, videos: Sequence[str], count: int, random: torch.Generator, device: torch.device
+) -> Tensor:
+    """Training samples (B, count, D) of videos, on the device."""
+    features = torch.empty(len(videos), count, store.dim, pin_memory=device.type == "cuda")
+    for video, row in zip(videos, features, strict=True):
+        positions = sample_train(store.length(video), count, random)
+        store.read(video, positions.numpy(), row)
+    return send(features, device)
 
 
 def padded_length(longest: int, params: Params) -> int:
@@ -88,3 +101,31 @@ def similar_lengths(lengths: Mapping[str, int], maximum: int, *, exactly: bool) 
         else:
             groups.append([video])
     return groups
+
+
+def to_frame(
+    found: Mapping[str, tuple[Tensor, Tensor, Tensor]], videos: Sequence[str], store: FeatureStore
+) -> pd.DataFrame:
+    """Detections in snippets as a frame of results in seconds, clipped to the videos.
+
+    Args:
+        found: segments (N, 2), scores (N,) and classes (N,) of each video.
+        videos: their order in the frame.
+        store: features on the student's grid.
+
+    Returns:
+        Frame with video, label, score, start (s), end (s).
+    """
+    classes = np.array(store.dataset.classes, dtype=object)
+    rows = [np.empty((0, 4))]
+    counts = []
+    for video in videos:
+        segments, scores, labels = found[video]
+        seconds = store.grid_of(video).to_seconds(segments.cpu().double()).clamp(0, store.duration(video))
+        rows.append(np.column_stack([labels.cpu(), scores.cpu().double(), seconds]))
+        counts.append(len(labels))
+    label, score, start, end = np.concatenate(rows).T
+    whose = np.repeat(np.array(videos, dtype=object), counts)
+    return pd.DataFrame(
+        {"video": whose, "label": classes[label.astype(int)], "score": score, "start": start, "end": end}
+    )

@@ -135,9 +135,7 @@ def run_notebook(stage: Stage, params: Params, outputs: Path, *, bar: bool = Fal
     os.environ.setdefault("FUSTAL_STATIC", "1")  # figures without sliders
     # papermill warns of parameters that a notebook does not declare; ours take all of them and check them
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory(
-        prefix="fustal-", dir=_short_folder()
-    ) as sockets:  # sockets instead of ports: no other user can listen
+    with tempfile.TemporaryDirectory(prefix="fustal-", dir=_short_folder()) as sockets:
         try:
             executed = papermill.execute_notebook(
                 _literal(ROOT / "notebooks" / stage.notebook),

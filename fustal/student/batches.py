@@ -50,7 +50,6 @@ class TrainingVideos:
     """The training videos with their pseudo labels, as random batches; features are read for each batch.
 
     Args:
-        params: of the run.
         store: features on the student's grid, of a data set whose training videos are used.
         pseudo_labels: frame with video, label, score, start (s), end (s). Videos without any stay, as background that
             still has video-level labels.

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fustal.engine.cpu import Conv1d
+from fustal.engine.cpu import Conv1d, Depthwise
 from fustal.params import Params
 
 
@@ -45,26 +45,6 @@ class DropPath(nn.Module):
         """Scales x (B, T, D) and drops some of its B rows."""
         keep = F.dropout(x.new_ones(len(x), 1, 1), self.probability, self.training)
         return x * (keep * self.scale)
-
-
-class Depthwise(nn.Conv1d):
-    """Convolution of each channel with its own kernel; weights start at N(0, std), biases at 0."""
-
-    def __init__(self, dim: int, kernel: int, std: float) -> None:
-        super().__init__(dim, dim, kernel, groups=dim)
-        self.bias: nn.Parameter
-        nn.init.normal_(self.weight, std=std)
-        nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolves x (B, T, D)."""
-        kernel = self.kernel_size[0]
-        if kernel == 1:  # a product
-            return torch.addcmul(self.bias, x, self.weight[:, 0, 0])
-        # PyTorch's 2d convolution is faster than its 1d one where the channels come last.
-        image = x.mT[:, :, None]
-        weight = self.weight[:, :, None]
-        return F.conv2d(image, weight, self.bias, padding=(0, kernel // 2), groups=self.groups)[:, :, 0].mT
 
 
 class MaskedGroupNorm(nn.GroupNorm):

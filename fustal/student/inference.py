@@ -3,14 +3,13 @@
 Taught in notebook 03. Source: docs/method.md section 4.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import torch
 
 from fustal.data.features import FeatureStore
-from fustal.engine.videos import whole_videos
+from fustal.engine.videos import to_frame, whole_videos
 from fustal.params import Params
 from fustal.student.decoding import Detections, detect
 from fustal.student.network import Student
@@ -39,27 +38,3 @@ def detect_videos(model: Student, store: FeatureStore, videos: Sequence[str], pa
         detections = detect(model, model(x, mask), params)
         found.update(zip(names, detections, strict=True))
     return to_frame(found, videos, store)
-
-
-def to_frame(found: Mapping[str, Detections], videos: Sequence[str], store: FeatureStore) -> pd.DataFrame:
-    """Detections in snippets as a frame of results in seconds, clipped to the videos.
-
-    Args:
-        found: detections of each video.
-        videos: their order in the frame.
-        store: features on the student's grid.
-
-    Returns:
-        Frame with video, label, score, start (s), end (s).
-    """
-    classes = np.array(store.dataset.classes, dtype=object)
-    columns: dict[str, list[np.ndarray]] = {"video": [], "label": [], "score": [], "start": [], "end": []}
-    for video in videos:
-        segments, scores, labels = found[video]
-        seconds = store.grid_of(video).to_seconds(segments.cpu().double()).clamp(0, store.duration(video)).numpy()
-        columns["video"].append(np.full(len(labels), video, dtype=object))
-        columns["label"].append(classes[labels.cpu().numpy()])
-        columns["score"].append(scores.cpu().double().numpy())
-        columns["start"].append(seconds[:, 0])
-        columns["end"].append(seconds[:, 1])
-    return pd.DataFrame({name: np.concatenate([np.empty(0), *parts]) for name, parts in columns.items()})

@@ -3,7 +3,6 @@
 Taught in notebook 03. Source: docs/method.md sections 4 and 5.
 """
 
-import copy
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from fustal.data.features import FeatureStore
+from fustal.engine.average import start_average, update_average
 from fustal.engine.checkpoint import fingerprint, load_module, read_state, save_module, save_state
 from fustal.engine.device import pick_device
 from fustal.engine.loop import Loop
@@ -22,9 +21,6 @@ from fustal.params import Params
 from fustal.student.batches import TrainingVideos
 from fustal.student.losses import student_loss
 from fustal.student.network import Student
-
-GRADIENT_NORM = 1.0
-"""Maximum norm of the gradient of all weights together."""
 
 
 @dataclass
@@ -69,26 +65,6 @@ def make_optimizer(student: nn.Module, params: Params) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=params.student_lr, fused=True)
 
 
-def start_average(student: Student) -> Student:
-    """A copy of the student that will average its weights, in evaluation mode."""
-    return copy.deepcopy(student).requires_grad_(False).eval()
-
-
-@torch.no_grad()
-def update_average(ema: nn.Module, student: nn.Module, decay: float) -> None:
-    """Moves the averaged weights towards the student's: ema = decay · ema + (1 - decay) · student; copies buffers.
-
-    >>> ema, student = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-    >>> _ = nn.init.zeros_(ema.weight), nn.init.ones_(student.weight)
-    >>> update_average(ema, student, 0.75)
-    >>> ema.weight.item()
-    0.25
-    """
-    get_ema_multi_avg_fn(decay)(list(ema.parameters()), list(student.parameters()), None)
-    for average, value in zip(ema.buffers(), student.buffers(), strict=True):
-        average.copy_(value)
-
-
 def warm_up(step: int, steps_per_epoch: int) -> float:
     """Factor on the learning rate: it rises linearly through epoch 0, then stays 1.
 
@@ -126,15 +102,10 @@ def train_epochs(
     modules: dict[str, nn.Module] = {"model": state.student, "ema": state.ema}
     if relabel is not None:
         modules["relabel"] = relabel
-    loop = Loop(
-        "student" if epochs.start == 0 else "distillation",
-        range(epochs.start * steps_per_epoch, epochs.stop * steps_per_epoch),
-        seed=params.seed,
-        folder=folder,
-        modules=modules,
-        optimizer=state.optimizer,
-        about=fingerprint(params, data.pseudo_labels),
-    )
+    name = "student" if epochs.start == 0 else "distillation"
+    steps = range(epochs.start * steps_per_epoch, epochs.stop * steps_per_epoch)
+    about = fingerprint(params, data.pseudo_labels)
+    loop = Loop(name, steps, params.seed, folder, modules, state.optimizer, about=about)
     with closing(loop.batches(data.batch)) as batches:
         for step, batch in batches:
             state.student.train()
@@ -148,7 +119,7 @@ def train_epochs(
             state.optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
             loop.record(step, losses, batch.videos)
-            nn.utils.clip_grad_norm_(state.student.parameters(), GRADIENT_NORM)
+            nn.utils.clip_grad_norm_(state.student.parameters(), max_norm=1.0)
             for group in state.optimizer.param_groups:
                 group["lr"] = params.student_lr * warm_up(step, steps_per_epoch)
             state.optimizer.step()
@@ -159,7 +130,7 @@ def train_epochs(
             loop.save(step)
     save_module(state.student, folder / "model.safetensors")
     save_module(state.ema, folder / "ema.safetensors")
-    save_state(folder / "optimizer.safetensors", {}, state.optimizer, step=epochs.stop * steps_per_epoch)
+    save_state(folder / "optimizer.safetensors", {}, state.optimizer, step=steps.stop)
     return loop.log()
 
 

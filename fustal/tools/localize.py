@@ -30,12 +30,12 @@ from fustal.data.features import FeatureStore
 from fustal.data.files import digest, one_line, open_regular, read_json, validated
 from fustal.data.names import find_run
 from fustal.data.writing import check_output
+from fustal.engine.average import start_average
 from fustal.engine.checkpoint import load_module
 from fustal.exceptions import InputError, Problem
 from fustal.params import Params
 from fustal.runs.chain import CHAIN
 from fustal.student import Student, detect_videos
-from fustal.student.training import start_average
 from fustal.tools.export import LEAST_SCORE, choose, write_csv
 
 BEST = 10

@@ -15,10 +15,12 @@ from fustal import ROOT
 from fustal.data.cards import Dataset
 from fustal.data.features import FeatureStore
 from fustal.distillation import Relabel
+from fustal.engine.average import start_average, update_average
 from fustal.params import Params
-from fustal.student import Student, Truth, detect_videos, student_loss
+from fustal.student import Student, Truth, detect_videos
 from fustal.student.batches import Batch
-from fustal.student.training import make_optimizer, start_average, update_average
+from fustal.student.losses import student_loss
+from fustal.student.training import make_optimizer
 from tests.benchmarks import plain_student, shapes
 from tests.benchmarks.conftest import spent
 

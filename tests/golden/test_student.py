@@ -10,8 +10,10 @@ from numpy.testing import assert_allclose
 from fustal.data.features import VideoGrid
 from fustal.engine.videos import pad
 from fustal.params import Params
-from fustal.student import Student, Truth, assign, detect, diou_loss, focal_loss, offset_iou, points, student_loss
+from fustal.student import Student, Truth, assign, points
 from fustal.student.blocks import SGPBlock
+from fustal.student.decoding import detect
+from fustal.student.losses import diou_loss, focal_loss, offset_iou, student_loss
 
 BLOCK_NAMES = {
     r"\bgn\.": "group_norm.",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from fustal.student import Borders, StudentOutput
+from fustal.student.network import Borders, StudentOutput
 from tests.datasets import planted_in
 
 settings.register_profile("fustal", deadline=None)

@@ -9,8 +9,9 @@ from fustal import distillation
 from fustal.distillation import Relabel, distill, most_confident, predict
 from fustal.evaluation.balance import label_counts, label_warnings
 from fustal.params import Params
-from fustal.student import Student, StudentState, Truth, candidates, train_student
+from fustal.student import Student, StudentState, Truth, train_student
 from fustal.student.batches import Batch
+from fustal.student.decoding import candidates
 
 SMALL = {
     "student_dim": 16,

@@ -14,6 +14,7 @@ from scipy import ndimage
 from fustal.data.features import FeatureStore
 from fustal.engine.cpu import dropout
 from fustal.engine.device import batch_of_step, random_generator
+from fustal.engine.videos import sample_batch
 from fustal.exceptions import InputError
 from fustal.generator import (
     Activations,
@@ -30,12 +31,11 @@ from fustal.generator import (
     in_video_contrast,
     info_nce,
     mine_snippets,
-    sample_batch,
     train_generator,
     video_score,
 )
 from fustal.params import Params
-from fustal.proposals import predicted_classes, propose_videos, snippet_seconds
+from fustal.proposals import predicted_classes, propose_videos
 from tests.benchmarks.plain_generator import PlainGenerator, plain_contrast, plain_losses, plain_nce
 
 PARAMS = Params(
@@ -451,9 +451,9 @@ def test_long_videos_are_sampled_and_times_scaled_back(planted):
     features[60:80, 0] = 4.0
     np.save(dataset.root / "train0.npy", features)
     params = Params(generator_snippets=30, device="cpu")
-    assert activations(_two_peaks(), store, "train0", params).cas.shape == (30, 2)
-    assert snippet_seconds(store, "train0", 30) == pytest.approx(1.5)
-    assert snippet_seconds(store, "train0", 90) == pytest.approx(0.5)
+    assert activations(_two_peaks(), store, "train0", params).cas.shape == (1, 30, 2)
+    assert store.seconds_per_sample("train0", 30) == pytest.approx(1.5)
+    assert store.seconds_per_sample("train0", 90) == pytest.approx(0.5)
     found = propose_videos(_two_peaks(), store, ["train0"], params)
     best = found.loc[found.score.idxmax()]
     assert abs(best.start - 30) <= 1.5
@@ -495,8 +495,8 @@ def test_predicted_classes_falls_back_to_the_best():
     assert predicted_classes(np.array([0.1, 0.1, 0.15]), 0.2).tolist() == [2]
 
 
-def test_activations_have_no_batch_axis(planted):
+def test_activations_are_a_batch_of_one(planted):
     _, store = planted
     seen = activations(_two_peaks(), store, "train1", Params())
     assert isinstance(seen, Activations)
-    assert seen.actionness.shape == (store.length("train1"),)
+    assert seen.actionness.shape == (1, store.length("train1"))

@@ -9,11 +9,13 @@ import torch
 from torch.testing import assert_close
 
 from fustal.distillation import Relabel
+from fustal.engine.average import start_average, update_average
 from fustal.engine.videos import pad
 from fustal.params import Params
-from fustal.student import Student, Truth, detect_videos, student_loss
+from fustal.student import Student, Truth, detect_videos
 from fustal.student.batches import Batch
-from fustal.student.training import make_optimizer, start_average, update_average
+from fustal.student.losses import student_loss
+from fustal.student.training import make_optimizer
 from tests.benchmarks import gpu
 from tests.benchmarks.plain_student import (
     plain_forward,

@@ -9,31 +9,17 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from fustal.data.features import FeatureStore
+from fustal.engine.average import update_average
 from fustal.engine.videos import pad, padded_length, similar_lengths
 from fustal.exceptions import InputError
 from fustal.params import Params
-from fustal.student import (
-    Borders,
-    Student,
-    StudentState,
-    TrainingVideos,
-    Truth,
-    assign,
-    candidates,
-    class_scores,
-    decode,
-    detect,
-    detect_videos,
-    diou_loss,
-    mil_loss,
-    offset_iou,
-    points,
-    student_loss,
-    train_student,
-)
+from fustal.student import Student, StudentState, TrainingVideos, Truth, assign, detect_videos, points, train_student
 from fustal.student.batches import label_weights, random_crop, snippet_labels
 from fustal.student.blocks import DropPath, MaskedGroupNorm
-from fustal.student.training import make_optimizer, update_average
+from fustal.student.decoding import candidates, class_scores, decode, detect
+from fustal.student.losses import diou_loss, mil_loss, offset_iou, student_loss
+from fustal.student.network import Borders
+from fustal.student.training import make_optimizer
 
 SMALL = {
     "student_dim": 16,

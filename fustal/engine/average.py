@@ -1,0 +1,33 @@
+"""The exponential moving average of the weights of a network: the EMA teacher.
+
+Taught in notebook 04. Source: docs/method.md section 5; Tarvainen and Valpola, Mean teachers, NeurIPS 2017.
+"""
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def start_average(student: Model) -> Model:
+    """A copy of a network that will average its weights, in evaluation mode."""
+    return copy.deepcopy(student).requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def update_average(ema: nn.Module, student: nn.Module, decay: float) -> None:
+    """Moves the averaged weights towards the student's: ema = decay · ema + (1 - decay) · student; copies buffers.
+
+    >>> ema, student = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    >>> _ = nn.init.zeros_(ema.weight), nn.init.ones_(student.weight)
+    >>> update_average(ema, student, 0.75)
+    >>> ema.weight.item()
+    0.25
+    """
+    get_ema_multi_avg_fn(decay)(list(ema.parameters()), list(student.parameters()), None)
+    for average, value in zip(ema.buffers(), student.buffers(), strict=True):
+        average.copy_(value)
