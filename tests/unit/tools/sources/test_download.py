@@ -111,7 +111,7 @@ def test_what_broke_off_goes_on_where_it_stopped(server, cache, capsys):
     server.breaks = 1
     url = f"{server.url}/data.zip"
     line = refused(url, "data.zip", SHA)
-    assert "1.05MB are kept and the same command goes on from there" in line
+    assert "1.05MB are kept and the same command continues from there" in line
     assert "--continue" not in line
     assert not (cache / "data.zip").exists()
     (kept,) = partial(cache)
@@ -212,7 +212,7 @@ def test_a_broken_file_in_the_cache_stays_when_there_is_no_other(server, cache):
 def test_an_absent_file_is_told(server, cache):
     line = refused(f"{server.url}/absent", "data.zip", SHA)
     assert line.startswith(f"{server.url}/absent: cannot be downloaded: 404 Client Error")
-    assert line.endswith("; try again, or get it by hand and give --from")
+    assert line.endswith("; try again, or download it by hand and give --from")
     assert not (cache / "data.zip").exists()
     assert not partial(cache)
 
@@ -247,5 +247,5 @@ def test_google_drive_names_a_rounded_size_or_none(monkeypatch, page, told):
         return answer
 
     monkeypatch.setattr(requests, "get", get)
-    assert download._ask("https://drive.google.com/file/d/abc/view", 1000) == (None, told, True)
+    assert download._probe("https://drive.google.com/file/d/abc/view", 1000) == (None, told, True)
     assert asked == ["https://drive.google.com/uc?id=abc"]
