@@ -154,7 +154,7 @@ def ran(monkeypatch, tmp_path):
     """Stands in for the chain: the parameters it was given, and metrics as it would write them."""
     calls = []
 
-    def run_chain(params, *, stages, force, say):
+    def run_chain(params, *, stages, force, kept, say):
         calls.append((params, force))
         path = tmp_path / params.run / "evaluation" / "metrics.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,7 +209,9 @@ def test_run_with_wrong_parameters_writes_nothing(fustal, ran, tmp_path, argumen
 
 def test_run_of_one_stage(fustal, monkeypatch):
     called = []
-    monkeypatch.setattr("fustal.runs.batch.run_chain", lambda params, *, stages, force, say: called.append(stages))
+    monkeypatch.setattr(
+        "fustal.runs.batch.run_chain", lambda params, *, stages, force, kept, say: called.append(stages)
+    )
     assert fustal("run", ROOT / "params" / "demo.yaml", "--stage", "selection") == (
         0,
         "demo: demo, seed 0, recipe corrected\n",
@@ -307,7 +309,11 @@ def test_fetch_tells_how_to_go_on_when_it_is_stopped(fustal, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fustal.tools.sources.fetch.fetch", stopped)
-    assert fustal("fetch", "sbhar") == (130, "", "stopped; the same command goes on with what has come\n")
+    assert fustal("fetch", "sbhar") == (
+        130,
+        "",
+        "stopped; the same command continues with the files that are already downloaded\n",
+    )
 
 
 def test_help_lists_the_commands():
@@ -457,7 +463,7 @@ def test_from_a_stage_on(fustal, monkeypatch):
     preset = ROOT / "params" / "demo.yaml"
     assert fustal("run", preset, "--from-stage", "student")[0] == 0
     assert called[0]["stages"] == ["student", "distilled", "evaluation"]
-    assert called[0]["kept"] == ("generator", "selection")
+    assert called[0]["kept"] == ["generator", "selection"]
     status, _, err = fustal("run", preset, "--from-stage", "student", "--stage", "student")
     assert (status, err) == (2, "error: --stage and --from-stage: give one of them\n")
 

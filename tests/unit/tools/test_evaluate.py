@@ -61,10 +61,10 @@ def test_detections_in_other_videos_are_false_positives_or_left_out(call):
     status, out, err = call(results, TRUTH)
     assert (status, map_of(out)) == (0, 12.5), "one of two actions, at rank 4"
     says = "found.json: videos that are not in subset 'test' of gt.json: 2, 'z', 'c'; detections "
-    assert err == [f"{says}counted as false positives, as the field's evaluators do (see --known-only): 3"]
+    assert err == [f"{says}counted as false positives, as by the field's evaluators (see --known-only): 3"]
     status, out, err = call(results, TRUTH, "--known-only")
     assert (status, map_of(out)) == (0, 50)
-    assert err == [f"{says}left out: 3"]
+    assert err == [f"{says}ignored: 3"]
 
 
 def test_published_detections_with_a_video_that_has_no_ground_truth(call, shared):
@@ -118,7 +118,7 @@ def test_nothing_to_measure(call, items, known):
     assert call({"a": [HIT]}, database, "--subset", "Testing") == (
         2,
         [],
-        [f"error: gt.json: subset 'Testing' has no true segments, so that nothing can be measured (1 videos, {known})"],
+        [f"error: gt.json: subset 'Testing' has no true segments, so nothing can be measured (1 videos, {known})"],
     )
 
 

@@ -176,7 +176,7 @@ def test_a_label_that_no_file_can_hold(tmp_path):
 
 @pytest.mark.parametrize("form", ["srt", "vtt"])
 def test_times_that_subtitles_do_not_reach(source, tmp_path, form):
-    with pytest.raises(InputError, match=r"video 'v': 'Run' ends at 1e\+308 s: subtitles reach 360000 s"):
+    with pytest.raises(InputError, match=r"video 'v': 'Run' ends at 1e\+308 s: subtitles end at 360000 s"):
         export.export(source(("v", "Run", 1, 0, 1), ("v", "Run", 1, 0, 1e308)), tmp_path / "out", form)
     assert not (tmp_path / "out").exists()
 
@@ -184,12 +184,16 @@ def test_times_that_subtitles_do_not_reach(source, tmp_path, form):
 @pytest.mark.parametrize(
     ("out", "to", "says"),
     [
-        ("a.txt", None, r"a\.txt: ends in neither \.json nor \.csv: say which form, --to \(there are activitynet, csv"),
+        (
+            "a.txt",
+            None,
+            r"a\.txt: ends in neither \.json nor \.csv: give the form by --to \(there are activitynet, csv",
+        ),
         ("folder", None, r"folder: ends in neither"),
         ("a.csv", "mp4", r"--to mp4: no such form"),
         ("taken", "csv", r"taken: is a folder, and a file never replaces one: give another name"),
-        ("taken", "srt", r"taken: is there already: subtitles want a new or an empty folder"),
-        ("taken/mine.srt", "srt", r"mine\.srt: is there already"),
+        ("taken", "srt", r"taken: exists already: subtitles need a new or an empty folder"),
+        ("taken/mine.srt", "srt", r"mine\.srt: exists already"),
     ],
 )
 def test_where_it_cannot_go(some, tmp_path, out, to, says):

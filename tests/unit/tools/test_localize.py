@@ -223,7 +223,7 @@ def test_what_is_read_and_pictures_of_others_are_not_replaced(run, videos, fusta
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "test0.png").write_bytes(b"\x89PNG, a thumbnail")
     status, _, err = fustal("tiny", *videos, "--plot", tmp_path / "plots")
-    assert (status, err.endswith("test0.png: is there already, and is no timeline: move it away\n")) == (2, True)
+    assert (status, err.endswith("test0.png: exists already, and is no timeline: move it away\n")) == (2, True)
     assert (tmp_path / "plots" / "test0.png").read_bytes() == b"\x89PNG, a thumbnail"
     (tmp_path / "plots" / "test0.png").unlink()
     for _ in range(2):
@@ -277,7 +277,7 @@ def test_frames_per_second_where_the_grid_takes_them_from_annotations(run, video
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda path: np.save(path, np.ones((9, 5), np.float32)), "5 numbers a snippet, and run 'tiny' wants 6"),
+        (lambda path: np.save(path, np.ones((9, 5), np.float32)), "5 numbers a snippet, and run 'tiny' needs 6"),
         (lambda path: np.save(path, np.full((9, 6), np.nan, np.float32)), "NaN or infinity in snippet 0"),
         (lambda path: np.save(path, np.ones((9, 6))), "not float64"),
         (lambda path: np.save(path, np.ones(6, np.float32)), "of shape (6,)"),
@@ -346,7 +346,7 @@ def test_modalities_of_unequal_length_and_the_width_of_all(run, fustal, tmp_path
         np.save(tmp_path / f"{modality}.v.npy", np.ones((length, 3), np.float32))
     assert "modalities differ in length" in fustal("tiny", tmp_path / "{modality}.v.npy")[2]
     assert (
-        "3 numbers a snippet, and run 'tiny' wants 6 (rgb, flow side by side)"
+        "3 numbers a snippet, and run 'tiny' needs 6 (rgb, flow side by side)"
         in fustal("tiny", tmp_path / "rgb.v.npy")[2]
     )
 
