@@ -299,9 +299,9 @@ def build(source: Path, root: Path, grids: Mapping[str, Grid]) -> None:
             features[recording.name] = values
             if recording.subset == "train":
                 train.append(values)
-        known = np.concatenate(train)
-        mean = known.mean(axis=0)
-        deviation = known.std(axis=0) + 1e-6
+        reference = np.concatenate(train)
+        mean = reference.mean(axis=0)
+        deviation = reference.std(axis=0) + 1e-6
         for name, values in features.items():
             standard = ((values - mean) / deviation).clip(-5, 5).astype(np.float16)
             _write_windows(standard, windows[name], root, grid)

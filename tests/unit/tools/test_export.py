@@ -59,10 +59,10 @@ def subtitles(path):
 
 
 def test_files_of_numbers_get_everything_and_subtitles_what_has_some_score(some, tmp_path):
-    said = export.export(some, tmp_path / "a.csv")
-    assert said == "4 of 4 detections in 2 videos"
-    said = export.export(some, tmp_path / "vtt", "vtt")
-    assert said == "3 of 4 detections in 1 videos of score 0.2 or more"
+    line = export.export(some, tmp_path / "a.csv")
+    assert line == "4 of 4 detections in 2 videos"
+    line = export.export(some, tmp_path / "vtt", "vtt")
+    assert line == "3 of 4 detections in 1 videos of score 0.2 or more"
     assert [path.name for path in (tmp_path / "vtt").iterdir()] == ["v.vtt"], "no file without a cue"
 
 
@@ -182,7 +182,7 @@ def test_times_that_subtitles_do_not_reach(source, tmp_path, form):
 
 
 @pytest.mark.parametrize(
-    ("out", "to", "says"),
+    ("out", "to", "message"),
     [
         (
             "a.txt",
@@ -196,10 +196,10 @@ def test_times_that_subtitles_do_not_reach(source, tmp_path, form):
         ("taken/mine.srt", "srt", r"mine\.srt: exists already"),
     ],
 )
-def test_where_it_cannot_go(some, tmp_path, out, to, says):
+def test_where_it_cannot_go(some, tmp_path, out, to, message):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.srt").write_text("by hand")
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         export.export(some, tmp_path / out, to)
     assert (tmp_path / "taken" / "mine.srt").read_text() == "by hand"
 

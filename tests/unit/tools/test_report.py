@@ -54,8 +54,9 @@ class Page(HTMLParser):
 
     def cells(self, caption):
         """The rows of the table with a caption, cell by cell."""
-        (table,) = [e for e in self.all("table") if e["text"].strip().startswith(caption)]
-        after = self.elements[self.elements.index(table) + 1 :]
+        tables = [e for e in self.all("table") if e["text"].strip().startswith(caption)]
+        assert len(tables) == 1
+        after = self.elements[self.elements.index(tables[0]) + 1 :]
         rows = []
         for element in after:
             if element["tag"] == "table":
@@ -79,8 +80,13 @@ def make(tmp_path, monkeypatch):
     def write(
         run="tiny", stages=tuple(CHAIN), classes=("Jump", "Run"), prefix="", about="", card="card", true=True, **values
     ):
-        videos = {f"{prefix}{subset}{i}": subset for subset in ("train", "test") for i in range(2)}
-        rows = [(video, name, 5.0 * k, 5.0 * k + 2) for video in videos for k, name in enumerate(classes)]
+        videos = {}
+        for subset in ("train", "test"):
+            videos[f"{prefix}{subset}0"] = subset
+            videos[f"{prefix}{subset}1"] = subset
+        rows = []
+        for video in videos:
+            rows += [(video, name, 5.0 * k, 5.0 * k + 2) for k, name in enumerate(classes)]
         database = {video: {"subset": subset, "duration": 30.0} for video, subset in videos.items()}
         for video, entry in database.items():
             known = [{"label": label, "segment": [s, e]} for name, label, s, e in rows if name == video]
@@ -230,7 +236,7 @@ def test_a_run_that_has_come_to_its_second_stage(make, unpainted):
     assert [row[4] for row in page.cells("Stages of the run")[1:]] == ["", "", *["has not finished"] * 3]
     mean_ap = page.cells("mAP in percent")
     assert mean_ap[0][1:] == [*(f"0.{i}" for i in range(1, 8)), "0.1:0.5", "0.3:0.7", "0.1:0.7"]
-    assert mean_ap[1:] == [["generator", *["100.0"] * 10]], "measured here, as nobody has before"
+    assert mean_ap[1:] == [["generator", *["100.0"] * 10]], "measured here, as notebook 05 has not run"
     labels = page.cells("Quality of the labels")
     assert [row[:4] for row in labels[1:]] == [[name, *["100.0"] * 3] for name in ("proposals", "pseudo labels")]
     assert len([c for c in page.all("figcaption") if c["text"].startswith("Training")]) == 1
@@ -270,7 +276,7 @@ def test_a_data_set_that_is_not_here(make, unpainted, tmp_path):
     assert any("by stage: generator 2, student 2, distilled 2." in image["alt"] for image in page.all("img"))
 
 
-def test_what_is_not_as_it_was_is_said(make, unpainted):
+def test_changed_files_are_reported(make, unpainted):
     folder = make()
     write_results(pd.DataFrame(columns=RESULT_COLUMNS), folder / "selection" / "pseudo_labels.json")
     change(folder / "generator" / "stage.json", taken_from="other", provenance={"git_commit": "decade"})
@@ -284,8 +290,9 @@ def test_what_is_not_as_it_was_is_said(make, unpainted):
         "distilled": changed,
         "evaluation": changed,
     }
-    (commit,) = [row[1] for row in page.cells("Code, versions") if row[0] == "git_commit"]
-    assert commit.startswith("generator: decade; selection: c0ffee; ")
+    commits = [row[1] for row in page.cells("Code, versions") if row[0] == "git_commit"]
+    assert len(commits) == 1
+    assert commits[0].startswith("generator: decade; selection: c0ffee; ")
 
 
 def test_parameters_of_another_version(make, unpainted):
@@ -370,7 +377,7 @@ def test_no_such_run(make, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "says"),
+    ("file", "content", "message"),
     [
         ("student/stage.json", "{}", r"student/stage\.json: parameters: Field required"),
         ("student/stage.json", "[1]", r"student/stage\.json: must hold a JSON object"),
@@ -385,10 +392,10 @@ def test_no_such_run(make, capsys, monkeypatch):
         ("student/detections_test.json", '{"results": {"who": []}}', r"video 'who' is not in the data set"),
     ],
 )
-def test_rubbish_in_a_run(make, unpainted, file, content, says):
+def test_broken_files_in_a_run(make, unpainted, file, content, message):
     folder = make()
     (folder / file).write_text(content)
-    with pytest.raises(InputError, match=says) as error:
+    with pytest.raises(InputError, match=message) as error:
         report.report("tiny")
     assert "\n" not in str(error.value)
     assert not (folder / "report.html").exists()
