@@ -1,6 +1,6 @@
-"""A trained run on new videos: the distilled student's average, which wrote the run's `distilled/detections_test.json`.
+"""A trained run on new videos: the EMA weights of the distilled student, as for `distilled/detections_test.json`.
 
-All that is needed stands in the run's folder; its data set may be gone. In Python:
+Everything needed is in the run's folder; its data set may be gone. In Python:
 
     from fustal.tools.localize import load
 
@@ -23,7 +23,6 @@ import torch
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, Field
 
-from fustal import viz
 from fustal.data.annotations import SEGMENT_COLUMNS, check_name, write_results
 from fustal.data.cards import Dataset, Grid
 from fustal.data.features import FeatureStore
@@ -35,17 +34,21 @@ from fustal.engine.checkpoint import load_module
 from fustal.exceptions import InputError, Problem
 from fustal.params import Params
 from fustal.runs.chain import CHAIN
+from fustal.runs.identity import RECORD
 from fustal.student import Student, detect_videos
-from fustal.tools.export import LEAST_SCORE, choose, write_csv
+from fustal.tools.export import MIN_SCORE, choose, write_csv
 
-BEST = 10
-"""Detections of a video that are printed."""
+MAX_PRINTED = 10
+"""Maximum number of detections of a video that are printed."""
 
 WEIGHTS = "distilled/ema.safetensors"
 MODALITY = "{modality}"
 
+HEAD = 500
+"""Bytes at the beginning of a PNG file in which Matplotlib writes its name."""
 
-class Task(BaseModel):
+
+class LocalizerTask(BaseModel):
     """What a run was trained for, as `Run.finish` records it.
 
     Attributes:
@@ -59,20 +62,20 @@ class Task(BaseModel):
     dim: int = Field(ge=1, le=65_536)
 
 
-class Record(BaseModel):
-    """What is needed of distilled/stage.json."""
+class LocalizerRecord(BaseModel):
+    """The entries of the distilled stage's record that are needed here."""
 
     parameters: dict[str, Any]
     outputs: dict[str, str]
-    task: Task
+    task: LocalizerTask
 
 
 class NewVideos(FeatureStore):
     """Features of videos that belong to no data set, each in files of its own.
 
     Args:
-        dataset: of these videos.
-        files: name of a video -> its files, whose features are taken side by side.
+        dataset: a data set of only these videos.
+        files: name of a video -> its files, whose features are put side by side.
     """
 
     def __init__(self, dataset: Dataset, files: Mapping[str, Sequence[Path]]) -> None:
@@ -80,7 +83,7 @@ class NewVideos(FeatureStore):
         self._files = files
 
     def paths(self, video: str) -> list[Path]:
-        """The files that hold a video's features."""
+        """The files with a video's features."""
         return list(self._files[video])
 
 
@@ -90,22 +93,22 @@ class Trained:
 
     Attributes:
         folder: of the run.
-        params: with which it was made.
-        task: its classes, and the features that it wants.
-        model: the average of the distilled student's weights.
+        params: the run's parameters.
+        task: its classes, and the features that it needs.
+        model: the distilled student with the average of its weights.
     """
 
     folder: Path
     params: Params
-    task: Task
+    task: LocalizerTask
     model: Student
 
     def localize(self, features: Mapping[str, ArrayLike], fps: float | None = None) -> pd.DataFrame:
-        """Detects the actions of videos, all together.
+        """Detects the actions of all given videos.
 
         Args:
             features: name of a video -> numbers (T, D) on the student's grid, modalities side by side in its order.
-            fps: frames per second of the videos, where the run's grid takes it from annotations.
+            fps: frames per second of the videos; needed if the run's grid takes it from annotations.
 
         Returns:
             Frame with video, label, score, start (s), end (s), best first within a video. A video ends with its last
@@ -114,15 +117,17 @@ class Trained:
         Raises:
             InputError: features of another form or width, or not finite; or fps is missing.
         """
+        # Written to files, because a FeatureStore reads and checks files
         with tempfile.TemporaryDirectory(prefix="fustal-") as folder:
             files = {video: [_written(Path(folder), video, array)] for video, array in features.items()}
             try:
                 return self.detect(self.store(files, fps))
             except InputError as error:
+                # The user gave arrays: the temporary folder is not theirs
                 raise InputError(str(error).replace(folder + os.sep, "")) from None
 
     def store(self, files: Mapping[str, Sequence[Path]], fps: float | None = None) -> NewVideos:
-        """Features of new videos, whose names and widths are checked.
+        """Features of new videos; names and widths are checked.
 
         Args:
             files: name of a video -> its files.
@@ -131,17 +136,29 @@ class Trained:
         Raises:
             InputError: see `localize`.
         """
-        fps = _fps(self.task.grid, fps)
-        videos = pd.DataFrame({"subset": "test", "duration": math.nan, "fps": fps}, index=list(files))
-        nothing = pd.DataFrame(columns=SEGMENT_COLUMNS)
-        about = {"name": self.folder.name, "about": "", "root": self.folder, "annotations": self.folder / WEIGHTS}
-        known = {"classes": self.task.classes, "video_labels": nothing[["video", "label"]], "segments": nothing}
-        store = NewVideos(Dataset(**about, **known, videos=videos, grids={"student": self.task.grid}), files)
+        grid = self.task.grid
+        # A data set of these videos only: what a run reads from its own, but without labels.
+        unlabelled = pd.DataFrame(columns=SEGMENT_COLUMNS)
+        dataset = Dataset(
+            name=self.folder.name,
+            about="",
+            root=self.folder,
+            annotations=self.folder / WEIGHTS,
+            classes=self.task.classes,
+            videos=pd.DataFrame(
+                {"subset": "test", "duration": math.nan, "fps": _checked_fps(grid, fps)}, index=list(files)
+            ),
+            video_labels=unlabelled[["video", "label"]],
+            segments=unlabelled,
+            grids={"student": grid},
+        )
+        store = NewVideos(dataset, files)
         for video, paths in files.items():
             _check_video(video, paths[0])
-            if (width := sum(part.shape[1] for part in store.open(video))) != self.task.dim:
-                parts = f" ({', '.join(self.task.grid.modalities)} side by side)" if self.task.grid.modalities else ""
-                what = f"{width} numbers a snippet, and run {self.folder.name!r} wants {self.task.dim}{parts}"
+            width = sum(part.shape[1] for part in store.open(video))
+            if width != self.task.dim:
+                parts = f" ({', '.join(grid.modalities)} side by side)" if grid.modalities else ""
+                what = f"{width} numbers a snippet, and run {self.folder.name!r} needs {self.task.dim}{parts}"
                 raise InputError(Problem(paths[0], what, video))
         return store
 
@@ -151,31 +168,30 @@ class Trained:
 
 
 def load(run: str, device: str | None = None) -> Trained:
-    """Reads a finished run, and takes as many threads of PyTorch as it had, as the last bits depend on their number.
+    """Reads a finished run, and sets its number of PyTorch threads: the last bits of results depend on it.
 
     Args:
         run: its name, a folder below outputs/; or see `names.find_run`.
-        device: "auto", "cpu" or "cuda"; None: as the run's.
+        device: "auto", "cpu" or "cuda"; None: the run's.
 
     Raises:
-        InputError: there is no such run, its notebook 04 has not finished, or its weights are not what that wrote.
+        InputError: no such run, its notebook 04 has not finished, or its weights are not those that the notebook wrote.
     """
-    folder, stage = find_run(run, "distilled/stage.json"), CHAIN["distilled"]
-    path = folder / "distilled" / "stage.json"
+    folder = find_run(run, f"distilled/{RECORD}")
+    notebook = CHAIN["distilled"].notebook
+    path = folder / "distilled" / RECORD
     if not path.exists():
-        raise InputError(
-            f"{path.parent}: has not finished: run notebook {stage.notebook} first, with run = {folder.name!r}"
-        )
+        raise InputError(f"{path.parent}: has not finished: run notebook {notebook} first, with run = {folder.name!r}")
     try:
-        record = validated(Record, read_json(path), path)
+        record = validated(LocalizerRecord, read_json(path), path)
         params = validated(Params, record.parameters, path)
     except InputError as error:
-        raise InputError(f"{error}: run notebook {stage.notebook} again") from None
+        raise InputError(f"{error}: run notebook {notebook} again") from None
     if device:
-        params = Params(**record.parameters | {"device": device})
+        params = params.model_copy(update={"device": device})
     weights = folder / WEIGHTS
     if weights.exists() and digest(weights) != record.outputs.get(WEIGHTS):
-        raise InputError(f"{weights}: has changed since it was written: run notebook {stage.notebook} again")
+        raise InputError(f"{weights}: has changed since it was written: run notebook {notebook} again")
     torch.set_num_threads(params.threads or os.cpu_count() or 1)
     model = start_average(Student.from_params(params, record.task.dim, len(record.task.classes)))
     load_module(model, weights)
@@ -183,21 +199,25 @@ def load(run: str, device: str | None = None) -> Trained:
 
 
 def find_files(features: Sequence[str], modalities: Sequence[str]) -> dict[str, list[Path]]:
-    """The videos that are meant, and the files of each.
+    """The videos that some paths name, and the files of each.
 
     Args:
-        features: paths of `.npy` files, the name of the video their stem. `{modality}` stands for each modality, `*`
-            where no shell has filled it in for whatever is there, of the first modality.
+        features: paths of `.npy` files, whose stems are the names of the videos. `{modality}` stands for each modality.
+            A `*` that no shell has replaced stands for all files of the first modality that match.
         modalities: of the run's grid.
 
     Returns:
         Name of a video -> its files.
 
     Raises:
-        InputError: a path that means nothing, or two of the same name.
+        InputError: a path that matches no file, or two files for the same video.
     """
+    texts = []
+    for given in features:
+        texts += _expanded(given, modalities)
     found: dict[str, list[Path]] = {}
-    for text in (each for given in features for each in _expanded(given, modalities)):
+    for text in texts:
+        # The name of the modality, and one mark beside it, is no part of the video's name: v_{modality}.npy is video v.
         video = re.sub(r"[-_.]\{modality\}|\{modality\}[-_.]?", "", Path(text).stem)
         paths = [Path(text.replace(MODALITY, name)) for name in modalities] if MODALITY in text else [Path(text)]
         _check_video(video, paths[0])
@@ -207,57 +227,97 @@ def find_files(features: Sequence[str], modalities: Sequence[str]) -> dict[str, 
     return found
 
 
+@dataclass(frozen=True)
+class Output:
+    """Where `fustal localize` puts the detections.
+
+    Attributes:
+        file: .json or .csv file; None: the best detections of each video are printed.
+        folder: folder that gets a timeline `<video>.png` of each video; None: no timelines.
+        min_score: minimum score; None: `MIN_SCORE` for printed or drawn detections, and no minimum for the file.
+    """
+
+    file: Path | None = None
+    folder: Path | None = None
+    min_score: float | None = None
+
+    def check(self) -> None:
+        """Raises an InputError, before anything is computed, where the output could not be written."""
+        if self.min_score is not None and math.isnan(self.min_score):
+            raise InputError(f"--min-score {self.min_score}: is not a number")
+        if self.file:
+            if self.file.suffix not in (".json", ".csv"):
+                raise InputError(f"--out {self.file}: ends in neither .json nor .csv")
+            check_output(self.file)
+        if self.folder and self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"--plot {self.folder}: is a file: give the name of a folder")
+
+    def check_apart(self, files: Mapping[str, Sequence[Path]]) -> None:
+        """Raises an InputError where a file that is read, or a picture of another program, would be replaced.
+
+        Args:
+            files: name of a video -> its files.
+        """
+        inputs: list[Path] = []
+        for paths in files.values():
+            inputs += paths
+        if self.file:
+            check_output(self.file, *inputs)
+        if self.folder:
+            for video in files:
+                _check_timeline(self.folder / f"{video}.png", inputs)
+
+    def write(self, found: pd.DataFrame, durations: Mapping[str, float]) -> list[str]:
+        """Writes the detections.
+
+        Args:
+            found: video, label, score, start (s), end (s).
+            durations: name of a video -> s.
+
+        Returns:
+            The lines to print.
+        """
+        minimum = MIN_SCORE if self.min_score is None else self.min_score
+        shown = choose(found, minimum)
+        lines = []
+        if self.file:
+            kept = found if self.min_score is None else shown
+            write = write_results if self.file.suffix == ".json" else write_csv
+            write(kept, self.file)
+            lines.append(f"{len(kept)} detections in {kept.video.nunique()} of {len(durations)} videos: {self.file}")
+        else:
+            lines += table(shown, durations)
+        if self.folder:
+            draw(shown, durations, self.folder)
+            lines.append(f"{len(durations)} timelines of detections of score {minimum:g} or more: {self.folder}")
+        return lines
+
+
 def localize_files(
-    run: str,
-    features: Sequence[str],
-    out: Path | None = None,
-    plot: Path | None = None,
-    fps: float | None = None,
-    min_score: float | None = None,
-    device: str | None = None,
+    run: str, features: Sequence[str], output: Output, fps: float | None = None, device: str | None = None
 ) -> list[str]:
-    """What `fustal localize` does: detects, and writes or tells what it found. After an error nothing is written.
+    """The command `fustal localize`: detects, and writes or prints. After an error nothing is written.
 
     Args:
         run: see `load`.
         features: see `find_files`.
-        out: .json or .csv file; None: the best of each video are told.
-        plot: folder that gets a timeline `<video>.png` of each video.
+        output: where the detections go.
         fps: see `Trained.localize`.
-        min_score: least score; None: `LEAST_SCORE` of what is told or drawn; files of numbers get all.
         device: see `load`.
 
     Returns:
         The lines to print.
 
     Raises:
-        InputError: something given is wrong, see there.
+        InputError: an argument is wrong, see there.
     """
-    least = LEAST_SCORE if min_score is None else min_score
-    if math.isnan(least):
-        raise InputError(f"--min-score {least}: is not a number")
-    _check_targets(out, plot)
+    output.check()
     trained = load(run, device)
     files = find_files(features, trained.task.grid.modalities)
-    given = [path for paths in files.values() for path in paths]
-    if out:
-        check_output(out, *given)
-    for video in files if plot else ():
-        _check_timeline(plot / f"{video}.png", given)
+    output.check_apart(files)
     store = trained.store(files, fps)
     found = trained.detect(store)
-    durations = {video: store.duration(video) for video in store.dataset.videos.index}
-    shown, lines = choose(found, least), []
-    if out:
-        kept = found if min_score is None else shown
-        (write_results if out.suffix == ".json" else write_csv)(kept, out)
-        lines.append(f"{len(kept)} detections in {kept.video.nunique()} of {len(durations)} videos: {out}")
-    else:
-        lines += table(shown, durations)
-    if plot:
-        draw(shown, durations, plot)
-        lines.append(f"{len(durations)} timelines of detections of score {least:g} or more: {plot}")
-    return lines
+    return output.write(found, {video: store.duration(video) for video in files})
 
 
 def table(results: pd.DataFrame, durations: Mapping[str, float]) -> list[str]:
@@ -275,13 +335,15 @@ def table(results: pd.DataFrame, durations: Mapping[str, float]) -> list[str]:
     lines = []
     for video, duration in durations.items():
         part = results[results.video == video]
-        best = choose(part, top=BEST).sort_values("score", ascending=False, kind="stable")
-        labels = [" ".join(label.split()) for label in best.label]
-        more = f", the best {BEST}" if len(part) > BEST else ""
-        lines.append(f"{video}, {duration:.1f} s: {len(part)} detection{'s' * (len(part) != 1)}{more}")
+        best = choose(part, top=MAX_PRINTED).sort_values("score", ascending=False, kind="stable")
+        plural = "" if len(part) == 1 else "s"
+        more = f", the best {MAX_PRINTED}" if len(part) > MAX_PRINTED else ""
+        lines.append(f"{video}, {duration:.1f} s: {len(part)} detection{plural}{more}")
+        labels = [" ".join(label.split()) for label in best.label]  # on one line
+        width = max((len(label) for label in labels), default=0)
         for label, row in zip(labels, best.itertuples(), strict=True):
-            score = f"{100 * row.score:3.0f} %"
-            lines.append(f"  {label:<{max(map(len, labels))}} {score}  {row.start:8.2f} – {row.end:.2f} s")
+            times = f"{row.start:8.2f} – {row.end:.2f} s"
+            lines.append(f"  {label:<{width}} {100 * row.score:3.0f} %  {times}")
     return lines
 
 
@@ -291,15 +353,17 @@ def draw(results: pd.DataFrame, durations: Mapping[str, float], folder: Path) ->
     Args:
         results: video, label, score, start (s), end (s).
         durations: name of a video -> s.
-        folder: made where it is missing; files of the same names are replaced.
+        folder: is made if it does not exist; files of the same names are replaced.
     """
+    from fustal import viz  # slow to import, and needed only here
+
     for video, duration in durations.items():
         part = results[results.video == video]
         viz.save(viz.timeline({"detections": part}, duration), folder / f"{video}.png")
 
 
 def _expanded(text: str, modalities: Sequence[str]) -> list[str]:
-    """The paths that a text with at most one `*` stands for, still with its `{modality}`, if any."""
+    """The paths that a text with at most one `*` matches; a `{modality}` in it stays."""
     if MODALITY in text and not modalities:
         raise InputError(f"{text}: holds {MODALITY}, and the run's features have none")
     if "*" not in text or Path(text).exists():
@@ -311,11 +375,13 @@ def _expanded(text: str, modalities: Sequence[str]) -> list[str]:
     matches = sorted(glob(f"{escape(before)}{star}{escape(after)}"))
     if not matches:
         raise InputError(f"{text}: there is no such file")
-    return [text.replace("*", match[len(before) : len(match) - len(after)]) for match in matches]
+    # The part of each match that stands for the *
+    stems = [match[len(before) : len(match) - len(after)] for match in matches]
+    return [text.replace("*", stem) for stem in stems]
 
 
 def _written(folder: Path, video: str, array: ArrayLike) -> Path:
-    """An array as a feature file."""
+    """Writes an array as a feature file; returns its path."""
     path = folder / f"{video}.npy"
     _check_video(video)
     try:
@@ -325,8 +391,8 @@ def _written(folder: Path, video: str, array: ArrayLike) -> Path:
     return path
 
 
-def _fps(grid: Grid, given: float | None) -> float:
-    """The frames per second of new videos, where the grid does not say."""
+def _checked_fps(grid: Grid, given: float | None) -> float:
+    """The frames per second of new videos; NaN where the grid has the number, and no other may be given."""
     if grid.fps != "annotation":
         if given is not None:
             raise InputError(f"fps {given:g}: the run's features are of {grid.fps:g} frames per second: leave it out")
@@ -342,23 +408,14 @@ def _check_video(video: str, path: Path | None = None) -> None:
     try:
         check_name(video)
     except ValueError as error:
-        raise InputError(f"{'' if path is None else f'{str(path)!r}: '}video {video!r}: {error}") from None
+        where = "" if path is None else f"{str(path)!r}: "
+        raise InputError(f"{where}video {video!r}: {error}") from None
 
 
-def _check_timeline(path: Path, given: Sequence[Path]) -> None:
-    """Refuses to replace a picture that is no timeline: Matplotlib names itself at the beginning of its own."""
-    check_output(path, *given)
+def _check_timeline(path: Path, inputs: Sequence[Path]) -> None:
+    """Raises an InputError where a timeline would replace a picture that is none, without Matplotlib's name in it."""
+    check_output(path, *inputs)
     if path.is_file():
         with open_regular(path) as file:
-            if b"Matplotlib" not in file.read(500):
-                raise InputError(f"{path}: is there already, and is no timeline: move it away")
-
-
-def _check_targets(out: Path | None, plot: Path | None) -> None:
-    """Refuses early what could not be written."""
-    if out and out.suffix not in (".json", ".csv"):
-        raise InputError(f"--out {out}: ends in neither .json nor .csv")
-    if out:
-        check_output(out)
-    if plot and plot.exists() and not plot.is_dir():
-        raise InputError(f"--plot {plot}: is a file: give the name of a folder")
+            if b"Matplotlib" not in file.read(HEAD):
+                raise InputError(f"{path}: exists already, and is no timeline: move it away")

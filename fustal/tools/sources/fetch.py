@@ -1,4 +1,4 @@
-"""Gets a data set to where its card says: from a folder, from its public source, or by simulating it.
+"""Puts a data set where its card locates it: from a folder, from its public source, or by simulation.
 
 `fustal fetch NAME [--from DIR]`. A data set appears under its name only when it is complete.
 """
@@ -13,7 +13,7 @@ import pandas as pd
 
 from fustal.data import simulate
 from fustal.data.annotations import check_name, read_annotations
-from fustal.data.cards import Grid, read_card
+from fustal.data.cards import Card, Grid, read_card
 from fustal.data.demo import make_demo
 from fustal.data.files import read_json, shown
 from fustal.data.names import find_card
@@ -29,20 +29,22 @@ SBHAR_URL = (
 """The public source of SBHAR; it publishes no checksum."""
 
 
-_WSTAL = "https://raw.githubusercontent.com/Pilhyeon/WTAL-Uncertainty-Modeling/HEAD/dataset/THUMOS14/"
+WSTAL = "https://raw.githubusercontent.com/Pilhyeon/WTAL-Uncertainty-Modeling/HEAD/dataset/THUMOS14/"
+"""Folder with THUMOS'14's annotations as weakly-supervised methods use them, and their splits."""
 
 
-_ADAPERFORMER = (
+ADAPERFORMER = (
     "https://raw.githubusercontent.com/happyharrycn/AdaPerFormer/"
     "2e1acdd742ace6aae039fdb7137726fdd474ed21/data/thumos14/annotations/"
 )
+"""Folder with durations and frame rates of THUMOS'14's videos."""
 
 
 THUMOS_FILES = {
-    "gt.json": (_WSTAL, "09ec867173d8532cd805769497633617f8a95519491c5558edd29a50731116a2"),
-    "split_train.txt": (_WSTAL, "5b11e290eb24c93c79f23cb1aecc8b85be4c13b47d7cf3b35e30601c1663f4c0"),
-    "split_test.txt": (_WSTAL, "51bad9afadc6545a26833fd1f47b51d0458a05baee5c23ec8f3f8b8693e27f31"),
-    "thumos14.json": (_ADAPERFORMER, "b0fb5ab084e3ae322b899bbbdd54f90621df3bcb83d33779edc2f22fe68adbb9"),
+    "gt.json": (WSTAL, "09ec867173d8532cd805769497633617f8a95519491c5558edd29a50731116a2"),
+    "split_train.txt": (WSTAL, "5b11e290eb24c93c79f23cb1aecc8b85be4c13b47d7cf3b35e30601c1663f4c0"),
+    "split_test.txt": (WSTAL, "51bad9afadc6545a26833fd1f47b51d0458a05baee5c23ec8f3f8b8693e27f31"),
+    "thumos14.json": (ADAPERFORMER, "b0fb5ab084e3ae322b899bbbdd54f90621df3bcb83d33779edc2f22fe68adbb9"),
 }
 """THUMOS'14's annotations: file name -> folder of its public source, SHA-256."""
 
@@ -51,51 +53,60 @@ THUMOS_ARCHIVES = {
     "CoLA": ("1paAv3FsqHtNsDO6M78mj7J3WqVf_CgSG", None),
     "ActionFormer": ("1zt2eoldshf99vJMDuu8jqxda55dCyhZP", "md5:375f76ffbf7447af1035e694971ec9b2"),
 }
-"""THUMOS'14's I3D features: whose -> id on Google Drive and checksum, as far as the repository's README gives them."""
+"""THUMOS'14's I3D features: method that published them -> id on Google Drive, and checksum if its README names one."""
 
 
 ACTIVITYNET_URL = "http://ec2-52-25-205-214.us-west-2.compute.amazonaws.com/files/activity_net.v1-3.min.json"
-"""ActivityNet v1.3's annotations, as http://activity-net.org/download.html links them; no checksum is published."""
+"""ActivityNet v1.3's annotations, linked by http://activity-net.org/download.html; no checksum is published."""
 
 
 ACTIVITYNET_FEATURES = "https://drive.google.com/drive/folders/1W2t4UKUkV_9duAsAFWU0HHYWbav2CZXp"
-"""ActivityNet v1.3's I3D features, as the README of github.com/leftthomas/UM gives them."""
+"""ActivityNet v1.3's I3D features, linked by the README of github.com/leftthomas/UM."""
 
 
 def fetch(card: str | Path, source: Path | None = None) -> Path:
-    """Gets a data set; one that an earlier call made, and that is as it was made, is replaced.
+    """Prepares a data set. One that an earlier call made is replaced, if nothing in it has changed since.
 
     Args:
         card: a name in `params/datasets`, or the path of a card with one of the names in `SOURCES`.
-        source: a folder that holds the data set in its public form; without it, it is downloaded.
+        source: a folder that holds the data set in its public form; None: it is downloaded.
 
     Returns:
         The data set's root.
 
     Raises:
-        InputError: there is no way to fetch it, `source` does not hold it or shares files with where the data set goes,
-            something of the user's is there, or the download failed.
+        InputError: the data set cannot be fetched, `source` does not hold it or overlaps with the data set's root,
+            the root holds files of the user, or the download failed.
     """
     path = find_card(card)
     known = read_card(path)
     if known.name not in SOURCES:
         raise InputError(f"{path}: there is nothing to fetch for {known.name!r} (only for {', '.join(SOURCES)})")
-    for text in (known.annotations, *(grid.pattern for grid in known.grids.values())):
+    _check_inside(path, known)
+    root = (path.parent / known.root).resolve()
+    if source is not None:
+        source = Path(source)
+        if not source.is_dir():
+            raise InputError(f"{source}: no such folder")
+        shared = overlap(source, root)
+        if shared:
+            raise InputError(
+                f"--from {source}: shares {shared} with {root}, where the card has the data set: "
+                "put the original files into another folder, which stays unchanged"
+            )
+    grids: dict[str, Grid] = dict(known.grids.items())
+    with held_folder(root), atomic_folder(root, again=True) as folder:
+        SOURCES[known.name](source, folder, grids)
+    return root
+
+
+def _check_inside(path: Path, card: Card) -> None:
+    """Raises an InputError where a path in a card leads out of the data set's root: `fetch` writes only below it."""
+    for text in [card.annotations, *(grid.pattern for grid in card.grids.values())]:
         if Path(text).is_absolute() or ".." in Path(text).parts:
             raise InputError(
-                f"{path}: {shown(text)} leads out of the folder of the data set, and fetch writes in it alone"
+                f"{path}: {shown(text)} leads out of the folder of the data set, and fetch writes only into it"
             )
-    if source is not None and not Path(source).is_dir():
-        raise InputError(f"{source}: no such folder")
-    root = (path.parent / known.root).resolve()
-    if source is not None and (shared := overlap(Path(source), root)):
-        raise InputError(
-            f"--from {source}: shares {shared} with {root}, where the card has the data set: "
-            "have the original files in another folder, which stays as it is"
-        )
-    with held_folder(root), atomic_folder(root, again=True) as folder:
-        SOURCES[known.name](None if source is None else Path(source), folder, known.grids)
-    return root
 
 
 def _demo(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
@@ -109,6 +120,7 @@ def _sbhar(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
 
 
 def _thumos_simulated(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
+    """The real annotations, with segments cut at the ends of their videos, and simulated features."""
     source = source or _download_thumos_annotations()
     videos, segments = merge_thumos(source)
     end = segments.video.map(videos.duration)
@@ -119,11 +131,14 @@ def _thumos_simulated(source: Path | None, root: Path, grids: Mapping[str, Grid]
 
 
 def _thumos(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
+    """Annotations, and the features of both grids: links to the user's files, or the downloaded files themselves."""
     root.mkdir(parents=True)
-    place = _link
+    place: Callable[[Path, Path], object] = _link
     if source is None:
-        source, place = _download_thumos_features(root.with_name("unpacked")), shutil.move
-    simulate.write_annotations(*merge_thumos(source), root / "gt.json")
+        source = _download_thumos_features(root.with_name("unpacked"))
+        place = shutil.move
+    videos, segments = merge_thumos(source)
+    simulate.write_annotations(videos, segments, root / "gt.json")
     _copy_splits(source, root)
     place(_find(source, "features/train/rgb").parents[1], root / "features")
     place(_find(source, "i3d_features"), root / "i3d_features")
@@ -137,7 +152,8 @@ def _activitynet(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> 
             f"rgb/v_<id>.npy and flow/v_<id>.npy at any depth, from {ACTIVITYNET_FEATURES}"
         )
     name = ACTIVITYNET_URL.rpartition("/")[2]
-    annotations = next(iter(sorted(source.rglob(name))), None) or _download(ACTIVITYNET_URL, name)
+    own = sorted(source.rglob(name))
+    annotations = own[0] if own else _download(ACTIVITYNET_URL, name)
     database = labelled_videos(annotations)
     available = set(database)
     for grid in grids.values():
@@ -147,15 +163,19 @@ def _activitynet(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> 
     write_json({"version": "ActivityNet 1.3", "database": database}, root / "gt.json")
     for subset, split in (("training", "train"), ("validation", "test")):
         videos = [video for video, entry in database.items() if entry["subset"] == subset]
-        chosen = [v for v in videos if v in available and (split == "test" or database[v]["annotations"])]
+        chosen = []
+        for video in videos:
+            # Training needs a label; a test video without an action stays.
+            if video in available and (split == "test" or database[video]["annotations"]):
+                chosen.append(video)
         (root / f"split_{split}.txt").write_text("".join(f"{video}\n" for video in chosen), encoding="utf-8")
         print(f"activitynet13: {len(chosen)} of {len(videos)} {subset} videos can be used", file=sys.stderr)
 
 
 def labelled_videos(path: Path) -> dict[str, dict[str, Any]]:
-    """ActivityNet's training and validation videos, whose annotations are published.
+    """ActivityNet's training and validation videos: those whose annotations are published.
 
-    A few of their segments are [0, 0], and some end after the video: `parse_annotations` decides what becomes of them.
+    A few of their segments are [0, 0], and some end after the video: `parse_annotations` handles these.
 
     Args:
         path: `activity_net.v1-3.min.json`.
@@ -178,21 +198,22 @@ def labelled_videos(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _link_features(source: Path, videos: Iterable[str], grid: Grid, root: Path) -> set[str]:
-    """Links the features below `source` to where the grid has them, whatever folders they lie in.
+    """Links the features below `source`, in folders of any depth, to where the grid has them.
 
     Returns:
         The videos whose features are there in every modality.
     """
-    depth = 2 if grid.modalities else 1  # rgb/v_<id>.npy or v_<id>.npy
+    depth = 2 if grid.modalities else 1  # files are matched by rgb/v_<id>.npy, or by v_<id>.npy
     origins = {path.parts[-depth:]: path.resolve() for path in source.rglob("*.npy")}
     linked = set()
     for video in videos:
         names = [Path(grid.pattern.format(video=video, modality=m, subset="")) for m in grid.modalities or [""]]
-        if all(name.parts[-depth:] in origins for name in names):
-            for name in names:
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                _link(origins[name.parts[-depth:]], root / name)
-            linked.add(video)
+        if any(name.parts[-depth:] not in origins for name in names):
+            continue
+        for name in names:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            _link(origins[name.parts[-depth:]], root / name)
+        linked.add(video)
     return linked
 
 
@@ -203,25 +224,30 @@ SOURCES: dict[str, Callable[[Path | None, Path, Mapping[str, Grid]], None]] = {
     "thumos14": _thumos,
     "activitynet13": _activitynet,
 }
-"""Data set -> what builds it in a new folder, from the user's folder or from its public source."""
+"""Data set -> the function that builds it in a new folder, from the user's folder or from its public source."""
 
 
 def merge_thumos(source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """THUMOS'14's WSTAL annotations with the durations and frame rates that `thumos14.json` adds.
+    """THUMOS'14's annotations (`gt.json`), with the durations and frame rates of `thumos14.json`.
+
+    Args:
+        source: a folder that holds both files, at any depth.
 
     Returns:
         Frames of videos and of segments, see `annotations.read_annotations`.
     """
     videos, segments = read_annotations(_find(source, "gt.json"))
-    timing, _ = read_annotations(_find(source, "thumos14.json"))
+    file = _find(source, "thumos14.json")
+    timing, _ = read_annotations(file)
     unknown = videos.index.difference(timing.index)
     if len(unknown):
-        raise InputError(f"{_find(source, 'thumos14.json')}: has no video {unknown[0]!r}, which gt.json has")
-    return videos.assign(**timing.loc[videos.index, ["duration", "fps"]]), segments
+        raise InputError(f"{file}: has no video {unknown[0]!r}, which gt.json has")
+    timing = timing.loc[videos.index]
+    return videos.assign(duration=timing.duration, fps=timing.fps), segments
 
 
 def _find(source: Path, name: str) -> Path:
-    """The shallowest match of a file or folder below `source`."""
+    """The file or folder of a name below `source`; of several, the one in the fewest folders."""
     found = sorted(source.rglob(name), key=lambda path: (len(path.parts), path))
     if not found:
         raise InputError(f"{source}: holds no {name}")
@@ -238,7 +264,10 @@ def _link(origin: Path, target: Path) -> None:
     try:
         target.symlink_to(origin, target_is_directory=origin.is_dir())
     except OSError:
-        (shutil.copytree if origin.is_dir() else shutil.copyfile)(origin, target)
+        if origin.is_dir():
+            shutil.copytree(origin, target)
+        else:
+            shutil.copyfile(origin, target)
 
 
 def _download_sbhar(folder: Path) -> Path:
@@ -246,23 +275,25 @@ def _download_sbhar(folder: Path) -> Path:
 
 
 def _download_thumos_annotations() -> Path:
+    """Downloads the files into the cache; returns its folder."""
     for name, (url, checksum) in THUMOS_FILES.items():
-        folder = _download(url + name, name, f"sha256:{checksum}").parent
-    return folder
+        file = _download(url + name, name, f"sha256:{checksum}")
+    return file.parent
 
 
 def _download_thumos_features(folder: Path) -> Path:
+    """Downloads annotations and features, and puts them into a folder, the features unpacked."""
     annotations = _download_thumos_annotations()
-    for whose, (file_id, checksum) in THUMOS_ARCHIVES.items():
+    for method, (file_id, checksum) in THUMOS_ARCHIVES.items():
         url = f"https://drive.google.com/file/d/{file_id}/view"
-        unpack(_download(url, f"thumos14-{whose}", checksum), folder / whose)
+        unpack(_download(url, f"thumos14-{method}", checksum), folder / method)
     for name in THUMOS_FILES:
         shutil.copyfile(annotations / name, folder / name)
     return folder
 
 
 def _download(url: str, name: str, checksum: str | None = None) -> Path:
-    """Downloads a file into the cache, unless it is there; its module is slow to import."""
-    from fustal.tools.sources.download import download
+    """Downloads a file into the cache, if it is not there already."""
+    from fustal.tools.sources.download import download  # slow to import, and not needed with --from
 
     return download(url, name, checksum)

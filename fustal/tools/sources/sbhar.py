@@ -1,9 +1,9 @@
 """SBHAR (UCI HAPT): real recordings of a smartphone at the waist, cut into windows and described by hand-made features.
 
 61 untrimmed recordings of 30 people; 6 channels at 50 Hz (acceleration in g, angular velocity in rad/s); 12 classes:
-six activities and the six postural transitions between them. Nearly every recording holds all 12 classes, so that its
-video-level label says nothing; a window of 60 s holds about three of them. Source: Reyes-Ortiz et al. 2015 (UCI HAPT;
-cite it, non-commercial use). Notebook 01 uses the windows as its videos.
+six activities and the six postural transitions between them. Nearly every recording holds all 12 classes, so its
+video-level label carries no information; a window of 60 s holds about three of them. Source: Reyes-Ortiz et al. 2015
+(UCI HAPT; cite it, non-commercial use). Notebook 01 uses the windows as its videos.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,24 +26,31 @@ WINDOW = 60.0
 """Seconds of a window, the "video" of this data set."""
 
 MIN_WINDOW = 20.0
-"""Seconds: what is left at the end of a recording becomes a window from this length on and is dropped below it."""
+"""Seconds, minimum length of the last window of a recording; a shorter rest is dropped."""
 
 MIN_SLIVER = 0.5
-"""Seconds: what a window's border leaves of a segment is dropped below this length (whole segments never are)."""
+"""Seconds, minimum length of a segment that a window's border has cut; a whole segment may be shorter."""
 
 SCALES = (0.5, 1.28, 2.56)
-"""Seconds of signal, centred on a snippet, that its statistics see. The last one is also that of the spectra."""
+"""Seconds of signal, centred on a snippet, from which its statistics are computed; spectra use the last one."""
 
 BANDS = (0.3, 1.0, 1.8, 2.6, 4.0, 7.0, 12.0, 20.0)
-"""Hz, borders of the bands whose energies are features; steps of walking lie at 1.5 to 2.5 Hz."""
+"""Hz, borders of the bands whose energies are features; the steps of walking are at 1.5 to 2.5 Hz."""
 
 LAGS = (1.0, 2.0, 4.0)
-"""Seconds before and after a snippet between which the turn of gravity is measured: a transition changes posture."""
+"""Seconds before and after a snippet, between which the turn of gravity is measured: a transition changes posture."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One untrimmed recording: `signal` (N, 6), and segments as `{"label", "segment": [start s, end s]}`."""
+    """One untrimmed recording.
+
+    Attributes:
+        name: e.g. "exp01_user01".
+        subset: "train" or "test".
+        signal: (N, 6) acceleration in g and angular velocity in rad/s, at `FPS`.
+        annotations: segments as `{"label": name, "segment": [start s, end s]}`.
+    """
 
     name: str
     subset: str
@@ -58,6 +65,9 @@ def read_recordings(folder: Path) -> list[Recording]:
         folder: holds `sbhar_float16.npz` and `gt.json`, or (at any depth) the public archive's `RawData/*.txt`,
             `activity_labels.txt` and `Train/subject_id_train.txt`.
 
+    Returns:
+        All recordings, in the order of the files.
+
     Raises:
         InputError: neither layout, or a file of it is missing or unreadable.
     """
@@ -69,7 +79,7 @@ def read_recordings(folder: Path) -> list[Recording]:
     try:
         return list(_read_public(raw))
     except (ValueError, KeyError, IndexError) as error:
-        if isinstance(error, InputError):
+        if isinstance(error, InputError):  # a ValueError that has its message already
             raise
         raise InputError(f"{raw}: does not have the form of SBHAR's text files: {one_line(error)}") from None
 
@@ -81,44 +91,52 @@ def _read_npz(folder: Path) -> Iterator[Recording]:
                 yield Recording(name, video["subset"], signals[name].astype(np.float64), video["annotations"])
     except InputError:
         raise
-    except Exception as error:  # a broken archive can raise anything
+    except Exception as error:  # a broken archive can raise any exception
         reason = one_line(error)[:200]
         raise InputError(f"{folder / 'sbhar_float16.npz'}: does not fit gt.json, or is broken: {reason}") from None
 
 
 def _read_public(raw: Path) -> Iterator[Recording]:
     names = dict(line.split() for line in _lines(raw.parent / "activity_labels.txt"))
-    trained = set(map(int, _lines(raw.parent / "Train" / "subject_id_train.txt")))
+    train_users = set(map(int, _lines(raw.parent / "Train" / "subject_id_train.txt")))
     segments: dict[str, list[dict[str, Any]]] = {}
     for line in _lines(raw / "labels.txt"):
-        experiment, user, activity, first, last = line.split()  # the first and last sample, counted from 1
+        experiment, user, activity, first, last = line.split()  # first and last sample, counted from 1
+        name = f"exp{int(experiment):02d}_user{int(user):02d}"
         annotation = {"label": names[activity], "segment": [(int(first) - 1) / FPS, int(last) / FPS]}
-        segments.setdefault(f"exp{int(experiment):02d}_user{int(user):02d}", []).append(annotation)
+        segments.setdefault(name, []).append(annotation)
     for name, annotations in segments.items():
-        subset = "train" if int(name[-2:]) in trained else "test"
+        subset = "train" if int(name[-2:]) in train_users else "test"
         yield Recording(name, subset, _read_text_signal(raw, name), annotations)
 
 
 def _read_text_signal(raw: Path, name: str) -> np.ndarray:
-    parts = [np.loadtxt(_lines(raw / f"{sensor}_{name}.txt"), ndmin=2) for sensor in ("acc", "gyro")]
-    if len(parts[0]) != len(parts[1]):
-        raise InputError(f"{raw}: acc_{name}.txt has {len(parts[0])} samples, gyro_{name}.txt {len(parts[1])}")
-    return np.hstack(parts)
+    """The signal (N, 6) of a recording, from its two text files."""
+    acceleration = np.loadtxt(_lines(raw / f"acc_{name}.txt"), ndmin=2)
+    velocity = np.loadtxt(_lines(raw / f"gyro_{name}.txt"), ndmin=2)
+    if len(acceleration) != len(velocity):
+        raise InputError(f"{raw}: acc_{name}.txt has {len(acceleration)} samples, gyro_{name}.txt {len(velocity)}")
+    return np.hstack([acceleration, velocity])
 
 
 def _lines(path: Path) -> list[str]:
+    """The lines of a text file that are not blank."""
     return [line for line in read_text(path).splitlines() if line.strip()]
 
 
 def cut(recording: Recording) -> dict[str, dict[str, Any]]:
     """Cuts a recording into windows of 60 s: entries of an ActivityNet-style database.
 
-    Segments are clipped to their window. What a border leaves of a segment is dropped if shorter than `MIN_SLIVER`; the
-    end of the recording is dropped if shorter than `MIN_WINDOW`. Training windows without a segment are dropped: a
-    training video of this task has at least one label. Test windows stay: what is found there is a false positive.
+    Segments are clipped to their window, and dropped if a border leaves less than `MIN_SLIVER` of them. The rest of
+    the recording after the last whole window is dropped if it is shorter than `MIN_WINDOW`. Training windows without a
+    segment are dropped: a training video of this task has at least one label. Test windows without a segment stay:
+    every detection in them is a false positive.
+
+    Args:
+        recording: the recording.
 
     Returns:
-        window name -> subset, duration and fps, the annotations, and where the window comes from.
+        Name of a window -> subset, duration (s) and fps, annotations, and the recording and start (s) it is cut from.
 
     >>> walk = {"label": "WALKING", "segment": [10.0, 60.2]}
     >>> windows = cut(Recording("exp01_user01", "train", np.zeros((80 * FPS, 6)), [walk]))
@@ -143,19 +161,22 @@ def cut(recording: Recording) -> dict[str, dict[str, Any]]:
 
 
 def _clip(annotations: list[dict[str, Any]], start: float, end: float) -> Iterator[dict[str, Any]]:
+    """The segments of a window, their times from its start; `start` and `end` in seconds of the recording."""
     for annotation in annotations:
         first, last = annotation["segment"]
-        clipped = max(first, start), min(last, end)
-        if clipped[1] - clipped[0] >= min(MIN_SLIVER, last - first):
-            yield {"label": annotation["label"], "segment": [round(t - start, 3) for t in clipped]}
+        left = max(first, start)
+        right = min(last, end)
+        # Outside the window right - left is negative. A segment that is shorter than a sliver as a whole is kept.
+        if right - left >= min(MIN_SLIVER, last - first):
+            yield {"label": annotation["label"], "segment": [round(left - start, 3), round(right - start, 3)]}
 
 
 def describe(signal: np.ndarray, stride: int, window: int) -> np.ndarray:
-    """Hand-made features of the snippets of a whole recording; no label has a part in them.
+    """Hand-made features of the snippets of a whole recording; labels are not used.
 
-    Statistics of the sensors, of gravity and of what is left without it at the time scales `SCALES`, energies in
-    frequency bands, correlations of axes, and the turn of gravity. The signal seen is wider than the snippet and
-    centred on it. What has a heavy tail is compressed by a logarithm.
+    Statistics of gravity, of the acceleration without gravity and of the angular velocity at the time scales `SCALES`,
+    energies in frequency bands, correlations of axes, and the turn of gravity. The signal that a snippet's features
+    cover is wider than the snippet and centred on it. Heavy-tailed values are compressed by a logarithm.
 
     Args:
         signal: (N, 6) acceleration in g and angular velocity in rad/s.
@@ -165,21 +186,36 @@ def describe(signal: np.ndarray, stride: int, window: int) -> np.ndarray:
     Returns:
         (T, D) for all snippets centred inside the recording.
     """
-    channels, gravity = _channels(signal)
+    channels = _channels(signal)
     centres = np.arange(window // 2, len(signal), stride)
     features = []
     for seconds in SCALES:
         pieces = _pieces(channels, centres, round(seconds * FPS))
         features.append(_statistics(pieces))
-    features += [_spectrum(pieces), _correlations(pieces[:, :, 3:9]), _turns(gravity, centres)]
+    features.append(_spectrum(pieces))  # pieces of the last, longest scale
+    features.append(_correlations(pieces[:, :, BODY_AND_GYRO]))
+    features.append(_turns(channels[:, GRAVITY], centres))
     return np.hstack(features).astype(np.float32)
 
 
-def _channels(signal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 15): gravity, body acceleration, angular velocity (x, y, z each), and six that no rotation changes."""
+GRAVITY = slice(0, 3)
+BODY_AND_GYRO = slice(3, 9)
+MOVING = slice(3, 11)
+"""Columns of `_channels`. The last: body acceleration, angular velocity, and both along the vertical axis."""
+
+
+def _channels(signal: np.ndarray) -> np.ndarray:
+    """(N, 15): gravity, body acceleration, angular velocity (x, y, z each), and six that no rotation changes.
+
+    The six: body acceleration and angular velocity along the vertical axis, both across it, and the changes per second
+    of acceleration and of angular velocity.
+    """
+    # Gravity changes slowly: the part of the acceleration below 0.3 Hz.
     low_pass = scipy.signal.butter(3, 0.3, fs=FPS, output="sos")
     gravity = scipy.signal.sosfiltfilt(low_pass, signal[:, :3], axis=0)
-    body, gyro = signal[:, :3] - gravity, signal[:, 3:]
+    body = signal[:, :3] - gravity
+    gyro = signal[:, 3:]
+    # "Down" is known from gravity: parts along it and across it do not depend on how the phone is worn.
     down = gravity / np.linalg.norm(gravity, axis=1, keepdims=True).clip(1e-6)
     vertical = (body * down).sum(axis=1)
     yaw = (gyro * down).sum(axis=1)
@@ -187,29 +223,31 @@ def _channels(signal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     tilt = np.linalg.norm(gyro - yaw[:, None] * down, axis=1)
     jerk = np.linalg.norm(np.gradient(signal[:, :3], 1 / FPS, axis=0), axis=1) / 10
     turn = np.linalg.norm(np.gradient(gyro, 1 / FPS, axis=0), axis=1) / 10
-    return np.column_stack([gravity, body, gyro, vertical, yaw, horizontal, tilt, jerk, turn]), gravity
+    return np.column_stack([gravity, body, gyro, vertical, yaw, horizontal, tilt, jerk, turn])
 
 
 def _pieces(channels: np.ndarray, centres: np.ndarray, width: int) -> np.ndarray:
-    """(T, width, C): the signal around each centre; the recording's ends are repeated outwards."""
+    """(T, width, C): the signal around each centre; beyond the recording's ends, its first or last sample."""
     at = centres[:, None] + np.arange(width) - width // 2
     return channels[at.clip(0, len(channels) - 1)]
 
 
 def _statistics(pieces: np.ndarray) -> np.ndarray:
-    """Mean, slope, least and greatest value, and log deviation of each channel: (T, 5 C)."""
+    """Mean, slope, minimum, maximum and log deviation of each channel: (T, 5 C)."""
     ramp = np.linspace(-1, 1, pieces.shape[1])
-    mean, deviation = pieces.mean(axis=1), pieces.std(axis=1)
+    mean = pieces.mean(axis=1)
+    deviation = pieces.std(axis=1)
     slope = np.einsum("twc,w->tc", pieces, ramp) / (ramp @ ramp)
     level = np.arcsinh(np.hstack([mean, 4 * slope, pieces.min(axis=1), pieces.max(axis=1)]))
     return np.hstack([level, np.log(deviation + 0.003)])
 
 
 def _spectrum(pieces: np.ndarray) -> np.ndarray:
-    """Log energy in each of `BANDS` of body acceleration, angular velocity and the vertical axis: (T, 7 * 8)."""
-    moving = pieces[:, :, 3:11]
+    """Log energy in each of the 7 bands of `BANDS`, of the 8 channels of `MOVING`: (T, 7 * 8)."""
+    moving = pieces[:, :, MOVING]
+    centred = moving - moving.mean(axis=1, keepdims=True)
     taper = np.hanning(pieces.shape[1])[:, None]
-    power = np.abs(np.fft.rfft((moving - moving.mean(axis=1, keepdims=True)) * taper, axis=1)) ** 2
+    power = np.abs(np.fft.rfft(centred * taper, axis=1)) ** 2
     band = np.digitize(np.fft.rfftfreq(pieces.shape[1], 1 / FPS), BANDS)
     energies = [power[:, band == index].mean(axis=1) for index in range(1, len(BANDS))]
     return np.log(np.hstack(energies) + 0.01)
@@ -219,50 +257,62 @@ def _correlations(moving: np.ndarray) -> np.ndarray:
     """Correlations between the axes of body acceleration and angular velocity: (T, 15)."""
     centred = moving - moving.mean(axis=1, keepdims=True)
     covariance = np.einsum("twi,twj->tij", centred, centred) / moving.shape[1]
-    deviation = np.sqrt(np.einsum("tii->ti", covariance)) + 0.01  # a phone at rest has none, not a noisy one
+    deviation = np.sqrt(np.einsum("tii->ti", covariance)) + 0.01  # so a phone at rest gets about 0, not noise
     first, second = np.triu_indices(moving.shape[2], k=1)
     return covariance[:, first, second] / (deviation[:, first] * deviation[:, second])
 
 
 def _turns(gravity: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """How gravity moves, and by which distance, from before to after a snippet, for each of `LAGS`: (T, 3 * 4)."""
+    """The change of gravity (x, y, z) and its log length from before to after a snippet, for `LAGS`: (T, 3 * 4)."""
     turns = []
     for lag in LAGS:
-        before, after = ((centres + round(sign * lag * FPS)).clip(0, len(gravity) - 1) for sign in (-1, 1))
+        samples = round(lag * FPS)
+        before = (centres - samples).clip(0, len(gravity) - 1)
+        after = (centres + samples).clip(0, len(gravity) - 1)
         change = gravity[after] - gravity[before]
-        turns += [change, np.log(np.linalg.norm(change, axis=1, keepdims=True) + 0.02)]
+        turns.append(change)
+        turns.append(np.log(np.linalg.norm(change, axis=1, keepdims=True) + 0.02))
     return np.hstack(turns)
 
 
 def build(source: Path, root: Path, grids: Mapping[str, Grid]) -> None:
     """Writes `gt.json` and the windows' features on every grid.
 
-    Features are computed on whole recordings, so that a window's borders are no borders of the signal; they are
-    standardised with the training recordings' mean and deviation, and clipped to +-5.
+    Features are computed on whole recordings: the border of a window is no border of the signal. They are standardised
+    with mean and deviation of the training recordings, and clipped to +-5.
 
     Args:
-        source: a folder that `read_recordings` understands.
-        root: where the data set goes.
+        source: a folder that `read_recordings` can read.
+        root: the folder of the data set.
         grids: those of the data-set card; their frames are samples.
 
     Raises:
-        InputError: from `read_recordings`.
+        InputError: see `read_recordings`.
     """
     recordings = read_recordings(source)
     windows = {recording.name: cut(recording) for recording in recordings}
     for grid in grids.values():
-        features = {r.name: describe(r.signal, grid.stride, grid.window) for r in recordings}
-        known = np.concatenate([features[r.name] for r in recordings if r.subset == "train"])
-        mean, deviation = known.mean(axis=0), known.std(axis=0) + 1e-6
+        features = {}
+        train = []
+        for recording in recordings:
+            values = describe(recording.signal, grid.stride, grid.window)
+            features[recording.name] = values
+            if recording.subset == "train":
+                train.append(values)
+        reference = np.concatenate(train)
+        mean = reference.mean(axis=0)
+        deviation = reference.std(axis=0) + 1e-6
         for name, values in features.items():
             standard = ((values - mean) / deviation).clip(-5, 5).astype(np.float16)
             _write_windows(standard, windows[name], root, grid)
-    database = {name: window for cuts in windows.values() for name, window in cuts.items()}
+    database = {}
+    for cuts in windows.values():
+        database.update(cuts)
     write_json({"version": "SBHAR, 60 s windows", "database": database}, root / "gt.json")
 
 
 def _write_windows(features: np.ndarray, windows: dict[str, dict[str, Any]], root: Path, grid: Grid) -> None:
-    """Cuts a recording's features (T, D): a window gets the snippets whose centres lie in it."""
+    """Cuts a recording's features (T, D) into those of its windows: the snippets whose centres are in the window."""
     for name, window in windows.items():
         first = round(window["start"] * FPS) // grid.stride  # a window starts on a snippet's first sample
         count = -(-(round(window["duration"] * FPS) - grid.window // 2) // grid.stride)

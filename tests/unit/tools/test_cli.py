@@ -96,7 +96,7 @@ def test_an_unknown_subset(fustal, files):
 
 
 @pytest.mark.parametrize(
-    ("tiou", "says"),
+    ("tiou", "message"),
     [
         ("0.5:0.1", "is not first:step:last, nor values such as 0.5 or 0.3,0.5"),
         ("a:b:c", "is not first:step:last, nor values such as 0.5 or 0.3,0.5"),
@@ -110,10 +110,10 @@ def test_an_unknown_subset(fustal, files):
         ("0.5,50", "a tIoU threshold lies above 0 and is at most 1, unlike 50"),
     ],
 )
-def test_wrong_thresholds(fustal, files, tiou, says):
+def test_wrong_thresholds(fustal, files, tiou, message):
     assert fustal("evaluate", *files, "--tiou", tiou)[::2] == (
         2,
-        f"error: --tiou: {tiou!r}{':' * (not says.startswith('is'))} {says}\n",
+        f"error: --tiou: {tiou!r}{':' * (not message.startswith('is'))} {message}\n",
     )
 
 
@@ -154,7 +154,7 @@ def ran(monkeypatch, tmp_path):
     """Stands in for the chain: the parameters it was given, and metrics as it would write them."""
     calls = []
 
-    def run_chain(params, *, stages, force, report):
+    def run_chain(params, *, stages, force, kept, report):
         calls.append((params, force))
         path = tmp_path / params.run / "evaluation" / "metrics.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +189,7 @@ def test_run_of_several_seeds_gives_each_its_folder_and_one_table(fustal, ran):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--set", "studnet_lr=1"], "unknown parameter 'studnet_lr' (did you mean 'student_lr'?)"),
         (["--set", "student_lr"], "--set student_lr: must be name=value"),
@@ -199,17 +199,19 @@ def test_run_of_several_seeds_gives_each_its_folder_and_one_table(fustal, ran):
         (["--set", "erosion_large=2"], "erosion_large (2) must exceed erosion_small (3)"),
     ],
 )
-def test_run_with_wrong_parameters_writes_nothing(fustal, ran, tmp_path, arguments, says):
+def test_run_with_wrong_parameters_writes_nothing(fustal, ran, tmp_path, arguments, message):
     status, out, err = fustal("run", ROOT / "params" / "demo.yaml", *arguments)
     assert (status, out, ran) == (2, "", [])
     assert is_one_line(err)
-    assert says in err
+    assert message in err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_run_of_one_stage(fustal, monkeypatch):
     called = []
-    monkeypatch.setattr("fustal.runs.batch.run_chain", lambda params, *, stages, force, report: called.append(stages))
+    monkeypatch.setattr(
+        "fustal.runs.batch.run_chain", lambda params, *, stages, force, kept, report: called.append(stages)
+    )
     assert fustal("run", ROOT / "params" / "demo.yaml", "--stage", "selection") == (
         0,
         "demo: demo, seed 0, recipe corrected\n",
@@ -307,7 +309,11 @@ def test_fetch_tells_how_to_go_on_when_it_is_stopped(fustal, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fustal.tools.sources.fetch.fetch", stopped)
-    assert fustal("fetch", "sbhar") == (130, "", "stopped; the same command goes on with what has come\n")
+    assert fustal("fetch", "sbhar") == (
+        130,
+        "",
+        "stopped; the same command continues with the files that are already downloaded\n",
+    )
 
 
 def test_help_lists_the_commands():
@@ -374,7 +380,7 @@ def test_what_takes_no_work_imports_nothing_slow(arguments):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["evalute"], "No such command 'evalute'. Did you mean 'evaluate'"),
         (["run", "demo.yaml", "--sed", "1"], "No such option: --sed (Possible options: --se"),
@@ -401,7 +407,7 @@ def test_what_takes_no_work_imports_nothing_slow(arguments):
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )
-def test_near_names_and_wrong_kinds(fustal, tmp_path, monkeypatch, arguments, says):
+def test_near_names_and_wrong_kinds(fustal, tmp_path, monkeypatch, arguments, message):
     (tmp_path / "outputs" / "demo" / "evaluation").mkdir(parents=True)
     (tmp_path / "outputs" / "demo" / "evaluation" / "metrics.json").write_text("{}")
     monkeypatch.setattr("fustal.data.names.OUTPUTS", tmp_path / "outputs")
@@ -409,7 +415,7 @@ def test_near_names_and_wrong_kinds(fustal, tmp_path, monkeypatch, arguments, sa
     status, out, err = fustal(*arguments)
     assert (status, out) == (2, "")
     assert is_one_line(err)
-    assert says in err
+    assert message in err
 
 
 def test_the_version(fustal):
@@ -430,9 +436,10 @@ def test_every_parameter_is_listed(fustal, monkeypatch):
     status, out, err = fustal("params")
     assert (status, err) == (0, "")
     for name, field in Params.model_fields.items():
-        (line,) = [line for line in out.splitlines() if line.split()[:1] == [name]]
-        assert field.description in line
-        assert form(name) in line
+        lines = [line for line in out.splitlines() if line.split()[:1] == [name]]
+        assert len(lines) == 1
+        assert field.description in lines[0]
+        assert form(name) in lines[0]
     assert out.endswith(f"0 of {len(Params.model_fields)} differ from the default\n")
     assert not [line for line in out.splitlines() if line != line.rstrip()]
     assert "x1b" not in out
@@ -457,7 +464,7 @@ def test_from_a_stage_on(fustal, monkeypatch):
     preset = ROOT / "params" / "demo.yaml"
     assert fustal("run", preset, "--from-stage", "student")[0] == 0
     assert called[0]["stages"] == ["student", "distilled", "evaluation"]
-    assert called[0]["kept"] == ("generator", "selection")
+    assert called[0]["kept"] == ["generator", "selection"]
     status, _, err = fustal("run", preset, "--from-stage", "student", "--stage", "student")
     assert (status, err) == (2, "error: --stage and --from-stage: give one of them\n")
 

@@ -1,4 +1,4 @@
-"""`fustal evaluate`: what it counts, leaves out, passes over and refuses, and what it says of each."""
+"""`fustal evaluate`: what it counts, ignores and refuses, with the message for each."""
 
 import json
 import sys
@@ -44,8 +44,9 @@ def call(tmp_path, monkeypatch, capsys):
 
 
 def map_of(lines, tiou="0.5"):
-    (line,) = [line for line in lines if line.split()[:2] == ["mAP", tiou]]
-    return float(line.split()[-1])
+    found = [line for line in lines if line.split()[:2] == ["mAP", tiou]]
+    assert len(found) == 1
+    return float(found[0].split()[-1])
 
 
 def with_score(score, **changes):
@@ -60,11 +61,11 @@ def test_detections_in_other_videos_are_false_positives_or_left_out(call):
     results = {"a": [with_score(0.5)], "z": [with_score(0.9), with_score(0.8)], "c": [with_score(0.7)], "y": []}
     status, out, err = call(results, TRUTH)
     assert (status, map_of(out)) == (0, 12.5), "one of two actions, at rank 4"
-    says = "found.json: videos that are not in subset 'test' of gt.json: 2, 'z', 'c'; detections "
-    assert err == [f"{says}counted as false positives, as the field's evaluators do (see --known-only): 3"]
+    message = "found.json: videos that are not in subset 'test' of gt.json: 2, 'z', 'c'; detections "
+    assert err == [f"{message}counted as false positives, as by the field's evaluators (see --known-only): 3"]
     status, out, err = call(results, TRUTH, "--known-only")
     assert (status, map_of(out)) == (0, 50)
-    assert err == [f"{says}left out: 3"]
+    assert err == [f"{message}ignored: 3"]
 
 
 def test_published_detections_with_a_video_that_has_no_ground_truth(call, shared):
@@ -118,7 +119,7 @@ def test_nothing_to_measure(call, items, known):
     assert call({"a": [HIT]}, database, "--subset", "Testing") == (
         2,
         [],
-        [f"error: gt.json: subset 'Testing' has no true segments, so that nothing can be measured (1 videos, {known})"],
+        [f"error: gt.json: subset 'Testing' has no true segments, so nothing can be measured (1 videos, {known})"],
     )
 
 
@@ -194,7 +195,10 @@ def truth_of(form, **changes):
 
 
 def found_of(form):
-    return {video: [HIT | {"label": form(label)} for label in labels] for video, labels in PAIR.items()}
+    found = {}
+    for video, labels in PAIR.items():
+        found[video] = [HIT | {"label": form(label)} for label in labels]
+    return found
 
 
 FORMS_OF_NUMBERS = {
@@ -216,8 +220,8 @@ def test_labels_that_are_numbers(call, tmp_path, true, found, listed):
     status, out, err = call(results, truth, "--per-class")
     assert (status, map_of(out)) == (0, 100)
     assert [line.split()[0] for line in out[-2:]] == (["Jump", "Run"] if listed else ["0", "1"])
-    says = "gt.json: labels are numbers (0, 1), and no list of classes tells their names"
-    assert err == ([] if listed else [says])
+    message = "gt.json: labels are numbers (0, 1), and no list of classes tells their names"
+    assert err == ([] if listed else [message])
 
 
 def test_a_label_that_is_a_name_stays(call, tmp_path):
@@ -239,19 +243,19 @@ def test_numbers_beside_names(call):
 
 
 @pytest.mark.parametrize(
-    ("lists", "says"),
+    ("lists", "message"),
     [
         ({"classes.txt": "0 Run\n"}, "the list of classes has no name for 1"),
         ({"classes.txt": "Run\nRun\n"}, "holds a number or a name twice"),
         ({"classes.txt": "Run\nJump\n", "category.txt": "Run\nJump\n"}, "holds several lists of classes"),
     ],
 )
-def test_a_list_of_classes_that_is_no_help(call, tmp_path, lists, says):
+def test_a_list_of_classes_that_is_no_help(call, tmp_path, lists, message):
     for name, text in lists.items():
         (tmp_path / name).write_text(text)
     status, out, err = call(found_of(NUMBERS.get), truth_of(NUMBERS.get))
     assert (status, map_of(out), len(err)) == (0, 100, 1)
-    assert says in err[0]
+    assert message in err[0]
 
 
 def test_numbers_of_a_table(call, tmp_path):
@@ -275,17 +279,17 @@ def test_what_no_evaluator_reads(call, key, value):
 
 
 @pytest.mark.parametrize(
-    ("segment", "says"),
+    ("segment", "message"),
     [
         ([-0.5, 10], "segments that begin before 0: 2, the first [-0.5, 10]; measured as they are"),
         ([0, 10, 7], "segments of more than two values: 2, the first [0, 10, 7]; the first two are read"),
     ],
 )
-def test_true_segments_as_the_field_reads_them(call, segment, says):
+def test_true_segments_as_the_field_reads_them(call, segment, message):
     entry = {"subset": "test", "annotations": [{"label": "Run", "segment": segment}]}
     detection = HIT | {"segment": segment[:2]}
     status, out, err = call({"a": [detection], "b": [detection]}, {"a": entry, "b": entry}, "--tiou", "1")
-    assert (status, map_of(out, "1"), err) == (0, 100, [f"gt.json: video 'a': {says}"])
+    assert (status, map_of(out, "1"), err) == (0, 100, [f"gt.json: video 'a': {message}"])
 
 
 @pytest.mark.parametrize("segment", [[0, 10, 3], ["0", "10", None], [0, 10, "x", []]])
@@ -309,7 +313,7 @@ def test_videos_without_the_name_of_a_subset(call, value):
 
 
 def test_true_segments_that_are_there_twice(call):
-    """ActivityNet's toolkit counts both, so that one of the two is missed."""
+    """ActivityNet's toolkit counts both: one of the two is missed."""
     twice = {"subset": "test", "annotations": TRUTH["a"]["annotations"] * 2}
     status, out, err = call({"a": [HIT], "b": [HIT]}, TRUTH | {"a": twice})
     assert status == 0
@@ -453,7 +457,7 @@ FORMS += "video, label, score, start, end"
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "says"),
+    ("name", "text", "message"),
     [
         ("a.txt", "video_test_0000004 1.2 3.4 7 0.93\n", FORMS),
         ("a.csv", "", FORMS),
@@ -471,12 +475,12 @@ FORMS += "video, label, score, start, end"
         ("a.json", "video,label,score,start,end\n", "cannot be read as JSON"),
     ],
 )
-def test_broken_tables(call, tmp_path, name, text, says):
+def test_broken_tables(call, tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     (tmp_path / "gt.json").write_text(json.dumps({"database": TRUTH}))
     status, out, err = call.on_files(name, "gt.json")
     assert (status, out, len(err)) == (2, [], 1)
-    assert err[0].startswith(f"error: {name}: {says}")
+    assert err[0].startswith(f"error: {name}: {message}")
 
 
 # --- what is printed and written --------------------------------------------------------------------------------------

@@ -59,10 +59,10 @@ def subtitles(path):
 
 
 def test_files_of_numbers_get_everything_and_subtitles_what_has_some_score(some, tmp_path):
-    said = export.export(some, tmp_path / "a.csv")
-    assert said == "4 of 4 detections in 2 videos"
-    said = export.export(some, tmp_path / "vtt", "vtt")
-    assert said == "3 of 4 detections in 1 videos of score 0.2 or more"
+    line = export.export(some, tmp_path / "a.csv")
+    assert line == "4 of 4 detections in 2 videos"
+    line = export.export(some, tmp_path / "vtt", "vtt")
+    assert line == "3 of 4 detections in 1 videos of score 0.2 or more"
     assert [path.name for path in (tmp_path / "vtt").iterdir()] == ["v.vtt"], "no file without a cue"
 
 
@@ -176,26 +176,30 @@ def test_a_label_that_no_file_can_hold(tmp_path):
 
 @pytest.mark.parametrize("form", ["srt", "vtt"])
 def test_times_that_subtitles_do_not_reach(source, tmp_path, form):
-    with pytest.raises(InputError, match=r"video 'v': 'Run' ends at 1e\+308 s: subtitles reach 360000 s"):
+    with pytest.raises(InputError, match=r"video 'v': 'Run' ends at 1e\+308 s: subtitles end at 360000 s"):
         export.export(source(("v", "Run", 1, 0, 1), ("v", "Run", 1, 0, 1e308)), tmp_path / "out", form)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("out", "to", "says"),
+    ("out", "to", "message"),
     [
-        ("a.txt", None, r"a\.txt: ends in neither \.json nor \.csv: say which form, --to \(there are activitynet, csv"),
+        (
+            "a.txt",
+            None,
+            r"a\.txt: ends in neither \.json nor \.csv: give the form by --to \(there are activitynet, csv",
+        ),
         ("folder", None, r"folder: ends in neither"),
         ("a.csv", "mp4", r"--to mp4: no such form"),
         ("taken", "csv", r"taken: is a folder, and a file never replaces one: give another name"),
-        ("taken", "srt", r"taken: is there already: subtitles want a new or an empty folder"),
-        ("taken/mine.srt", "srt", r"mine\.srt: is there already"),
+        ("taken", "srt", r"taken: exists already: subtitles need a new or an empty folder"),
+        ("taken/mine.srt", "srt", r"mine\.srt: exists already"),
     ],
 )
-def test_where_it_cannot_go(some, tmp_path, out, to, says):
+def test_where_it_cannot_go(some, tmp_path, out, to, message):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.srt").write_text("by hand")
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         export.export(some, tmp_path / out, to)
     assert (tmp_path / "taken" / "mine.srt").read_text() == "by hand"
 

@@ -221,7 +221,7 @@ def test_what_is_read_and_pictures_of_others_are_not_replaced(run, videos, fusta
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "test0.png").write_bytes(b"\x89PNG, a thumbnail")
     status, _, err = fustal("tiny", *videos, "--plot", tmp_path / "plots")
-    assert (status, err.endswith("test0.png: is there already, and is no timeline: move it away\n")) == (2, True)
+    assert (status, err.endswith("test0.png: exists already, and is no timeline: move it away\n")) == (2, True)
     assert (tmp_path / "plots" / "test0.png").read_bytes() == b"\x89PNG, a thumbnail"
     (tmp_path / "plots" / "test0.png").unlink()
     for _ in range(2):
@@ -273,9 +273,9 @@ def test_frames_per_second_where_the_grid_takes_them_from_annotations(run, video
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
-        (lambda path: np.save(path, np.ones((9, 5), np.float32)), "5 numbers a snippet, and run 'tiny' wants 6"),
+        (lambda path: np.save(path, np.ones((9, 5), np.float32)), "5 numbers a snippet, and run 'tiny' needs 6"),
         (lambda path: np.save(path, np.full((9, 6), np.nan, np.float32)), "NaN or infinity in snippet 0"),
         (lambda path: np.save(path, np.ones((9, 6))), "not float64"),
         (lambda path: np.save(path, np.ones(6, np.float32)), "of shape (6,)"),
@@ -286,18 +286,18 @@ def test_frames_per_second_where_the_grid_takes_them_from_annotations(run, video
         (lambda path: None, "no such feature file"),
     ],
 )
-def test_files_that_are_no_such_features(make, said, videos, fustal, tmp_path):
+def test_files_that_are_no_such_features(make, message, videos, fustal, tmp_path):
     make(tmp_path / "new.npy")
     status, out, err = fustal("tiny", *videos, tmp_path / "new.npy", "--out", tmp_path / "a.json", "--plot", tmp_path)
     assert (status, out) == (2, "")
     assert err.startswith(f"error: {tmp_path / 'new.npy'}: ")
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
     assert not list(tmp_path.glob("*.json")) + list(tmp_path.glob("*.png")), "nothing is written"
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["{0}"], "video 'test0' is given twice"),
         (["{{modality}}.npy"], "holds {modality}, and the run's features have none"),
@@ -310,14 +310,14 @@ def test_files_that_are_no_such_features(make, said, videos, fustal, tmp_path):
         (["a\nb.npy"], "must be usable as the name of a file"),
     ],
 )
-def test_calls_that_are_wrong(options, said, videos, fustal, tmp_path, monkeypatch):
+def test_calls_that_are_wrong(options, message, videos, fustal, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "file").write_text("")
     status, out, err = fustal("tiny", videos[0], *(option.format(*videos) for option in options))
     assert (status, out) == (2, "")
     assert err.startswith("error: ")
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
 
 
@@ -333,9 +333,12 @@ def test_a_star_that_no_shell_has_filled_in(run, fustal, tmp_path):
 
 def test_stars(run, fustal, tmp_path):
     change(run, grid={"modalities": ["rgb", "flow"]})
-    for text, said in (("{modality}/*/*.npy", "holds more than one *"), ("{modality}/*.npy", "there is no such file")):
+    for text, message in (
+        ("{modality}/*/*.npy", "holds more than one *"),
+        ("{modality}/*.npy", "there is no such file"),
+    ):
         status, _, err = fustal("tiny", f"{tmp_path}/{text}")
-        assert (status, err) == (2, f"error: {tmp_path}/{text}: {said}\n")
+        assert (status, err) == (2, f"error: {tmp_path}/{text}: {message}\n")
 
 
 def test_modalities_of_unequal_length_and_the_width_of_all(run, fustal, tmp_path):
@@ -344,13 +347,13 @@ def test_modalities_of_unequal_length_and_the_width_of_all(run, fustal, tmp_path
         np.save(tmp_path / f"{modality}.v.npy", np.ones((length, 3), np.float32))
     assert "modalities differ in length" in fustal("tiny", tmp_path / "{modality}.v.npy")[2]
     assert (
-        "3 numbers a snippet, and run 'tiny' wants 6 (rgb, flow side by side)"
+        "3 numbers a snippet, and run 'tiny' needs 6 (rgb, flow side by side)"
         in fustal("tiny", tmp_path / "rgb.v.npy")[2]
     )
 
 
 @pytest.mark.parametrize(
-    ("features", "said"),
+    ("features", "message"),
     [
         ({"v": [[1.0], [1.0, 2.0]]}, "video 'v': features must be an array of numbers"),
         ({"v": np.array([[{}]])}, "video 'v': features must be an array of numbers"),
@@ -360,10 +363,10 @@ def test_modalities_of_unequal_length_and_the_width_of_all(run, fustal, tmp_path
         ({"../v": np.ones((9, 6))}, "video '../v': the name of a video must be usable as the name of a file"),
     ],
 )
-def test_arrays_that_are_no_such_features(features, said, run):
+def test_arrays_that_are_no_such_features(features, message, run):
     with pytest.raises(InputError) as error:
         load("tiny").localize(features)
-    assert str(error.value).startswith(said), "and no temporary folder is named"
+    assert str(error.value).startswith(message), "and no temporary folder is named"
 
 
 def test_runs_that_cannot_be_used(run):
@@ -393,7 +396,7 @@ def test_runs_that_cannot_be_used(run):
 
 
 @pytest.mark.parametrize(
-    ("entries", "parameters", "says"),
+    ("entries", "parameters", "message"),
     [
         ({"dim": 10**9}, {}, r"task\.dim: "),
         ({"classes": ["a"] * 20_000}, {}, r"task\.classes: "),
@@ -404,11 +407,11 @@ def test_runs_that_cannot_be_used(run):
         ({}, {"threads": 10**9}, "threads: "),
     ],
 )
-def test_sizes_in_a_record_have_limits(run, entries, parameters, says):
+def test_sizes_in_a_record_have_limits(run, entries, parameters, message):
     change(run, **entries)
     path = run / "distilled" / "stage.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"parameters": record["parameters"] | parameters}))
-    with pytest.raises(InputError, match=rf"stage\.json: {says}") as error:
+    with pytest.raises(InputError, match=rf"stage\.json: {message}") as error:
         load("tiny")
     assert len(str(error.value)) < 400

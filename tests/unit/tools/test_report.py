@@ -54,8 +54,9 @@ class Page(HTMLParser):
 
     def cells(self, caption):
         """The rows of the table with a caption, cell by cell."""
-        (table,) = [e for e in self.all("table") if e["text"].strip().startswith(caption)]
-        after = self.elements[self.elements.index(table) + 1 :]
+        tables = [e for e in self.all("table") if e["text"].strip().startswith(caption)]
+        assert len(tables) == 1
+        after = self.elements[self.elements.index(tables[0]) + 1 :]
         rows = []
         for element in after:
             if element["tag"] == "table":
@@ -79,8 +80,13 @@ def make(tmp_path, monkeypatch):
     def write(
         run="tiny", stages=tuple(CHAIN), classes=("Jump", "Run"), prefix="", about="", card="card", true=True, **values
     ):
-        videos = {f"{prefix}{subset}{i}": subset for subset in ("train", "test") for i in range(2)}
-        rows = [(video, name, 5.0 * k, 5.0 * k + 2) for video in videos for k, name in enumerate(classes)]
+        videos = {}
+        for subset in ("train", "test"):
+            videos[f"{prefix}{subset}0"] = subset
+            videos[f"{prefix}{subset}1"] = subset
+        rows = []
+        for video in videos:
+            rows += [(video, name, 5.0 * k, 5.0 * k + 2) for k, name in enumerate(classes)]
         database = {video: {"subset": subset, "duration": 30.0} for video, subset in videos.items()}
         for video, entry in database.items():
             known = [{"label": label, "segment": [s, e]} for name, label, s, e in rows if name == video]
@@ -145,7 +151,7 @@ def test_what_a_whole_run_shows(make, unpainted):
     assert [element["text"] for element in page.all("h1")] == ["tiny"]
     assert "with seed 7 and the corrected recipe. Made by hand." in page.text
 
-    stages = page.cells("What ran")
+    stages = page.cells("Stages of the run")
     assert [row[0] for row in stages[1:]] == list(CHAIN)
     assert stages[1][1:] == ["01_generator_training.ipynb", "2026-01-02 03:04:05 UTC", "12.3", ""]
     links = [element["href"] for element in page.all("a") if "table" in element["in"]]
@@ -160,12 +166,12 @@ def test_what_a_whole_run_shows(make, unpainted):
     assert page.cells("Quality of the labels")[1] == ["pseudo labels", "25.0", "60.0", "35.3", "40"]
     assert "on 2 test videos with 4 segments" in page.text
 
-    changed = {row[0]: row[1:3] for row in page.cells("Other than by default")[1:]}
+    changed = {row[0]: row[1:3] for row in page.cells("Changed from the default")[1:]}
     assert {name: value for name, value in changed.items() if name not in ("run", "dataset")} == {
         "seed": ["7", "0"],
         "student_lr": ["0.5", "0.001"],
     }
-    unchanged = [row[0] for row in page.cells("As by default")[1:]]
+    unchanged = [row[0] for row in page.cells("Default values")[1:]]
     assert len(unchanged) + len(changed) == len(Params.model_fields)
     assert ["torch", "9.8.7"] in page.cells("Code, versions")
     assert ["git_commit", "c0ffee"] in page.cells("Code, versions"), "once, as it is the same in all stages"
@@ -175,7 +181,7 @@ def test_its_figures(make, unpainted):
     make()
     captions = [element["text"] for element in read().all("figcaption")]
     starts = [
-        *("mAP at each tIoU", "Precision over recall", "Average precision of each class", "What the best detections"),
+        *("mAP at each tIoU", "Precision over recall", "Average precision of each class", "Kinds of errors"),
         *("mAP by length", "Quality of the labels", "Training: generator", "Training: student on", "Training: dist"),
         *("test0", "test1"),
     ]
@@ -227,10 +233,10 @@ def test_a_run_that_has_come_to_its_second_stage(make, unpainted):
     (folder / "student" / "started.json").write_text("{}")
     (folder / "student" / "detections_test.json").write_text("what another student left")
     page = read()
-    assert [row[4] for row in page.cells("What ran")[1:]] == ["", "", *["has not finished"] * 3]
+    assert [row[4] for row in page.cells("Stages of the run")[1:]] == ["", "", *["has not finished"] * 3]
     mean_ap = page.cells("mAP in percent")
     assert mean_ap[0][1:] == [*(f"0.{i}" for i in range(1, 8)), "0.1:0.5", "0.3:0.7", "0.1:0.7"]
-    assert mean_ap[1:] == [["generator", *["100.0"] * 10]], "measured here, as nobody has before"
+    assert mean_ap[1:] == [["generator", *["100.0"] * 10]], "measured here, as notebook 05 has not run"
     labels = page.cells("Quality of the labels")
     assert [row[:4] for row in labels[1:]] == [[name, *["100.0"] * 3] for name in ("proposals", "pseudo labels")]
     assert len([c for c in page.all("figcaption") if c["text"].startswith("Training")]) == 1
@@ -242,7 +248,7 @@ def test_only_a_filter_of_a_foreign_files_proposals(make, unpainted):
     for name in ("stage.json", "started.json", "log.csv"):
         (folder / "generator" / name).unlink()
     page = read()
-    assert page.cells("What ran")[1][4] == "has not finished"
+    assert page.cells("Stages of the run")[1][4] == "has not finished"
     assert [row[0] for row in page.cells("mAP in percent")[1:]] == ["generator"]
     assert "No training has finished." in page.text
 
@@ -270,12 +276,12 @@ def test_a_data_set_that_is_not_here(make, unpainted, tmp_path):
     assert any("by stage: generator 2, student 2, distilled 2." in image["alt"] for image in page.all("img"))
 
 
-def test_what_is_not_as_it_was_is_said(make, unpainted):
+def test_changed_files_are_reported(make, unpainted):
     folder = make()
     write_results(pd.DataFrame(columns=RESULT_COLUMNS), folder / "selection" / "pseudo_labels.json")
     change(folder / "generator" / "stage.json", taken_from="other", provenance={"git_commit": "decade"})
     page = read()
-    notes = {row[0]: row[4] for row in page.cells("What ran")[1:]}
+    notes = {row[0]: row[4] for row in page.cells("Stages of the run")[1:]}
     changed = "selection/pseudo_labels.json has changed since"
     assert notes == {
         "generator": "taken from other",
@@ -284,8 +290,9 @@ def test_what_is_not_as_it_was_is_said(make, unpainted):
         "distilled": changed,
         "evaluation": changed,
     }
-    (commit,) = [row[1] for row in page.cells("Code, versions") if row[0] == "git_commit"]
-    assert commit.startswith("generator: decade; selection: c0ffee; ")
+    commits = [row[1] for row in page.cells("Code, versions") if row[0] == "git_commit"]
+    assert len(commits) == 1
+    assert commits[0].startswith("generator: decade; selection: c0ffee; ")
 
 
 def test_parameters_of_another_version(make, unpainted):
@@ -293,8 +300,8 @@ def test_parameters_of_another_version(make, unpainted):
     for path in folder.glob("*/stage.json"):
         known = json.loads(path.read_text())["parameters"]
         change(path, parameters={k: v for k, v in known.items() if k != "mil_ratio"} | {"future": 3})
-    rows = read().cells("Other than by default")
-    assert ["future", "3", "", "not known to this version"] in rows
+    rows = read().cells("Changed from the default")
+    assert ["future", "3", "", "not a parameter of this version"] in rows
 
 
 # --- nothing in it runs -----------------------------------------------------------------------------------------------
@@ -345,9 +352,9 @@ def test_no_name_becomes_an_element(make):
     alts = " ".join(image["alt"] for image in page.all("img"))
     assert SCRIPT in alts
     assert IMAGE in alts
-    rows = page.cells("Other than by default")
-    assert [SCRIPT, IMAGE, "", "not known to this version"] in rows
-    assert [IMAGE, f"['{SCRIPT}']", "", "not known to this version"] in rows
+    rows = page.cells("Changed from the default")
+    assert [SCRIPT, IMAGE, "", "not a parameter of this version"] in rows
+    assert [IMAGE, f"['{SCRIPT}']", "", "not a parameter of this version"] in rows
     assert [SCRIPT, IMAGE] in page.cells("Code, versions")
 
 
@@ -370,7 +377,7 @@ def test_no_such_run(make, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "says"),
+    ("file", "content", "message"),
     [
         ("student/stage.json", "{}", r"student/stage\.json: parameters: Field required"),
         ("student/stage.json", "[1]", r"student/stage\.json: must hold a JSON object"),
@@ -385,10 +392,10 @@ def test_no_such_run(make, capsys, monkeypatch):
         ("student/detections_test.json", '{"results": {"who": []}}', r"video 'who' is not in the data set"),
     ],
 )
-def test_rubbish_in_a_run(make, unpainted, file, content, says):
+def test_broken_files_in_a_run(make, unpainted, file, content, message):
     folder = make()
     (folder / file).write_text(content)
-    with pytest.raises(InputError, match=says) as error:
+    with pytest.raises(InputError, match=message) as error:
         report.report("tiny")
     assert "\n" not in str(error.value)
     assert not (folder / "report.html").exists()

@@ -1,4 +1,4 @@
-"""Downloads: resumed where they broke off, checked, told in a line when they fail. The server is this process."""
+"""Downloads: resumed after an interruption, checked, with one line when they fail. The server is this process."""
 
 import contextlib
 import hashlib
@@ -22,38 +22,38 @@ WARNING = """<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning
 class Server(http.server.ThreadingHTTPServer):
     """Serves `data` at any path but /absent; `breaks` times it hangs up after `upto` bytes.
 
-    `asked` and `sent` tell, for each request, the range asked for and the bytes of the answer.
+    `requested` and `sent` hold, for each request, the requested range and the bytes of the answer.
     """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.data, self.ranges, self.length, self.breaks, self.upto = DATA, True, True, 0, 1_200_000
-        self.asked, self.sent = [], []
+        self.requested, self.sent = [], []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request, client_address):
-        """A client that hangs up is no news."""
+        """A client that hangs up is no error."""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        server, wanted = self.server, self.headers.get("Range")
+        server, part = self.server, self.headers.get("Range")
         if self.path == "/absent":
             return self.send_error(404)
-        server.asked.append(wanted)
-        first = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted and server.ranges else 0
+        server.requested.append(part)
+        first = int(part.removeprefix("bytes=").split("-")[0]) if part and server.ranges else 0
         body = server.data[first:]
         if not body:
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(server.data)}")
             return self.end_headers()
-        self.send_response(206 if wanted and server.ranges else 200)
-        if wanted and server.ranges:
+        self.send_response(206 if part and server.ranges else 200)
+        if part and server.ranges:
             self.send_header("Content-Range", f"bytes {first}-{len(server.data) - 1}/{len(server.data)}")
         if server.length:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        probe = "requests" in self.headers["User-Agent"]  # asks for the size and hangs up
+        probe = "requests" in self.headers["User-Agent"]  # requests the size and hangs up
         if server.breaks and not probe:
             server.breaks -= 1
             body = body[: server.upto]
@@ -96,39 +96,39 @@ def refused(*arguments):
     return str(error.value)
 
 
-def test_a_file_is_downloaded_once_and_its_size_told_before(server, cache, capsys):
+def test_a_file_is_downloaded_once_and_its_size_printed_before(server, cache, capsys):
     url = f"{server.url}/data.zip"
     assert download.download(url, "data.zip", SHA) == cache / "data.zip"
     assert (cache / "data.zip").read_bytes() == DATA
     assert capsys.readouterr().err.splitlines()[0] == f"data.zip: 2.05MB, from {url}"
-    count = len(server.asked)
+    count = len(server.requested)
     download.download(url, "data.zip", SHA)
-    assert len(server.asked) == count
+    assert len(server.requested) == count
     assert not partial(cache)
 
 
-def test_what_broke_off_goes_on_where_it_stopped(server, cache, capsys):
+def test_an_interrupted_download_is_resumed(server, cache, capsys):
     server.breaks = 1
     url = f"{server.url}/data.zip"
     line = refused(url, "data.zip", SHA)
-    assert "1.05MB are kept and the same command goes on from there" in line
+    assert "1.05MB are kept and the same command continues from there" in line
     assert "--continue" not in line
     assert not (cache / "data.zip").exists()
     (kept,) = partial(cache)
     assert kept.read_bytes() == DATA[:KEPT]
 
-    server.asked.clear()
+    server.requested.clear()
     server.sent.clear()
     capsys.readouterr()
     download.download(url, "data.zip", SHA)
     assert (cache / "data.zip").read_bytes() == DATA
-    assert server.asked[-1] == f"bytes={KEPT}-"
+    assert server.requested[-1] == f"bytes={KEPT}-"
     assert server.sent[-1] == len(DATA) - KEPT
     assert "2.05MB, 1.05MB of it are here, from" in capsys.readouterr().err
     assert not partial(cache)
 
 
-def test_progress_goes_on_from_what_is_there(server, cache, monkeypatch):
+def test_progress_starts_from_the_partial_file(server, cache, monkeypatch):
     shown = []
 
     class Bar(download.tqdm):
@@ -148,7 +148,7 @@ def test_progress_goes_on_from_what_is_there(server, cache, monkeypatch):
     assert shown[-1][1:] == (len(DATA), len(DATA))
 
 
-def test_what_the_user_stops_goes_on(server, cache, monkeypatch):
+def test_a_stopped_download_is_resumed(server, cache, monkeypatch):
     class Stopped(download.tqdm):
         def update(self, n=1):
             raise KeyboardInterrupt
@@ -160,11 +160,11 @@ def test_what_the_user_stops_goes_on(server, cache, monkeypatch):
     assert not (cache / "data.zip").exists()
     assert partial(cache)[0].read_bytes() == DATA[: KEPT // 2]
     download.download(f"{server.url}/data.zip", "data.zip", SHA)
-    assert server.asked[-1] == f"bytes={KEPT // 2}-"
+    assert server.requested[-1] == f"bytes={KEPT // 2}-"
     assert (cache / "data.zip").read_bytes() == DATA
 
 
-def test_a_server_that_sends_no_parts_is_asked_for_the_whole_again(server, cache):
+def test_without_resumption_the_whole_file_is_requested_again(server, cache):
     server.ranges, server.breaks = False, 1
     refused(f"{server.url}/data.zip", "data.zip", SHA)
     assert len(partial(cache)) == 1
@@ -181,7 +181,7 @@ def test_a_beginning_that_is_as_long_as_the_file_is_not_trusted(server, cache, c
     assert "data.zip: 2.05MB, from" in capsys.readouterr().err
 
 
-def test_a_size_that_the_server_does_not_tell_is_not_invented(server, cache, capsys):
+def test_a_size_that_the_server_does_not_send_is_unknown(server, cache, capsys):
     server.length = False
     server.ranges = False
     download.download(f"{server.url}/data.zip", "data.zip", SHA)
@@ -209,15 +209,15 @@ def test_a_broken_file_in_the_cache_stays_when_there_is_no_other(server, cache):
     assert (cache / "data.zip").read_bytes() == b"broken"
 
 
-def test_an_absent_file_is_told(server, cache):
+def test_an_absent_file_is_an_error(server, cache):
     line = refused(f"{server.url}/absent", "data.zip", SHA)
     assert line.startswith(f"{server.url}/absent: cannot be downloaded: 404 Client Error")
-    assert line.endswith("; try again, or get it by hand and give --from")
+    assert line.endswith("; try again, or download it by hand and give --from")
     assert not (cache / "data.zip").exists()
     assert not partial(cache)
 
 
-def test_no_network_is_told_and_what_is_there_is_kept(server, cache):
+def test_without_network_the_partial_file_is_kept(server, cache):
     server.breaks = 1
     refused(f"{server.url}/data.zip", "data.zip", SHA)
     server.shutdown()
@@ -234,18 +234,18 @@ def test_a_file_without_a_published_checksum_is_taken_as_it_is(server, cache):
 
 
 @pytest.mark.parametrize(
-    ("page", "told"), [(WARNING, "about 3.7GB"), ("<html>Quota exceeded</html>", "of unknown size")]
+    ("page", "text"), [(WARNING, "about 3.7GB"), ("<html>Quota exceeded</html>", "of unknown size")]
 )
-def test_google_drive_names_a_rounded_size_or_none(monkeypatch, page, told):
-    asked = []
+def test_google_drive_names_a_rounded_size_or_none(monkeypatch, page, text):
+    requested = []
 
     def get(url, **options):
-        asked.append(url)
+        requested.append(url)
         answer = requests.Response()
         answer.status_code, answer._content = 200, page.encode()
         answer.headers["Content-Type"] = "text/html; charset=utf-8"
         return answer
 
     monkeypatch.setattr(requests, "get", get)
-    assert download._ask("https://drive.google.com/file/d/abc/view", 1000) == (None, told, True)
-    assert asked == ["https://drive.google.com/uc?id=abc"]
+    assert download._probe("https://drive.google.com/file/d/abc/view", 1000) == (None, text, True)
+    assert requested == ["https://drive.google.com/uc?id=abc"]

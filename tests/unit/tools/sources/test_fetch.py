@@ -73,7 +73,7 @@ def thumos_features(thumos):
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch):
     def refuse(*arguments):
-        raise AssertionError(f"a test wants to download {arguments}")
+        raise AssertionError(f"a test tries to download {arguments}")
 
     monkeypatch.setattr(fetch, "_download", refuse)
 
@@ -125,7 +125,7 @@ def test_a_copy_of_the_demos_card_makes_nothing_where_it_points(card):
     assert not (path.parents[1] / "data").exists()
 
 
-def test_other_data_sets_are_not_made_but_the_command_is_told(card):
+def test_other_data_sets_are_not_made_but_the_command_is_named(card):
     with pytest.raises(InputError, match=r"run `fustal fetch .*sbhar\.yaml` first"):
         demo_module.ensure(card("sbhar"))
 
@@ -229,7 +229,7 @@ def test_a_failure_leaves_the_old_data_and_nothing_else(card, monkeypatch, tmp_p
     assert entries(root.parent) == ["demo"]
 
 
-def test_wrong_calls_are_told(card, tmp_path):
+def test_wrong_calls_are_errors(card, tmp_path):
     with pytest.raises(InputError, match="nothing to fetch for 'mine'"):
         fetch.fetch(card("demo", name="mine"))
     with pytest.raises(InputError, match="absent: no such folder"):
@@ -240,9 +240,9 @@ def test_wrong_calls_are_told(card, tmp_path):
         fetch.fetch("thumos15")
 
 
-def test_without_a_folder_the_public_source_is_asked(card):
+def test_without_a_folder_the_public_source_is_used(card):
     for name in ("sbhar", "thumos14-simulated", "thumos14"):
-        with pytest.raises(AssertionError, match="wants to download"):
+        with pytest.raises(AssertionError, match="tries to download"):
             fetch.fetch(card(name))
 
 
@@ -292,7 +292,7 @@ def test_what_a_folder_lacks_is_named(card, thumos, missing):
         fetch.fetch(card("thumos14-simulated"), thumos)
 
 
-def test_a_folder_without_features_is_told(card, thumos):
+def test_a_folder_without_features_is_an_error(card, thumos):
     with pytest.raises(InputError, match="holds no features/train/rgb"):
         fetch.fetch(card("thumos14"), thumos)
 
@@ -314,7 +314,7 @@ def test_archives_in_archives_are_unpacked(tmp_path):
     assert next(folder.rglob("labels.txt")).read_text() == "1 1 1 1 2"
 
 
-def test_what_a_server_sends_in_place_of_an_archive_is_told(tmp_path):
+def test_a_web_page_in_place_of_an_archive_is_an_error(tmp_path):
     (tmp_path / "public.zip").write_text("<html>Quota exceeded</html>")
     with pytest.raises(InputError, match=r"public\.zip: cannot be unpacked, remove it and try again: "):
         unpack(tmp_path / "public.zip", tmp_path / "unpacked")
@@ -352,7 +352,7 @@ def test_a_tar_archive_cut_between_its_files_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["encrypted", "long name", "flipped"])
-def test_a_zip_that_cannot_be_unpacked_is_told_in_a_line(tmp_path, change):
+def test_a_zip_that_cannot_be_unpacked_is_an_error_of_one_line(tmp_path, change):
     path = tmp_path / "public.zip"
     name = "n" * 300 if change == "long name" else "name.txt"
     with zipfile.ZipFile(path, "w") as archive:
@@ -412,10 +412,10 @@ def activitynet(tmp_path):
                 path = folder / "features" / subset / modality / f"v_{video}.npy"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 np.save(path, np.ones((int(duration * 25 / 16), 4), np.float32))
-    database = {
-        video: {"subset": s, "duration": d, "url": "", "annotations": [{"label": a, "segment": t} for a, t in items]}
-        for video, (s, d, items) in ACTIVITYNET.items()
-    }
+    database = {}
+    for video, (subset, duration, items) in ACTIVITYNET.items():
+        annotations = [{"label": label, "segment": segment} for label, segment in items]
+        database[video] = {"subset": subset, "duration": duration, "url": "", "annotations": annotations}
     (folder / "activity_net.v1-3.min.json").write_text(json.dumps({"database": database, "taxonomy": []}))
     return folder
 
@@ -423,8 +423,8 @@ def activitynet(tmp_path):
 def test_activitynet_is_linked_and_loads(card, activitynet, capsys):
     path = card("activitynet13")
     fetch.fetch(path, activitynet)
-    told = capsys.readouterr().err.splitlines()
-    assert told == [
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
         "activitynet13: 3 of 3 training videos can be used",
         "activitynet13: 1 of 2 validation videos can be used",
     ]
@@ -455,14 +455,14 @@ def test_features_of_both_modalities_in_one_file_need_a_card_of_their_own(card, 
 
 
 def test_activitynets_annotations_are_downloaded_where_the_folder_has_none(card, activitynet, monkeypatch, tmp_path):
-    asked = []
+    requested = []
     shutil.move(activitynet / "activity_net.v1-3.min.json", tmp_path / "elsewhere")
-    monkeypatch.setattr(fetch, "_download", lambda url, name: asked.append(url) or tmp_path / "elsewhere")
+    monkeypatch.setattr(fetch, "_download", lambda url, name: requested.append(url) or tmp_path / "elsewhere")
     fetch.fetch(card("activitynet13"), activitynet)
-    assert asked == [fetch.ACTIVITYNET_URL]
+    assert requested == [fetch.ACTIVITYNET_URL]
 
 
-def test_without_a_folder_it_is_told_which_features_activitynet_needs(card):
+def test_without_a_folder_the_error_names_the_features_of_activitynet(card):
     path = card("activitynet13")
     with pytest.raises(InputError, match=r"rgb/v_<id>\.npy and flow/v_<id>\.npy at any depth, from https://"):
         fetch.fetch(path)
@@ -470,7 +470,7 @@ def test_without_a_folder_it_is_told_which_features_activitynet_needs(card):
 
 
 @pytest.mark.parametrize("text", ['{"database": {"a": {}}}', '{"database": []}', '{"other": {}}'])
-def test_other_annotations_than_activitynets_are_told(card, activitynet, text):
+def test_other_annotations_than_activitynets_are_errors(card, activitynet, text):
     (activitynet / "activity_net.v1-3.min.json").write_text(text)
     with pytest.raises(InputError, match=r"activity_net\.v1-3\.min\.json: does not have the form"):
         fetch.fetch(card("activitynet13"), activitynet)
