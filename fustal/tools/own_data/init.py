@@ -94,7 +94,7 @@ def init(
         raise InputError(f"{folder}: no such folder")
     for file in ("card.yaml", "params.yaml"):
         if (folder / file).exists() and not force:
-            raise InputError(f"{folder / file}: is there already (--force replaces it)")
+            raise InputError(f"{folder / file}: already exists (--force replaces it)")
     name = name or _as_name(folder.resolve().name)
     if not is_wtalc(folder):
         return _init(folder, ".", name, given, annotations)
@@ -119,7 +119,7 @@ def _check_up_to_date(folder: Path, converted: Path) -> None:
     for path in folder.rglob("*.npy"):
         if not path.is_relative_to(converted) and path.stat().st_mtime_ns > made.stat().st_mtime_ns:
             what = f"is older than {shown(path.name)}, from which it was converted"
-            raise InputError(f"{converted}: {what}: move it away to have it made anew")
+            raise InputError(f"{converted}: {what}: move it away, and it is made again")
 
 
 def _init(folder: Path, root: str, name: str, given: Given, annotations: Path | None) -> list[str]:
@@ -232,7 +232,7 @@ def find_annotations(folder: Path) -> Path:
             found.append(path)
     if len(found) > 1:
         listed = ", ".join(path.relative_to(folder).as_posix() for path in found)
-        raise InputError(f"{folder}: holds several annotations ({listed}): choose by --annotations FILE")
+        raise InputError(f"{folder}: holds several annotations ({listed}): choose one with --annotations FILE")
     if not found:
         more = f" ({others[0]})" if others else ""
         form = "a CSV with columns video and label, or a JSON with a 'database'"
@@ -273,7 +273,7 @@ def card_text(name: str, found: Found) -> str:
     """
     split = found.split
     lines = [
-        "# Written by `fustal init`, from what is in this folder. `fustal validate` checks it; correct it by hand.",
+        "# Written by `fustal init` from the files in this folder. `fustal validate` checks it; correct it by hand.",
         f"name: {_yaml(name)}",
         f"about: {_yaml('Features of own videos.')}",
         f"root: {_yaml(found.root)}",
@@ -286,7 +286,7 @@ def card_text(name: str, found: Found) -> str:
         lines.append(f"train_split: {_yaml(split.files[0])}")
         lines.append(f"test_split: {_yaml(split.files[1])}")
     if found.ignored:
-        lines.append("# what has this label is left out: it marks what is neither an action nor none")
+        lines.append("# left out, as these segments are neither actions nor background")
         lines.append(f"ignored_labels: {_yaml(found.ignored)}")
     lines.append("grids:")
     stages = ("generator", "student")[: len(found.grids)]
@@ -341,12 +341,12 @@ def _notes(found: Found, known: Known) -> list[str]:
     counts = (
         (
             len(unlabelled),
-            "training videos are listed without a label: nothing happens in them; those of which nothing is known, "
-            "to be localised, must not be listed",
+            "training videos are listed without a label, which means that no action occurs in them: "
+            "do not list videos whose content is unknown",
         ),
         (
             (known.generator > LONG).sum(),
-            f"videos have more than {LONG} snippets, of which the generator takes {LONG}, evenly spaced",
+            f"videos have more than {LONG} snippets, of which the generator uses {LONG}, evenly spaced",
         ),
         (
             (known.student > LONGEST).sum(),
@@ -355,7 +355,7 @@ def _notes(found: Found, known: Known) -> list[str]:
         (len(used - stored), "videos of the split files have no features: fustal validate lists them"),
         (len(listed - stored - used), "annotated videos have no features: left out"),
         (len((listed & stored) - used), "annotated videos are in neither part: left out"),
-        (len(stored - listed - used), "feature files are of no annotated video: left out"),
+        (len(stored - listed - used), "feature files belong to no annotated video: left out"),
     )
     return [f"note: {count} {what}" for count, what in counts if count]
 
@@ -373,7 +373,7 @@ def _oddities(card: Path) -> list[str]:
 
 def _line(problem: Problem) -> str:
     """A problem without its file."""
-    kind = "note" if problem.warning else "wrong"
+    kind = "note" if problem.warning else "error"
     return f"{kind}: {problem.what}: {problem.fix}" if problem.fix else f"{kind}: {problem.what}"
 
 

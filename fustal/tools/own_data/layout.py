@@ -110,7 +110,7 @@ def find_features(folder: Path, videos: Collection[str]) -> list[Features]:
     """
     paths = [path for path in walk(folder, ".npy") if path.suffix == ".npy"]  # patterns do not match .NPY
     if not paths:
-        raise InputError(f"{folder}: holds no .npy file: write the features of each video as one, numpy.save")
+        raise InputError(f"{folder}: holds no .npy file: write the features of each video into one, by numpy.save")
     named = _by_pattern(folder, paths, set(videos))
     if not named:
         what = f"no .npy file is named after a video of the annotations ({paths[0].name} and {next(iter(videos))!r})"
@@ -119,10 +119,10 @@ def find_features(folder: Path, videos: Collection[str]) -> list[Features]:
     features = [_join_modalities(folder, group) for group in _on_grids(folder, series)]
     patterns = [found.pattern for found in features]
     if len(features) > 2:
-        raise InputError(_several(folder, "more than two lengths", patterns))
+        raise InputError(_several(folder, "features of more than two lengths", patterns))
     # Joined modalities keep their common videos only, and these may be different ones on each grid.
     if len(features) == 2 and ratio(features[0], features[1]) is None:
-        raise InputError(_several(folder, "places, with different videos in each", patterns))
+        raise InputError(_several(folder, "features of different videos in several places", patterns))
     return sorted(features, key=_mean_length)
 
 
@@ -267,7 +267,8 @@ def _join_subsets(folder: Path, named: dict[str, Files]) -> list[_Series]:
             series.append(_both_subsets(joined, patterns, named))
         else:
             where = folder / joined.partition("{subset}")[0]
-            raise InputError(f"{where}: holds {', '.join(sorted(patterns))}: have train and test, or all in one folder")
+            there = ", ".join(sorted(patterns))
+            raise InputError(f"{where}: holds folders {there}: name them train and test, or put all files into one")
     return series
 
 
@@ -322,7 +323,7 @@ def _on_grids(folder: Path, series: list[Features]) -> list[list[Features]]:
             times = ratio(one, group[0])
             if times is None:
                 patterns = [groups[0][0].pattern, one.pattern]
-                raise InputError(_several(folder, "places, with different videos in each", patterns))
+                raise InputError(_several(folder, "features of different videos in several places", patterns))
             if near is None and abs(times - 1) < ALIKE:
                 near = group
         if near is None:
@@ -345,13 +346,13 @@ def _join_modalities(folder: Path, group: list[Features]) -> Features:
     before, values, after = _difference(patterns)
     for value in values:
         if not value or "{" in value.replace("{{", ""):  # a single brace belongs to {video} or {subset}
-            raise InputError(_several(folder, "places, of the same length", patterns))
+            raise InputError(_several(folder, "features of the same length in several places", patterns))
     common = set(first.files)
     for one in group[1:]:
         common &= set(one.files)
     lengths = {video: length for video, length in first.lengths.items() if video in common}
     if not lengths:
-        raise InputError(_several(folder, "places, with different videos in each", patterns))
+        raise InputError(_several(folder, "features of different videos in several places", patterns))
     _check_that_they_differ(folder, group, sorted(common)[:SAMPLE])
     files = {video: path for video, path in first.files.items() if video in common}
     modalities = sorted((_plain(value) for value in values), key=_modality_order)
@@ -414,7 +415,7 @@ def _check_that_they_differ(folder: Path, group: list[Features], videos: list[st
 
 def _several(folder: Path, what: str, patterns: list[str]) -> str:
     listed = ", ".join(patterns[:4]) + ", ..." * (len(patterns) > 4)
-    return f"{folder}: features lie in several {what} ({listed}): keep those to use in one folder, move the others away"
+    return f"{folder}: holds {what} ({listed}): keep those to use in one folder, move the others away"
 
 
 def _is_readable(path: Path) -> bool:

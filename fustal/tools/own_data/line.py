@@ -19,7 +19,7 @@ NEAR = 0.02
 """Relative difference up to which a slope is taken for a usual one where durations are not exact."""
 
 CLEAR = 0.1
-"""Maximum relative uncertainty of a slope that can be told from the intercept."""
+"""Maximum relative uncertainty of a slope for which it can be distinguished from the intercept."""
 
 PERHAPS = 0.25
 """The same, for a usual slope where the mean slope, that of a line through 0, is not a usual one."""
@@ -169,7 +169,7 @@ def settled(line: Line, usual: list[float]) -> tuple[float, bool]:
         usual: slopes that are preferred, in the line's unit.
 
     Returns:
-        The slope, and whether it can be told from the intercept. If not, it is the mean slope.
+        The slope, and whether it can be distinguished from the intercept. If not, it is the mean slope.
     """
     doubt = (line.high - line.low) / 2
     if line.exact and doubt <= CLEAR * line.slope:

@@ -83,15 +83,15 @@ def _of_generator(known: Known) -> list[Size]:
     steps = _between(200, 50 * np.ceil(GENERATOR_PASSES * known.videos / batch / 50), 6000)
     # The top snippets of a class are snippets // easy: a fifth of a video, or less of a long one.
     easy = _between(5, known.seconds / TOP_SECONDS, snippets // 4)
-    length = f"nine of ten videos have at most so many snippets; at most {LONG}, the paper's"
+    length = f"90 % of the videos have at most this many snippets; maximum {LONG}, as in the paper"
     top = f"{snippets // easy} of {snippets} snippets, {known.seconds / easy:.0f} s of a video of {known.seconds:.0f} s"
-    advice = "set it to what is not much longer than an action"
+    advice = "choose it so that this is not much longer than an action"
     return [
         Size("generator_snippets", snippets, f"{length}; {longer} longer videos are sampled"),
-        Size("generator_batch", batch, "videos; cross-video contrast wants some of the same class among them"),
-        Size("generator_steps", steps, f"{GENERATOR_PASSES} times each of {known.videos} training videos; 200 to 6000"),
-        Size("easy_ratio", easy, f"a guess: {top}, speak for a class; {advice}"),
-        Size("hard_ratio", 4 * easy, "four times easy_ratio, as the paper's"),
+        Size("generator_batch", batch, "videos; the contrast between videos needs several of one class"),
+        Size("generator_steps", steps, f"each of {known.videos} training videos {GENERATOR_PASSES} times; 200 to 6000"),
+        Size("easy_ratio", easy, f"a guess: the top {top}, represent a class; {advice}"),
+        Size("hard_ratio", 4 * easy, "four times easy_ratio, as in the paper"),
     ]
 
 
@@ -105,16 +105,20 @@ def _of_student(known: Known) -> list[Size]:
     decay = 1 - 1 / (MEMORY * steps * (epochs + more))
     decay = round(float(np.clip(decay, 0.9, 0.999)), 4)
     seconds = known.seconds * min(1.0, longest / np.median(known.student))  # of a training sequence
-    length = f"nine of ten videos, a multiple of 32, at most {LONGEST}; {cropped} are cropped"
+    length = f"90 % of the videos fit; a multiple of 32, maximum {LONGEST}; {cropped} videos are cropped"
     return [
         Size("max_snippets", longest, length),
-        Size("student_batch", batch, f"videos, for {known.videos}"),
-        Size("student_epochs", epochs, f"of {steps} steps: about {STUDENT_STEPS} steps; 8 to 60 epochs"),
+        Size("student_batch", batch, f"videos, of {known.videos}"),
+        Size("student_epochs", epochs, f"of {steps} steps each: about {STUDENT_STEPS} steps, in 8 to 60 epochs"),
         Size("mil_ratio", _between(5, seconds / TOP_SECONDS, longest // 4), "as easy_ratio, for the student"),
-        Size("ema_decay", decay, f"per step: forgets over {MEMORY:.0%} of both trainings, as the paper's"),
+        Size("ema_decay", decay, f"per step: an average over about {MEMORY:.0%} of both trainings, as in the paper"),
         _max_detections(known),
-        Size("distill_epochs", more, "half of student_epochs, as it goes on from the student"),
-        Size("relabel_confidence", 0.2, "an average over many steps is less sure than the last weights; see agreement"),
+        Size("distill_epochs", more, "half of student_epochs, as training continues from the student"),
+        Size(
+            "relabel_confidence",
+            0.2,
+            "an average over many steps is less confident than the last weights; see agreement",
+        ),
     ]
 
 
@@ -122,9 +126,9 @@ def _of_upper_bound(known: Known) -> list[Size]:
     """Training on true segments, where training videos have them."""
     if known.segments:
         epochs, more = _epochs(int(np.ceil(known.videos / _student_batch(known.videos))))
-        why = "as many as both trainings: the student on true segments"
+        why = "as many as both trainings; the student is trained on true segments"
         return [Size("upper_bound_epochs", epochs + more, why)]
-    none = "no segments of training videos are known"
+    none = "training videos have no segments"
     return [
         Size("watched_videos", 0, f"{none}: nothing to measure"),
         Size("upper_bound_epochs", 0, f"{none}: no upper bound"),
@@ -149,7 +153,7 @@ def _max_detections(known: Known) -> Size:
     actions = 200 * -(-known.most_actions // 100)  # twice their number, rounded up to hundreds before
     why = "a detection for each snippet of the longest video, 200 to 2000"
     if known.most_actions:
-        why += f"; or twice the most actions of a video, {known.most_actions}"
+        why += f"; or twice the maximum number of actions in a video, {known.most_actions}"
     return Size("max_detections", max(snippets, actions), why)
 
 
@@ -168,7 +172,7 @@ def preset_text(run: str, known: Known) -> str:
     Returns:
         YAML.
     """
-    lines = ["# Written by `fustal init`. What is not named here keeps its default (fustal/params.py)."]
+    lines = ["# Written by `fustal init`. Parameters that are not listed keep their defaults (fustal/params.py)."]
     lines += [f"run: {run}", "dataset: card.yaml"]
     for name, value, why in sizes(known):
         written = f'"{value}"' if isinstance(value, str) else value

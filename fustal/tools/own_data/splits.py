@@ -37,7 +37,7 @@ class Split:
         subsets: names of the training and the test subset in the annotations.
         train: training videos.
         test: test videos.
-        how: rule by which they were told apart, for a message.
+        how: rule by which they were separated, for a message.
         files: training and test list that the card names, relative to the root; None: all videos of the subsets.
         new: lists to write -> their videos.
         notes: names in the lists that are left out, a message for each list.
@@ -94,24 +94,24 @@ def find_split(
             file in the place of a list to be written.
     """
     stored = stored_videos(features)
-    known = videos.loc[videos.index.isin(stored), "subset"]
+    subsets = videos.loc[videos.index.isin(stored), "subset"]
     split = _by_lists(folder, videos.subset, stored)
     if split is None:
-        split = _by_subsets(known, labelled, videos.subset)
+        split = _by_subsets(subsets, labelled, videos.subset)
     if split is None:
-        _check_one_subset(folder, known)
+        _check_one_subset(folder, subsets)
         if annotations:
             _check_unread(folder, annotations)
-        split = _by_rule(sorted(stored), known.iloc[0], set(videos.index), features[0].folders)
+        split = _by_rule(sorted(stored), subsets.iloc[0], set(videos.index), features[0].folders)
     _check_split(folder, split, labelled)
     return split
 
 
-def _check_one_subset(folder: Path, known: pd.Series) -> None:
-    if known.empty:
+def _check_one_subset(folder: Path, subsets: pd.Series) -> None:
+    if subsets.empty:
         raise InputError(f"{folder}: no annotated video has features on all grids: add some")
-    if known.str.lower().nunique() > 1:
-        there = ", ".join(sorted(set(known)))
+    if subsets.str.lower().nunique() > 1:
+        there = ", ".join(sorted(set(subsets)))
         raise InputError(f"{folder}: the subsets of the annotations are {there}: name them train and test")
 
 
@@ -124,8 +124,8 @@ def _check_unread(folder: Path, annotations: Path) -> None:
     for path in walk(folder, "", depth=3):
         is_list = _part_of(path) or "split" in path.stem.lower()
         if is_list and path.suffix.lower() not in (*LISTS, ".npy", ".yaml", ".md") and not path.samefile(annotations):
-            what = "seems to tell training from test videos, and is not read"
-            raise InputError(f"{path}: {what}: write names, one a line, into train.txt and test.txt, or move it away")
+            what = "seems to define training and test videos, but is not read"
+            raise InputError(f"{path}: {what}: write one name a line into train.txt and test.txt, or move it away")
 
 
 def _check_split(folder: Path, split: Split, labelled: set[str]) -> None:
@@ -133,10 +133,10 @@ def _check_split(folder: Path, split: Split, labelled: set[str]) -> None:
         if not names:
             raise InputError(f"{folder}: no {subset} video has features ({split.how}): add some, or correct the split")
     if labelled.isdisjoint(split.train):
-        raise InputError(f"{folder}: no training video has a label ({split.how}): say which classes occur in them")
+        raise InputError(f"{folder}: no training video has a label ({split.how}): annotate which classes occur")
     for file in split.new:
         if (folder / file).exists():
-            raise InputError(f"{folder / file}: is there already, and would be replaced: move it away")
+            raise InputError(f"{folder / file}: already exists and would be replaced: move it away")
 
 
 # --- lists of videos --------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def _by_lists(folder: Path, subsets: pd.Series, stored: set[str]) -> Split | Non
     if len(lists) == 1:
         part, only = next(iter(lists.items()))
         missing = "training" if part == "test" else "test"
-        raise InputError(f"{folder / only.file}: lists videos, and no other file the {missing} videos: write that too")
+        raise InputError(f"{folder / only.file}: lists videos, but no file lists the {missing} videos: write it, too")
     # A validation list stands for the missing one of the two.
     train = lists["train"] if "train" in lists else lists["val"]
     test = lists["test"] if "test" in lists else lists["val"]
@@ -205,12 +205,12 @@ def _choose_list(folder: Path, paths: list[Path], subsets: pd.Series, stored: se
         else:
             such = f" (such as {shown(one.names[0][:40])})" if one.names else ""
             what = f"none of its {len(one.names)} lines names a video{such}"
-            unusable.append(f"{path}: is called like a list of videos, and {what}: correct, rename or remove it")
+            unusable.append(f"{path}: is named like a list of videos, but {what}: correct, rename or remove it")
     if not lists:
         raise InputError(unusable[0])
     if any(set(one.names) != set(lists[0].names) for one in lists):
         files = ", ".join(one.file for one in lists)
-        raise InputError(f"{folder}: holds several lists of the same part ({files}): keep one, move the others away")
+        raise InputError(f"{folder}: holds different lists of the same part ({files}): keep one, move the others away")
     return lists[0]
 
 
@@ -236,14 +236,14 @@ def _of_lists(folder: Path, subsets: pd.Series, train: _List, test: _List) -> Sp
     """
     annotated = [name for name in train.known if name in subsets.index]
     if not annotated:
-        raise InputError(f"{folder / train.file}: none of its videos is in the annotations: say what happens in them")
+        raise InputError(f"{folder / train.file}: none of its videos is in the annotations: write their classes there")
     train_subset = _subset_of(folder / train.file, subsets, annotated)
     test_subset = _subset_of(folder / test.file, subsets, test.known)
     split = Split(
         subsets=(train_subset, test_subset or train_subset),
         train=annotated,
         test=test.known,
-        how=f"as {train.file} and {test.file} say",
+        how=f"by the lists {train.file} and {test.file}",
         files=(train.file, test.file),
     )
     split.notes += _left_out(train, annotated, "in the annotations")
@@ -264,7 +264,7 @@ def _subset_of(file: Path, subsets: pd.Series, names: list[str]) -> str:
     found = subsets[subsets.index.isin(names)]
     several = sorted(set(found.str.lower()))
     if len(several) > 1:
-        what = f"names videos of the subsets {shown(several)}, and a card takes one"
+        what = f"names videos of the subsets {shown(several)}, but a card supports one"
         raise InputError(f"{file}: {what}: write one subset for all of them into the annotations")
     counts = Counter(found).most_common(1)
     return counts[0][0] if counts else ""
@@ -276,36 +276,36 @@ def _left_out(one: _List, kept: list[str], where: str) -> list[str]:
     if not left:
         return []
     examples = ", ".join(map(shown, left[:EXAMPLES])) + ", ..." * (len(left) > EXAMPLES)
-    return [f"{one.file}: {len(left)} of {len(one.names)} names are not {where} and left out: {examples}"]
+    return [f"{one.file}: {len(left)} of {len(one.names)} names are not {where} and are left out: {examples}"]
 
 
 # --- subsets of the annotations ---------------------------------------------------------------------------------------
 
 
-def _by_subsets(known: pd.Series, labelled: set[str], whole: pd.Series) -> Split | None:
+def _by_subsets(subsets: pd.Series, labelled: set[str], whole: pd.Series) -> Split | None:
     """A split by subsets as data sets name them: training and validation, validation and test, or train and test.
 
     Args:
-        known: subset of each annotated video that has features.
+        subsets: subset of each annotated video that has features.
         labelled: videos with a label.
         whole: subset of each video of the annotations.
 
     Returns:
         None if there are not two such subsets.
     """
-    names = {subset.lower(): subset for subset in known}
+    names = {subset.lower(): subset for subset in subsets}
     train = _named(names, "train")
     validation = _named(names, "val")
     test = _named(names, "test")
-    if train and validation and test and labelled.isdisjoint(known.index[known == test]):
+    if train and validation and test and labelled.isdisjoint(subsets.index[subsets == test]):
         test = None  # ActivityNet: its test videos have no public labels, so validation videos are tested on
     first = train or validation
     second = test or validation
     if not first or not second or first == second:
         return None
-    train_videos = known.index[known == first].tolist()
-    test_videos = known.index[known == second].tolist()
-    split = Split((first, second), train_videos, test_videos, f"subsets {first} and {second} of the annotations")
+    train_videos = subsets.index[subsets == first].tolist()
+    test_videos = subsets.index[subsets == second].tolist()
+    split = Split((first, second), train_videos, test_videos, f"by the subsets {first} and {second} of the annotations")
     # If some videos of a subset have no features, or its name is spelt in several ways, the subset is not the split.
     lower = whole.str.lower()
     if (lower == first.lower()).sum() > len(train_videos) or (lower == second.lower()).sum() > len(test_videos):
@@ -335,15 +335,15 @@ def _by_rule(stored: list[str], subset: str, listed: set[str], folders: dict[str
     """
     if folders:
         test = [video for video in stored if folders[video] == "test"]
-        how = "as the folders train and test say"
+        how = "by the folders train and test"
     else:
-        # A listed video without a label is one in which nothing happens, which is a label, too.
+        # A listed video without a label is a video without an action, which is a label, too.
         test = [video for video in stored if video not in listed]
-        how = "those that the annotations do not list: they are localised, and nothing can be measured on them"
+        how = "videos that the annotations do not list are tested on: localised, and not measured"
     if not folders and not test:
         test = _every_fifth(stored)
         how = (
-            "every fifth, as nothing tells them apart; videos of one person or scene should be on one side: "
+            "every fifth is tested on, as nothing separates them; videos of one person or scene should be in one part: "
             "if they are not, change train.txt and test.txt"
         )
     train = sorted(set(stored) - set(test))

@@ -106,12 +106,12 @@ def _as_given(given: Given, annotated: bool) -> Step:
     """
     fps: float | str | None = "annotation" if annotated else given.fps
     if not fps or not given.stride:
-        what = "durations of the videos are not annotated, so that the time of a snippet is unknown"
-        advice = "give --fps F and --stride S (frames from one snippet to the next), or write durations (s) there"
+        what = "the annotations have no durations, so the time of a snippet is unknown"
+        advice = "give --fps F and --stride S (frames from one snippet to the next), or annotate durations (s)"
         raise InputError(f"{what}: {advice}")
     how = f"every {given.stride} frames at {_rate(fps)} fps, as given"
     if not given.window:
-        how += "; window: taken as the stride, as nothing tells how many frames a snippet sees"
+        how += "; window: assumed to be the stride, as durations are unknown"
     return Step(fps if fps == "annotation" else float(fps), given.stride, given.window or given.stride, how)
 
 
@@ -171,7 +171,7 @@ def _all_fit(steps: list[Step], frames: list[Line], seconds: list[Line]) -> bool
 def _likely_fps(line: Line, stride: int | None) -> float:
     """The frame rate for which the slope is a common stride: 25 or 30, else another common one.
 
-    If there is none, a frame is taken to be a millisecond, or with a given stride whatever makes that the slope.
+    If there is none, a frame is a millisecond; with a given stride, the rate follows from the slope.
 
     Args:
         line: of durations in seconds.
@@ -244,10 +244,10 @@ def _doubts(fit: Fit, given: Given) -> str:
     line, rate = fit.line, fit.rate
     doubts = ""
     if line.mean / rate > 5 and not given.fps:
-        doubts += f"; ODD: {line.mean / rate:.3g} s a snippet is long: are durations in frames or milliseconds?"
+        doubts += f"; WARNING: {line.mean / rate:.3g} s a snippet is long: are durations in frames or milliseconds?"
     if spread(fit.rest) > max(0.25 * np.median(line.extents), 4 * fit.stride):
         low, high = np.quantile(line.extents / line.lengths, [0.1, 0.9])
-        doubts += f"; ODD: it differs, {low:.3g} to {high:.3g} frames; features stretched to one length fit no grid"
+        doubts += f"; WARNING: a snippet takes {low:.3g} to {high:.3g} frames: stretched features fit no grid"
     return doubts
 
 

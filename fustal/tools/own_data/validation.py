@@ -151,7 +151,7 @@ def grid_problems(dataset: Dataset, stage: str) -> list[Problem]:
     if not grid.stride > LONG * fps > 0:
         return []
     what = f"a snippet takes {grid.stride / fps:.3g} s: are durations in frames or milliseconds?"
-    fix = "write durations and times in seconds there, and fps and stride of the features into the card"
+    fix = "write durations and times in seconds into the annotations, fps and stride of the features into the card"
     return [Problem(dataset.annotations, what, fix=fix, warning=True)]
 
 
@@ -187,20 +187,20 @@ def label_problems(dataset: Dataset) -> list[Problem]:
     if not labels.any():
         return []  # another check reports that
     problems = []
-    fix = "say what happens in it, or take it out"
+    fix = "write its classes into the annotations, or take it out"
     for i in np.flatnonzero(labels.sum(axis=1) == 0):
         problems.append(Problem(file, "a training video without a label", train[i], fix, warning=True))
     fix = "give it one, or take it out: it cannot be learned, and counts as 0 in mAP"
     for i in np.flatnonzero(labels.sum(axis=0) == 0):
         problems.append(Problem(file, f"class {shown(classes[i])} has no training video", fix=fix, warning=True))
     if len(train) > 1 and len(classes) > 1 and labels.all():
-        fix = "cut the videos into shorter ones: labels teach by what does not happen"
+        fix = "cut the videos into shorter ones: a class is learned from videos without it, too"
         problems.append(Problem(file, "every training video has every label", fix=fix, warning=True))
         return problems
     labelled = int(labels.any(axis=1).sum())
     if len(classes) < 2 or labelled <= EXAMPLES:
         return problems
-    fix = "cut the videos into shorter ones, or take the class out: labels teach by what does not happen"
+    fix = "cut the videos into shorter ones, or take the class out: a class is learned from videos without it, too"
     counts = labels.sum(axis=0)
     for i in np.flatnonzero(counts >= EVERYWHERE * labelled):
         what = f"class {shown(classes[i])} is in {counts[i]:.0f} of {labelled} labelled training videos"
@@ -259,18 +259,18 @@ def name_problems(dataset: Dataset) -> list[Problem]:
         alike.setdefault(plain_name(label), []).append(label)
     for labels in alike.values():
         if len(labels) > 1:
-            what = f"classes {_told_apart(labels)} differ in case, blanks, '_', '-' or the form of letters alone"
+            what = f"classes {_distinct(labels)} differ only in case, blanks, '_', '-' or the form of letters"
             fix = "write one name everywhere, if they are one class"
             problems.append(Problem(dataset.annotations, what, fix=fix, warning=True))
     for label in dataset.classes:
         if plain_name(label) in NO_ACTIONS:
-            what = f"{shown(label)} counts as a class like others"
-            fix = f"if it marks what is no action, write ignored_labels: [{label}] into the card"
+            what = f"{shown(label)} is treated as a class"
+            fix = f"if it marks that there is no action, write ignored_labels: [{label}] into the card"
             problems.append(Problem(dataset.annotations, what, fix=fix, warning=True))
     return problems
 
 
-def _told_apart(labels: list[str]) -> str:
+def _distinct(labels: list[str]) -> str:
     """Similar names for a message. Those that look the same in print are escaped."""
     forms = {unicodedata.normalize("NFC", label) for label in labels}
     escape = ascii if len(forms) < len(labels) else shown
@@ -301,7 +301,7 @@ def double_problems(dataset: Dataset) -> list[Problem]:
     equal = dataset.segments.duplicated(["video", "label", "start", "end"]).sum()
     what = f"{len(double)} of {len(ordered)} segments repeat another one, {equal} of them exactly"
     such = f"such as {shown(one.label)} at [{one.start:g}, {one.end:g}] in {shown(one.video)}"
-    fix = "keep one of each: each counts as an action, and of two equal ones no more than one is found"
+    fix = "keep one of each: each counts as an action, and at most one of two equal ones can be found"
     return [Problem(dataset.annotations, f"{what}, {such}", fix=fix, warning=True)]
 
 
@@ -326,9 +326,10 @@ def segment_problems(dataset: Dataset, store: FeatureStore) -> list[Problem]:
         fix = f"times look like {unit}: divide them by {rate}, as they must be in seconds"
         return [Problem(dataset.annotations, f"segments lie far outside their videos, {example}", fix=fix)]
     if len(times) >= MANY and times.max() < EARLY:
-        share = f"the last of all {len(times)} videos ends within {100 * times.max():.1g} % of its video"
-        fix = "check that times are in seconds, and no shares of the duration, minutes or numbers of snippets"
-        return [Problem(dataset.annotations, f"segments lie at the very beginning: {share}", fix=fix, warning=True)]
+        share = f"in all {len(times)} videos, the last one ends within {100 * times.max():.1g} % of the duration"
+        fix = "check that times are in seconds, not in minutes, snippets or shares of the duration"
+        what = f"segments lie at the very beginning of their videos: {share}"
+        return [Problem(dataset.annotations, what, fix=fix, warning=True)]
     return _late_problems(dataset, lengths)
 
 
@@ -344,7 +345,7 @@ def _late_problems(dataset: Dataset, lengths: pd.Series) -> list[Problem]:
     annotated = segments.video.map(dataset.videos.duration).notna()
     # A duration that is derived from the features lacks the end of the video.
     latest = length + TOLERANCE + (0.1 * length).mask(annotated, 0)
-    fix = "check times and duration; what lies outside cannot be found"
+    fix = "check times and duration; an action outside the video cannot be found"
     problems = []
     for row in segments[segments.end > latest].itertuples():
         what = f"segment [{row.start}, {row.end}] ends after the video ({lengths[row.video]:.1f} s)"
@@ -372,10 +373,10 @@ def cap_problems(dataset: Dataset, preset: Path | None) -> list[Problem]:
     """
     maximum = (Params.read(preset) if preset else Params()).max_detections
     counts = dataset.segments.groupby("video").size()
-    fix = "set max_detections in the preset to more than that: what is beyond it cannot be found"
+    fix = "set max_detections in the preset to more than that, as the other actions cannot be found"
     problems = []
     for video, count in counts[counts > maximum].items():
-        what = f"{count} actions, and max_detections keeps {maximum} detections"
+        what = f"{count} actions, but max_detections keeps {maximum} detections"
         problems.append(Problem(preset or dataset.annotations, what, video, fix, warning=True))
     return problems
 
@@ -405,7 +406,7 @@ def show(problems: Sequence[Problem], root: Path) -> None:
         table.add_column(title, overflow="fold")
     for problem in grouped(problems):
         file = problem.file.relative_to(root) if problem.file.is_relative_to(root) else problem.file
-        kind = "odd" if problem.warning else "wrong"
+        kind = "warning" if problem.warning else "error"
         video = "" if problem.video is None else shown(problem.video)
         cells = []
         for text in (kind, str(file), video, problem.what, problem.fix):

@@ -28,7 +28,7 @@ class Fit(NamedTuple):
     Attributes:
         line: durations in frames over numbers of snippets.
         stride: frames.
-        clear: whether the slope of the line can be told from its intercept.
+        clear: whether the slope of the line can be distinguished from its intercept.
         rate: frames per second, the median where videos differ.
         unit: frames that durations are rounded to, about.
     """
@@ -70,8 +70,7 @@ def window_of(fit: Fit) -> Window:
     if fit.exact:
         return _by_limits(fit)
     if not fit.clear:
-        what = "durations and lengths are too few or too equal to tell"
-        return Window(fit.stride, f"taken as the stride, as {what}; --window W says it")
+        return _unknown(fit.stride, "too few durations and lengths differ")
     return _by_median(fit)
 
 
@@ -83,8 +82,7 @@ def _by_limits(fit: Fit) -> Window:
     low, high = min(ends), max(ends)
     if low <= 1.05 * stride + 1:
         if high > 1.5 * stride + 1:
-            what = f"the window cannot be known from these durations, up to {high:.0f} frames fit"
-            return Window(stride, f"taken as the stride, as {what}; --window W says it")
+            return _unknown(stride, f"these durations allow up to {high:.0f} frames")
         if high < -0.5 * stride:
             return _too_short(stride, float(np.median(rest)) / fit.rate)
         return _side_by_side(stride)
@@ -111,14 +109,13 @@ def _by_median(fit: Fit) -> Window:
         more = middle
     if min(abs(middle), abs(more)) <= 0.75 * stride:
         if unit > stride / 2:
-            what = f"the window cannot be known from durations rounded to {unit / fit.rate:.1g} s"
-            return Window(stride, f"taken as the stride, as {what}; --window W says it")
+            return _unknown(stride, f"durations are rounded to {unit / fit.rate:.1g} s")
         return _side_by_side(stride)
     if more < 0:
         return _too_short(stride, middle / fit.rate)
     longer = _longer(middle / fit.rate)
     if unit > stride / 2:
-        longer += f" (known to about {unit / fit.rate:.1g} s, to which they are rounded)"
+        longer += f" (to about {unit / fit.rate:.1g} s, as they are rounded)"
     best = stride + more
     low = best - (stride if more == middle else stride / 2) - unit / 4
     high = best + stride / 2 + unit / 4
@@ -126,13 +123,13 @@ def _by_median(fit: Fit) -> Window:
     return _plausible(window, fit, longer)
 
 
-def _usual(stride: int, low: float, high: float, wanted: float) -> int | None:
+def _usual(stride: int, low: float, high: float, best: float) -> int | None:
     """The common window that is longer than the stride, lies between two limits, and is nearest to a number of frames.
 
     None if there is none.
     """
     usual = [frames for frames in WINDOWS if frames > stride and low <= frames <= high]
-    return min(usual, key=lambda frames: abs(frames - wanted)) if usual else None
+    return min(usual, key=lambda frames: abs(frames - best)) if usual else None
 
 
 def _plausible(window: int, fit: Fit, longer: str) -> Window:
@@ -145,9 +142,13 @@ def _plausible(window: int, fit: Fit, longer: str) -> Window:
     """
     strides = 2.5 if fit.rate in FPS + MORE_FPS else STRIDES_SEEN
     if window > max(LONGEST * fit.rate, strides * fit.stride):
-        why = f"taken as the stride; ODD: {longer}, too much for a window; --window W if it is one"
+        why = f"assumed to be the stride; WARNING: {longer}, too long for a window; if it is one, give --window W"
         return Window(fit.stride, why)
     return Window(window, f"{window} frames, as {longer}")
+
+
+def _unknown(stride: int, why: str) -> Window:
+    return Window(stride, f"assumed to be the stride, as it cannot be determined: {why}; else give --window W")
 
 
 def _side_by_side(stride: int) -> Window:
@@ -155,7 +156,7 @@ def _side_by_side(stride: int) -> Window:
 
 
 def _too_short(stride: int, seconds: float) -> Window:
-    return Window(stride, f"taken as the stride; ODD: features end {-seconds:.2f} s after the videos")
+    return Window(stride, f"assumed to be the stride; WARNING: features end {-seconds:.2f} s after the videos")
 
 
 def _longer(seconds: float) -> str:

@@ -77,7 +77,7 @@ def convert(folder: Path, out: Path, *, trust: bool = False) -> Converted:
         InputError: a file is missing, broken, a pickle, or does not fit the others; the message names file and video.
     """
     if out.exists():
-        raise InputError(f"{out}: is there already")
+        raise InputError(f"{out}: already exists")
     features = _only([path for path in folder.glob(f"*{FEATURES}") if path.is_file()], folder)
     name = features.name.removesuffix(FEATURES)
     beside = folder / f"{name}-Annotations"
@@ -139,7 +139,7 @@ def _columns(folder: Path, trust: bool) -> dict[str, list[Any]]:
 
 def _check_count(path: Path, values: list[Any], videos: list[str]) -> None:
     if len(values) != len(videos):
-        raise InputError(f"{path}: {len(values)} entries, where videoname.npy has {len(videos)}")
+        raise InputError(f"{path}: {len(values)} entries, but videoname.npy has {len(videos)}")
 
 
 def _subsets(found: list[str], videos: list[str], path: Path) -> list[str]:
@@ -360,7 +360,7 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         wanted = f"{module.replace('numpy._core', 'numpy.core')} {name}"
         if wanted not in self.known:
-            raise pickle.UnpicklingError(f"it wants {module}.{name}, which data have no use for; nothing was run")
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not allowed in data; nothing was run")
         return self.known[wanted]
 
 
