@@ -104,6 +104,7 @@ def init(
     if converted.exists():
         return _init(folder, converted.name, name, given, annotations)
     convert(folder, converted, trust=trust)
+    # A conversion is not kept if the rest fails, as then nothing is written.
     try:
         return _init(folder, converted.name, name, given, annotations)
     except BaseException:
@@ -136,7 +137,7 @@ def _init(folder: Path, root: str, name: str, given: Given, annotations: Path | 
     known = _known(found)
     card = card_text(name, found)
     preset = preset_text(_yaml(name), known)
-    _check(folder, card, preset)
+    _check(folder, card, preset)  # before anything is written
     texts = {}
     for file, videos in found.split.new.items():
         texts[f"{root}/{file}"] = "\n".join([OURS, *videos, ""])

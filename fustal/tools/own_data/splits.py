@@ -217,7 +217,7 @@ def _choose_list(folder: Path, paths: list[Path], subsets: pd.Series, stored: se
 def _read_list(folder: Path, path: Path, subsets: pd.Series, stored: set[str]) -> _List:
     names = read_video_list(path, {*subsets.index, *stored})
     known = [name for name in names if name in subsets.index or name in stored]
-    # What a card's list names is found with the names of the annotations alone.
+    # A list that a card names is read with the names of the annotations only.
     alone = bool(known) and read_video_list(path, set(subsets.index)) == names
     return _List(path.relative_to(folder).as_posix(), names, known, alone)
 
@@ -325,7 +325,7 @@ def _named(names: dict[str, str], part: str) -> str | None:
 
 
 def _by_rule(stored: list[str], subset: str, listed: set[str], folders: dict[str, str]) -> Split:
-    """A split of videos that are all of one subset. Its lists are written.
+    """A split of videos of one subset, by folders, annotations or names. Its lists are written.
 
     Args:
         stored: videos with features, sorted.

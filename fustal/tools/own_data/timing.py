@@ -76,6 +76,7 @@ def find_grids(features: list[Features], videos: pd.DataFrame, given: Given) -> 
     unit = rounding(stored.duration.dropna().to_numpy())
     seconds = [line_of(found.lengths, videos.duration, unit) for found in features]
     if annotated:
+        # A constant stride in frames is a different time in each video, so the line is fitted in frames.
         rate = float(stored.fps.median())
         unit_frames = unit * stored.fps.max()
         frames = [line_of(found.lengths, videos.duration * videos.fps, unit_frames) for found in features]
@@ -182,6 +183,7 @@ def _likely_fps(line: Line, stride: int | None) -> float:
     if not stride:
         usual += SECONDS
     slope, clear = settled(line, usual)
+    # How far the slope may be from that of a common rate and stride.
     if clear and line.exact:
         if slope not in usual and slope not in SECONDS:
             slope, _ = settled(line, _slopes(MORE_FPS, strides))
@@ -196,6 +198,7 @@ def _likely_fps(line: Line, stride: int | None) -> float:
             return fps
     if stride:
         return round(stride / slope, 3)
+    # Whole milliseconds must not move the end of the longest video by more than a quarter of a snippet.
     drift = abs(max(1, round(1000 * slope)) / 1000 - slope) * line.lengths.max()
     return 1000 if drift <= slope / 4 else float(round(1000 * slope) / slope)
 

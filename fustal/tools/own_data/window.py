@@ -119,6 +119,7 @@ def _by_median(fit: Fit) -> Window:
     best = stride + more
     low = best - (stride if more == middle else stride / 2) - unit / 4
     high = best + stride / 2 + unit / 4
+    # A common window is preferred to the best number, if durations allow it.
     window = _usual(stride, low, high, best) or round(best)
     return _plausible(window, fit, longer)
 
