@@ -373,7 +373,7 @@ def test_validate_finds_more(case, folder, monkeypatch, capsys):
     status, out, err = tried(folder, monkeypatch, capsys, "validate", folder / "card.yaml")
     assert (status, err) == (2 if wrong else 0, [])
     (line,) = [line for line in out if in_a_row(says, line)]
-    assert line.startswith("wrong " if wrong else "odd ")
+    assert line.startswith("error " if wrong else "warning ")
 
 
 @pytest.mark.parametrize("name", ["a video", "Fußball – 100 %", "视频 1", "{video}", "{0}", "%s", "~", "v2.npy", "-rf"])

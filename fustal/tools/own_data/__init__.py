@@ -1,1 +1,1 @@
-"""A data set of one's own: `fustal init` and `fustal validate`."""
+"""Cards and presets for a user's own data: `fustal init` and `fustal validate`."""

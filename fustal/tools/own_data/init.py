@@ -1,6 +1,6 @@
-"""A data-set card and a preset for a folder of one's own: found out by looking, and told.
+"""Writes a data-set card and a preset for a folder of features and labels, from what is in the folder: `fustal init`.
 
-The page "Your own data" (docs/own_data.md) says what is looked for and by which rules.
+The page "Your own data" (docs/own_data.md) describes what is looked for, and the rules.
 """
 
 import contextlib
@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +24,43 @@ from fustal.data.text import TABLES, table_header
 from fustal.data.writing import atomic
 from fustal.exceptions import InputError, Problem
 from fustal.params import Params
-from fustal.tools.own_data.layout import Features, find_features, walk
+from fustal.tools.own_data.layout import Features, find_features, stored_videos, walk
 from fustal.tools.own_data.sizes import LONG, LONGEST, Known, preset_text
 from fustal.tools.own_data.splits import OURS, Split, find_split
 from fustal.tools.own_data.timing import Given, Step, find_grids
 from fustal.tools.own_data.validation import annotation_problems, plain_name, segment_problems
-from fustal.tools.own_data.wtalc import GRID, convert, is_wtalc
+from fustal.tools.own_data.wtalc import FPS, STRIDE, convert, is_wtalc
 
 AMBIGUOUS = "ambiguous"
-"""THUMOS'14's label for what counts neither as an action nor as none."""
+"""THUMOS'14's label for segments that count neither as an action nor as background."""
 
 HEAD = 100_000
-"""Bytes of a table that are read to see whether it is one of labels."""
+"""Number of bytes of a table that are read to find out whether it is one of labels."""
+
+
+@dataclass
+class Found:
+    """What was found in a folder.
+
+    Attributes:
+        root: folder of the data, relative to the card.
+        annotations: their file, as the card names it.
+        ignored: labels that the card leaves out.
+        videos: frame of the annotations.
+        labels: frame of the labels without the ignored ones.
+        features: for each grid.
+        split: training and test videos.
+        grids: as many as `features`.
+    """
+
+    root: str
+    annotations: str
+    ignored: list[str]
+    videos: pd.DataFrame
+    labels: pd.DataFrame
+    features: list[Features]
+    split: Split
+    grids: list[Step]
 
 
 def init(
@@ -46,129 +72,168 @@ def init(
     trust: bool = False,
     force: bool = False,
 ) -> list[str]:
-    """Writes `card.yaml` and `params.yaml`, and where nothing tells training from test `train.txt` and `test.txt`.
+    """Writes `card.yaml` and `params.yaml`; also `train.txt` and `test.txt` if the folder has no split of its own.
 
     Args:
         folder: holds features and annotations.
         name: of data set and run; None: the folder's.
-        given: of the grid, what cannot be found out.
-        annotations: which file, where there are several.
+        given: frame rate, stride and window, as far as the user gives them.
+        annotations: their file, if there are several.
         trust: read pickles of W-TALC's layout, see `fustal.tools.own_data.wtalc`.
-        force: replace a card and a preset that are there.
+        force: replace an existing card and preset.
 
     Returns:
-        Lines that tell what was found and how to go on.
+        Lines to print: what was found, and the next commands.
 
     Raises:
-        InputError: something is missing or not clear; then nothing was written.
+        InputError: something is missing or ambiguous. Then nothing is written.
     """
-    folder, given = Path(folder), given or Given()
+    folder = Path(folder)
+    given = given or Given()
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    if there := [file for file in ("card.yaml", "params.yaml") if (folder / file).exists() and not force]:
-        raise InputError(f"{folder / there[0]}: is there already (--force replaces it)")
-    root, converted = "converted" if is_wtalc(folder) else ".", False
+    for file in ("card.yaml", "params.yaml"):
+        if (folder / file).exists() and not force:
+            raise InputError(f"{folder / file}: already exists (--force replaces it)")
+    name = name or _as_name(folder.resolve().name)
+    if not is_wtalc(folder):
+        return _init(folder, ".", name, given, annotations)
+    given = Given(given.fps or FPS, given.stride or STRIDE, given.window or STRIDE)
+    converted = folder / "converted"
+    _check_up_to_date(folder, converted)
+    if converted.exists():
+        return _init(folder, converted.name, name, given, annotations)
+    convert(folder, converted, trust=trust)
+    # A conversion is not kept if the rest fails, as then nothing is written.
     try:
-        if root == "converted":
-            given = Given(given.fps or GRID.fps, given.stride or GRID.stride, given.window or GRID.window)
-            newer = [path.name for path in folder.rglob("*.npy") if _is_newer(path, folder / root)]
-            if newer:
-                what = f"is older than {shown(newer[0])}, from which it was converted"
-                raise InputError(f"{folder / root}: {what}: move it away to have it made anew")
-            if not (folder / root).exists():
-                convert(folder, folder / root, trust=trust)
-                converted = True
-        return _init(folder, root, name or _as_name(folder.resolve().name), given, annotations)
+        return _init(folder, converted.name, name, given, annotations)
     except BaseException:
-        if converted:
-            shutil.rmtree(folder / root)
+        shutil.rmtree(converted)
         raise
 
 
-def _init(folder: Path, root: str, name: str, given: Given, chosen: Path | None) -> list[str]:
-    data = folder / root
-    file = chosen or find_annotations(data)
-    videos, labels, problems = parse_annotations(file)
-    wrong = grouped(problem for problem in problems if not problem.warning)
-    if wrong and (videos.empty or labels.empty):
-        raise InputError(f"{wrong[0]}: {wrong[0].fix}")
-    unread = grouped(p for p in problems if not p.warning and p.video is not None and p.video not in videos.index)
-    if unread:  # whose part and labels are unknown
-        raise InputError(f"{unread[0]}: {unread[0].fix}")
-    ignored = sorted(label for label in set(labels.label) if plain_name(label) == AMBIGUOUS)
-    labels = labels[~labels.label.isin(ignored)]
-    features = find_features(data, videos.index)
-    split = find_split(data, videos, set(labels.video), features, file)
-    grids = find_grids(features, videos, given)
-    inside = file.resolve().is_relative_to(data.resolve())
-    place = file.resolve().relative_to(data.resolve()).as_posix() if inside else str(file.resolve())
-    card = card_text(name, root, place, split, features, grids, ignored)
-    known = _known(videos, labels, split, features, grids)
+def _check_up_to_date(folder: Path, converted: Path) -> None:
+    """Refuses an earlier conversion if a file of W-TALC's layout was changed after it."""
+    made = converted / "gt.json"
+    if not made.exists():
+        return
+    for path in folder.rglob("*.npy"):
+        if not path.is_relative_to(converted) and path.stat().st_mtime_ns > made.stat().st_mtime_ns:
+            what = f"is older than {shown(path.name)}, from which it was converted"
+            raise InputError(f"{converted}: {what}: move it away, and it is made again")
+
+
+def _init(folder: Path, root: str, name: str, given: Given, annotations: Path | None) -> list[str]:
+    """Looks at the data and writes all files.
+
+    Args:
+        folder: where card and preset are written.
+        root: folder of the data below it.
+        name: of data set and run.
+        given: by the user.
+        annotations: their file; None: to be found.
+    """
+    found = _look(folder, root, annotations, given)
+    known = _known(found)
+    card = card_text(name, found)
     preset = preset_text(_yaml(name), known)
-    texts = {f"{root}/{file}": "\n".join([OURS, *videos, ""]) for file, videos in split.new.items()}
-    _check(folder, card, preset)
+    _check(folder, card, preset)  # before anything is written
+    texts = {}
+    for file, videos in found.split.new.items():
+        texts[f"{root}/{file}"] = "\n".join([OURS, *videos, ""])
     _write(folder, texts | {"card.yaml": card, "params.yaml": preset})
-    classes = sorted(set(labels.label))
-    named = one_line(", ".join(classes[:EXAMPLES])) + ", ..." * (len(classes) > EXAMPLES)
-    counts = f"{len(videos)} videos, {len(classes)} classes ({named}), {labels.start.notna().sum()} segments"
+    written = ", ".join(["card.yaml", "params.yaml", *found.split.new])
     return [
-        f"annotations: {place}, {counts}",
-        *(f"features: {len(f.files)} videos, {_said(f)}; {step.how}" for f, step in zip(features, grids, strict=True)),
-        f"split: {len(split.train)} training and {len(split.test)} test videos, {split.how}",
-        *(f"note: {note}" for note in split.notes),
-        *_notes(videos, set(labels.video), features, split, known),
+        *_summary(found),
+        *_notes(found, known),
         *_oddities(folder / "card.yaml"),
-        f"wrote card.yaml, params.yaml{''.join(f', {file}' for file in split.new)}; next:",
+        f"wrote {written}; next:",
         f"  fustal validate {shlex.quote(str(folder / 'card.yaml'))}",
         f"  fustal run {shlex.quote(str(folder / 'params.yaml'))}",
     ]
 
 
-def _known(
-    videos: pd.DataFrame, labels: pd.DataFrame, split: Split, features: list[Features], grids: list[Step]
-) -> Known:
-    """What the sizes of the preset follow from."""
-    fps = videos.fps.median() if grids[0].fps == "annotation" else grids[0].fps
-    shorter, longer = (np.array([*found.lengths.values()]) for found in (features[0], features[-1]))
-    segments = labels.dropna()
+def _look(folder: Path, root: str, annotations: Path | None, given: Given) -> Found:
+    """Finds annotations, features, split and grids; arguments as in `_init`.
+
+    Raises:
+        InputError: one of them is missing or ambiguous.
+    """
+    data = folder / root
+    file = annotations or find_annotations(data)
+    videos, labels = _read_annotations(file)
+    ignored = sorted(label for label in set(labels.label) if plain_name(label) == AMBIGUOUS)
+    labels = labels[~labels.label.isin(ignored)]
+    features = find_features(data, videos.index)
+    split = find_split(data, videos, set(labels.video), features, file)
+    grids = find_grids(features, videos, given)
+    place = file.resolve()
+    inside = place.is_relative_to(data.resolve())
+    named = place.relative_to(data.resolve()).as_posix() if inside else str(place)
+    return Found(root, named, ignored, videos, labels, features, split, grids)
+
+
+def _read_annotations(file: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Frames of videos and labels.
+
+    Raises:
+        InputError: there are none, or the entry of a video cannot be read: its subset and labels are then unknown, and
+            it must not become a test video.
+    """
+    videos, labels, problems = parse_annotations(file)
+    wrong = [problem for problem in problems if not problem.warning]
+    if not (videos.empty or labels.empty):
+        wrong = [problem for problem in wrong if problem.video is not None and problem.video not in videos.index]
+    if wrong:
+        first = grouped(wrong)[0]
+        raise InputError(f"{first}: {first.fix}")
+    return videos, labels
+
+
+def _known(found: Found) -> Known:
+    """The numbers that the preset is derived from."""
+    first = found.grids[0]
+    fps = found.videos.fps.median() if first.fps == "annotation" else first.fps
+    shorter = np.array(list(found.features[0].lengths.values()))
+    longer = np.array(list(found.features[-1].lengths.values()))
+    segments = found.labels.dropna()
     return Known(
-        videos=len(split.train),
-        classes=labels.label.nunique(),
-        seconds=float(np.median(shorter) * grids[0].stride / fps),
+        videos=len(found.split.train),
+        classes=found.labels.label.nunique(),
+        seconds=float(np.median(shorter) * first.stride / fps),
         generator=shorter,
         student=longer,
         most_actions=int(segments.groupby("video").size().max()) if len(segments) else 0,
-        segments=bool(segments.video.isin(split.train).any()),
+        segments=bool(segments.video.isin(found.split.train).any()),
     )
 
 
-def _is_newer(path: Path, converted: Path) -> bool:
-    """Whether a file of W-TALC's layout was changed after the conversion."""
-    made = converted / "gt.json"
-    if not made.exists() or path.is_relative_to(converted):
-        return False
-    return path.stat().st_mtime_ns > made.stat().st_mtime_ns
+# --- annotations ------------------------------------------------------------------------------------------------------
 
 
 def find_annotations(folder: Path) -> Path:
-    """The JSON with a `database`, or the table with `video` and `label`, not more than two folders deep.
+    """Finds the JSON with a `database`, or the table with `video` and `label`, at most two folders deep.
+
+    Args:
+        folder: root of the data.
+
+    Returns:
+        Path of the file.
 
     Raises:
         InputError: there is none, or more than one.
     """
-    found, others = [], []
+    found = []
+    others = []
     for path in walk(folder, (*TABLES, ".json"), depth=2):
-        try:
-            reason = _is_no_table(path) if path.suffix.lower() in TABLES else _is_no_database(path)
-        except InputError as error:
-            reason = str(error)
+        reason = _why_not(path)
         if reason:
             others.append(reason)
         else:
             found.append(path)
     if len(found) > 1:
         listed = ", ".join(path.relative_to(folder).as_posix() for path in found)
-        raise InputError(f"{folder}: holds several annotations ({listed}): choose by --annotations FILE")
+        raise InputError(f"{folder}: holds several annotations ({listed}): choose one with --annotations FILE")
     if not found:
         more = f" ({others[0]})" if others else ""
         form = "a CSV with columns video and label, or a JSON with a 'database'"
@@ -176,58 +241,66 @@ def find_annotations(folder: Path) -> Path:
     return found[0]
 
 
-def _is_no_table(path: Path) -> str:
-    """Why a table is none of labels; empty: it is one. Only its beginning is read; the encoding is checked later."""
-    with open_regular(path) as file:
-        head = file.read(HEAD)
+def _why_not(path: Path) -> str:
+    """Why a file does not hold annotations; empty if it does. Of a table only the beginning is read."""
+    try:
+        if path.suffix.lower() not in TABLES:
+            is_database = isinstance(read_json(path).get("database"), dict)
+            return "" if is_database else f"{path.name}: has no 'database'"
+        with open_regular(path) as file:
+            head = file.read(HEAD)
+    except InputError as error:
+        return str(error)
     encoding = next((name for mark, name in MARKS.items() if head.startswith(mark)), "utf-8")
+    # A wrong encoding is refused when the whole file is read.
     names = table_header(head.decode(encoding, errors="replace")).names
-    return "" if {"video", "label"} <= set(names) else f"{path.name}: its columns are {shown(', '.join(names))[1:-1]}"
+    if "video" in names and "label" in names:
+        return ""
+    return f"{path.name}: its columns are {shown(', '.join(names))[1:-1]}"
 
 
-def _is_no_database(path: Path) -> str:
-    """Why a JSON is no annotations; empty: it is such."""
-    return "" if isinstance(read_json(path).get("database"), dict) else f"{path.name}: has no 'database'"
+# --- what is written --------------------------------------------------------------------------------------------------
 
 
-def card_text(
-    name: str,
-    root: str,
-    annotations: str,
-    split: Split,
-    features: list[Features],
-    grids: list[Step],
-    ignored: list[str],
-) -> str:
-    """The card, with comments that say where its numbers come from."""
+def card_text(name: str, found: Found) -> str:
+    """Writes a card, with comments that give the source of its numbers.
+
+    Args:
+        name: of the data set.
+        found: in its folder.
+
+    Returns:
+        YAML.
+    """
+    split = found.split
     lines = [
-        "# Written by `fustal init`, from what is in this folder. `fustal validate` checks it; correct it by hand.",
+        "# Written by `fustal init` from the files in this folder. `fustal validate` checks it; correct it by hand.",
         f"name: {_yaml(name)}",
         f"about: {_yaml('Features of own videos.')}",
-        f"root: {_yaml(root)}",
-        f"annotations: {_yaml(annotations)}",
+        f"root: {_yaml(found.root)}",
+        f"annotations: {_yaml(found.annotations)}",
         f"# {split.how}",
         f"train_subset: {_yaml(split.subsets[0])}",
         f"test_subset: {_yaml(split.subsets[1])}",
     ]
-    for side, file in zip(("train", "test"), split.files or (), strict=False):
-        lines.append(f"{side}_split: {_yaml(file)}")
-    if ignored:
-        lines += ["# what has this label is left out: it marks what is neither an action nor none"]
-        lines += [f"ignored_labels: {_yaml(ignored)}"]
+    if split.files:
+        lines.append(f"train_split: {_yaml(split.files[0])}")
+        lines.append(f"test_split: {_yaml(split.files[1])}")
+    if found.ignored:
+        lines.append("# left out, as these segments are neither actions nor background")
+        lines.append(f"ignored_labels: {_yaml(found.ignored)}")
     lines.append("grids:")
-    for stage, found, step in zip(("generator", "student"), features, grids, strict=False):
-        fps = step.fps if step.fps == "annotation" else f"{step.fps:g}"
+    stages = ("generator", "student")[: len(found.grids)]
+    for stage, features, step in zip(stages, found.features, found.grids, strict=True):
+        fps = step.fps if isinstance(step.fps, str) else f"{step.fps:g}"
+        files = f"pattern: {_yaml(features.pattern)}, modalities: {_yaml(features.modalities)}"
         lines.append(f"  # {step.how}")
-        entries = f"fps: {fps}, stride: {step.stride}, window: {step.window}"
-        lines.append(
-            f"  {stage}: {{pattern: {_yaml(found.pattern)}, modalities: {_yaml(found.modalities)}, {entries}}}"
-        )
+        lines.append(f"  {stage}: {{{files}, fps: {fps}, stride: {step.stride}, window: {step.window}}}")
     return "\n".join(lines) + "\n"
 
 
 def _check(folder: Path, card: str, preset: str) -> None:
-    """Reads what would be written: a name that cannot be one is refused before."""
+    """Reads card and preset before they are written, which refuses an invalid name."""
     try:
         validated(Card, yaml.safe_load(card), folder)
     except InputError as error:
@@ -236,60 +309,80 @@ def _check(folder: Path, card: str, preset: str) -> None:
 
 
 def _write(folder: Path, texts: dict[str, str]) -> None:
-    """All files or none."""
+    """Writes all files or none."""
     with contextlib.ExitStack() as stack:
         for name, text in texts.items():
             stack.enter_context(atomic(folder / name)).write_text(text, encoding="utf-8")
 
 
-def _oddities(card: Path) -> list[str]:
-    """What is odd, or wrong, about labels and times, a line for each kind."""
-    dataset, problems = inspect_dataset(card)
-    problems += annotation_problems(dataset) + segment_problems(dataset, FeatureStore(dataset, "student"))
-    told = [problem for problem in grouped(problems) if "without a label" not in problem.what]  # by a note
-    return [_line(problem) for problem in told]
+# --- what is printed --------------------------------------------------------------------------------------------------
 
 
-def _line(problem: Problem) -> str:
-    """A problem without its file."""
-    return f"{'note' if problem.warning else 'wrong'}: {problem.what}{': ' * bool(problem.fix)}{problem.fix}"
+def _summary(found: Found) -> list[str]:
+    """Lines on annotations, features and split."""
+    labels, split = found.labels, found.split
+    classes = sorted(set(labels.label))
+    named = one_line(", ".join(classes[:EXAMPLES])) + ", ..." * (len(classes) > EXAMPLES)
+    counts = f"{len(found.videos)} videos, {len(classes)} classes ({named}), {labels.start.notna().sum()} segments"
+    lines = [f"annotations: {found.annotations}, {counts}"]
+    for features, step in zip(found.features, found.grids, strict=True):
+        modalities = f" ({', '.join(features.modalities)})" if features.modalities else ""
+        lines.append(f"features: {len(features.files)} videos, {features.pattern}{modalities}; {step.how}")
+    lines.append(f"split: {len(split.train)} training and {len(split.test)} test videos, {split.how}")
+    return lines + [f"note: {note}" for note in split.notes]
 
 
-def _notes(videos: pd.DataFrame, labelled: set[str], features: list[Features], split: Split, known: Known) -> list[str]:
-    """What is not used, or will be missing, or is taken to mean something."""
-    stored = set.intersection(*(set(found.files) for found in features))
-    used = {*split.train, *split.test}
+def _notes(found: Found, known: Known) -> list[str]:
+    """Lines on videos that are not used, are used in part, lack features, or have no label."""
+    listed = set(found.videos.index)
+    stored = stored_videos(found.features)
+    train = set(found.split.train)
+    used = train.union(found.split.test)
+    unlabelled = (train & listed).difference(found.labels.video)
     counts = (
         (
-            len({*split.train} & set(videos.index) - labelled),
-            "training videos are listed without a label: nothing happens in them; those of which nothing is known, "
-            "to be localised, must not be listed",
+            len(unlabelled),
+            "training videos are listed without a label, which means that no action occurs in them: "
+            "do not list videos whose content is unknown",
         ),
         (
             (known.generator > LONG).sum(),
-            f"videos have more than {LONG} snippets, of which the generator takes {LONG}, evenly spaced",
+            f"videos have more than {LONG} snippets, of which the generator uses {LONG}, evenly spaced",
         ),
         (
             (known.student > LONGEST).sum(),
             f"videos have more than {LONGEST} snippets: the student trains on parts of them",
         ),
         (len(used - stored), "videos of the split files have no features: fustal validate lists them"),
-        (len(set(videos.index) - stored - used), "annotated videos have no features: left out"),
-        (len((set(videos.index) & stored) - used), "annotated videos are in neither part: left out"),
-        (len(stored - set(videos.index) - used), "feature files are of no annotated video: left out"),
+        (len(listed - stored - used), "annotated videos have no features: left out"),
+        (len((listed & stored) - used), "annotated videos are in neither part: left out"),
+        (len(stored - listed - used), "feature files belong to no annotated video: left out"),
     )
     return [f"note: {count} {what}" for count, what in counts if count]
 
 
-def _said(found: Features) -> str:
-    return found.pattern + (f" ({', '.join(found.modalities)})" if found.modalities else "")
+def _oddities(card: Path) -> list[str]:
+    """What is unusual or wrong about labels and times, a line for each kind of problem."""
+    dataset, problems = inspect_dataset(card)
+    problems += annotation_problems(dataset) + segment_problems(dataset, FeatureStore(dataset, "student"))
+    lines = []
+    for problem in grouped(problems):
+        if "without a label" not in problem.what:  # a note counts these videos
+            lines.append(_line(problem))
+    return lines
+
+
+def _line(problem: Problem) -> str:
+    """A problem without its file."""
+    kind = "note" if problem.warning else "error"
+    return f"{kind}: {problem.what}: {problem.fix}" if problem.fix else f"{kind}: {problem.what}"
 
 
 def _as_name(text: str) -> str:
-    """A folder's name as that of a data set and run."""
+    """A folder's name without the characters that names of data sets and runs may not have."""
     return re.sub(r"[^\w.-]+", "_", text).lstrip(".-")[:100] or "own"
 
 
 def _yaml(value: object) -> str:
-    """JSON, which is YAML."""
+    """A value as JSON, which is valid YAML."""
     return json.dumps(value, ensure_ascii=False)

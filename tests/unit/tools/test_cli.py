@@ -249,7 +249,7 @@ def test_validate(fustal, files, tmp_path):
     lines = out.splitlines()
     assert len(lines) == 5
     for video, line in zip("cab", lines[1:], strict=False):
-        assert line.startswith(f"wrong  {video}.npy ")
+        assert line.startswith(f"error  {video}.npy ")
         assert "no such feature file  put it there" in line
     assert lines[4].endswith("1 training and 2 test videos, 1 classes, 3 segments; 3 problems, no warnings")
     status, out, err = fustal("validate", "nothing")

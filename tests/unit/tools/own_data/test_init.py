@@ -1,4 +1,4 @@
-"""A folder of one's own: what `fustal init` finds out, for each layout, and what it refuses in a line."""
+"""`fustal init`: what it finds out for each layout of a folder, and what it refuses with a message of one line."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def card_of(root):
 
 
 def checked(root):
-    """The data set of the card, after all that `fustal validate` looks at was in order; and each file is found."""
+    """The data set of the card, in which `fustal validate` finds no problem, so that each feature file was found."""
     dataset, problems = problems_of(str(root / "card.yaml"))
     assert problems == []
     assert Params.read(root / "params.yaml").dataset == str((root / "card.yaml").resolve())
@@ -130,7 +130,7 @@ def test_training_validation_and_labelled_test_tests_on_test(root):
     assert card_of(root)["test_subset"] == "test"
 
 
-def test_two_grids_the_shorter_is_the_generators(root):
+def test_of_two_grids_the_shorter_is_the_generators(root):
     save(root / "dense", TRAIN + TEST, step=STEP / 4, dim=5)
     save(root / "sparse", TRAIN + TEST)
     annotate(root / "gt.json", {"train": TRAIN, "test": TEST})
@@ -159,17 +159,17 @@ def test_modalities_in_the_names_of_files(root):
     checked(root)
 
 
-def test_names_that_hold_others_names_do_not_confuse(root):
+def test_names_that_contain_other_names(root):
     videos = [str(i) for i in range(1, 31)]
     save(root, videos, "clip{}.npy")
     annotate(root / "gt.json", {"train": videos[:20], "test": videos[20:29]})
     lines = init(root)
     assert grid_of(card_of(root))[0] == "clip{video}.npy"
     assert checked(root).split("test") == videos[20:29]
-    assert "note: 1 feature files are of no annotated video: left out" in lines
+    assert "note: 1 feature files belong to no annotated video: left out" in lines
 
 
-def test_new_videos_whose_names_hold_those_of_known_ones(root):
+def test_new_videos_whose_names_contain_annotated_ones(root):
     known, new = ["v1", "v2", "v3"], [f"v{i}" for i in range(10, 40)]
     save(root, known + new)
     table(root, [f"{video},A" for video in known])
@@ -213,7 +213,7 @@ def test_wtalc_is_converted(root):
     init(root, force=True)
 
 
-def test_wtalc_with_pickles_wants_trust(root):
+def test_wtalc_with_pickles_needs_trust(root):
     for name in ("Own-I3D-JOINTFeatures", "videoname", "subset", "labels"):
         np.save(root / f"{name}.npy", np.array([None, {}], dtype=object))
     with pytest.raises(InputError, match="--trust"):
@@ -230,13 +230,13 @@ def test_a_table_without_subsets_every_fifth_is_tested(root):
     lines = init(root)
     dataset = checked(root)
     assert (len(dataset.split("train")), len(dataset.split("test"))) == (6, 2)
-    assert any("one person or scene should be on one side" in line for line in lines)
+    assert any("one person or scene should be in one part" in line for line in lines)
     before = dataset.split("test")
     init(root, force=True)
     assert checked(root).split("test") == before, "its own lists are lists like others"
 
 
-def test_videos_listed_without_a_label_are_videos_in_which_nothing_happens(root):
+def test_videos_listed_without_a_label_are_background(root):
     save(root, TRAIN)
     table(root, [f"{v},{'A' if v != TRAIN[0] else ''},{length(v) * STEP}" for v in TRAIN], "video,label,duration")
     lines = init(root)
@@ -255,7 +255,7 @@ def test_videos_that_the_annotations_do_not_list_are_tested(root):
     assert grid_of(card_of(root))[2:] == (30, 30, 30)
 
 
-def test_folders_tell_where_annotations_do_not(root):
+def test_folders_split_where_annotations_do_not(root):
     save(root / "train", TRAIN)
     save(root / "test", TEST)
     table(root, [f"{video},A" for video in TRAIN])
@@ -276,18 +276,18 @@ def with_lists(root, train, test, names=("split_train.txt", "split_test.txt")):
         (root / name).write_bytes(content)
 
 
-def test_lists_are_used_when_a_name_is_unknown_and_it_is_named(root):
+def test_lists_with_unknown_names_are_used_and_the_names_are_reported(root):
     with_lists(root, ["lost_1", "lost_2", "lost_3", "lost_4", *TRAIN[1:]], [*TEST, "video_test_0001292"])
     lines = init(root)
-    assert "split: 7 training and 4 test videos, as split_train.txt and split_test.txt say" in lines
-    said = "4 of 11 names are not in the annotations and left out: 'lost_1', 'lost_2', 'lost_3', ..."
-    assert f"note: split_train.txt: {said}" in lines
+    assert "split: 7 training and 4 test videos, by the lists split_train.txt and split_test.txt" in lines
+    what = "4 of 11 names are not in the annotations and are left out: 'lost_1', 'lost_2', 'lost_3', ..."
+    assert f"note: split_train.txt: {what}" in lines
     assert any("split_test.txt: 1 of 5 names" in line and "'video_test_0001292'" in line for line in lines)
     dataset = checked(root)
     assert (dataset.split("train"), dataset.split("test")) == (TRAIN[1:], TEST)
-    assert (root / "split_test.txt").read_text().splitlines() == [*TEST, "video_test_0001292"], "is the user's"
+    assert (root / "split_test.txt").read_text().splitlines() == [*TEST, "video_test_0001292"], "unchanged"
     init(root, force=True)
-    assert checked(root).split("train") == TRAIN[1:], "by its own lists, which go first"
+    assert checked(root).split("train") == TRAIN[1:], "by its own lists, which take precedence"
 
 
 @pytest.mark.parametrize(
@@ -305,23 +305,23 @@ def test_lists_as_people_write_them(root, names, encoding):
     test = "\n\n".join(f"videos/{video}.mp4" for video in TEST)
     with_lists(root, train.encode(encoding), test.encode(encoding), names)
     lines = init(root)
-    assert f"split: 8 training and 4 test videos, as {names[0]} and {names[1]} say" in lines
+    assert f"split: 8 training and 4 test videos, by the lists {names[0]} and {names[1]}" in lines
     dataset = checked(root)
     assert (dataset.split("train"), dataset.split("test")) == (TRAIN, TEST)
 
 
 @pytest.mark.parametrize("name", ["splits.json", "test.csv", "train", "my_split.pkl", "a/b/TrainSet.mat"])
-def test_what_seems_to_tell_parts_apart_and_is_not_read_is_named(root, name):
+def test_files_that_seem_to_define_a_split_and_are_not_read_are_refused(root, name):
     save(root, TRAIN + TEST)
     annotate(root / "gt.json", {"all": TRAIN + TEST})
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     (root / name).write_text("{}")
-    with pytest.raises(InputError, match="seems to tell training from test videos, and is not read"):
+    with pytest.raises(InputError, match="seems to define training and test videos, but is not read"):
         init(root)
     assert not (root / "card.yaml").exists()
 
 
-def test_a_video_whose_entry_is_wrong_is_not_taken_for_one_to_test_on(root):
+def test_a_video_with_a_wrong_entry_does_not_become_a_test_video(root):
     save(root, TRAIN)
     table(root, [f"{video},A,{'46s' if video == TRAIN[0] else 46}" for video in TRAIN], head="video,label,duration")
     with pytest.raises(InputError, match=r"labels\.csv: video 'train_0': duration '46s' is not a finite number"):
@@ -329,7 +329,7 @@ def test_a_video_whose_entry_is_wrong_is_not_taken_for_one_to_test_on(root):
     assert not (root / "card.yaml").exists()
 
 
-def test_a_list_may_name_test_videos_of_which_nothing_is_known(root):
+def test_a_list_may_name_test_videos_that_are_not_annotated(root):
     with_lists(root, TRAIN, [f"features/{video}.npy 7" for video in ("new_1", "new_2")])
     save(root, ["new_1", "new_2"])
     init(root)
@@ -341,8 +341,8 @@ def test_a_list_may_name_test_videos_of_which_nothing_is_known(root):
 @pytest.mark.parametrize(
     ("lists", "message"),
     [
-        ({"train.txt": TRAIN}, r"train\.txt: lists videos, and no other file the test videos"),
-        ({"test.txt": TEST}, r"test\.txt: lists videos, and no other file the training videos"),
+        ({"train.txt": TRAIN}, r"train\.txt: lists videos, but no file lists the test videos"),
+        ({"test.txt": TEST}, r"test\.txt: lists videos, but no file lists the training videos"),
         ({"train.txt": TRAIN, "test.txt": ["a", "b"]}, r"test\.txt: .* none of its 2 lines names a video .*'a'"),
         ({"train.txt": [], "test.txt": TEST}, r"train\.txt: .* none of its 0 lines names a video"),
         ({"train.txt": b"Gr\xfc\xdfe\n", "test.txt": TEST}, r"train\.txt: is not UTF-8 but perhaps Latin-1"),
@@ -361,10 +361,10 @@ def test_lists_that_cannot_be_used_are_refused(root, lists, message):
     assert not (root / "card.yaml").exists()
 
 
-def test_lists_that_overlap_are_told(root):
+def test_lists_that_overlap_are_reported(root):
     with_lists(root, TRAIN, [*TRAIN[:4], *TEST])
-    (line,) = [line for line in init(root) if line.startswith("wrong: ")]
-    assert line.startswith("wrong: 4 videos ('train_0', 'train_1', 'train_2', ...): is in training and in test")
+    (line,) = [line for line in init(root) if line.startswith("error: ")]
+    assert line.startswith("error: 4 videos ('train_0', 'train_1', 'train_2', ...): is in training and in test")
 
 
 def test_lists_across_subsets_are_refused(root):
@@ -376,10 +376,10 @@ def test_lists_across_subsets_are_refused(root):
         init(root)
 
 
-# --- what people have in their folders --------------------------------------------------------------------------------
+# --- other files in the folder ----------------------------------------------------------------------------------------
 
 
-def test_pipes_and_devices_are_passed_over(root):
+def test_pipes_and_devices_are_ignored(root):
     save(root, TRAIN + TEST)
     annotate(root / "gt.json", {"train": TRAIN, "test": TEST})
     for name in ("a.csv", "b.json", "notes.txt", "train.txt", "train_0_copy.npy"):
@@ -418,14 +418,14 @@ def test_numbers_as_labels(root):
     text = (root / "gt.json").read_text()
     (root / "gt.json").write_text(text.replace('"A"', "0").replace('"B"', "1"))
     (line,) = [line for line in init(root) if "labels are numbers" in line]
-    assert line.startswith("wrong: labels are numbers (0, 1), and no list of classes tells their names: write")
+    assert line.startswith("error: labels are numbers (0, 1), and no list of classes tells their names: write")
     (root / "classes.txt").write_text("Run\nSit\n")
     lines = init(root, force=True)
     assert "12 videos, 2 classes (Run, Sit), 12 segments" in lines[0]
     assert checked(root).classes == ["Run", "Sit"]
 
 
-def test_ambiguous_is_left_out_and_said(root):
+def test_ambiguous_is_left_out_and_reported(root):
     save(root, TRAIN)
     rows = [f"{v},{'AB'[i % 2]},{length(v) * STEP}" for i, v in enumerate(TRAIN)]
     table(root, [*rows, f"{TRAIN[0]},AMBIGUOUS,"], "video,label,duration")
@@ -437,11 +437,11 @@ def test_ambiguous_is_left_out_and_said(root):
     assert problem.warning
 
 
-def test_frames_as_seconds_are_told_without_durations(root):
+def test_frames_as_seconds_are_reported_without_durations(root):
     save(root, TRAIN)
     table(root, [f"{v},{'AB'[i % 2]},100,{16 * length(v) - 50}" for i, v in enumerate(TRAIN)], "video,label,start,end")
     lines = init(root, given=Given(fps=25, stride=16))
-    (line,) = [line for line in lines if line.startswith("wrong: ")]
+    (line,) = [line for line in lines if line.startswith("error: ")]
     assert "far outside their videos" in line
     assert "times look like frames: divide them" in line
 
@@ -460,18 +460,18 @@ def test_a_likely_frame_rate(root, step, fps, stride):
     assert grid_of(card_of(root))[2:4] == (fps, stride)
 
 
-def test_a_given_frame_rate_goes_before_the_annotated(root):
+def test_a_given_frame_rate_takes_precedence_over_annotated_ones(root):
     save(root, TRAIN)
     table(root, [f"{v},A,{length(v) * 0.5},30" for v in TRAIN], "video,label,duration,fps")
     init(root, given=Given(fps=50))
     assert grid_of(card_of(root))[2:] == (50, 25, 25)
 
 
-def test_features_of_one_length_are_told(root):
+def test_features_of_one_length_are_reported(root):
     for i, video in enumerate(TRAIN):
         np.save(root / f"{video}.npy", np.ones((100, 3), np.float32))
         table(root, [f"{v},A,{10 + 20 * i}" for i, v in enumerate(TRAIN)], "video,label,duration")
-    assert any("stretched to one length fit no grid" in line for line in init(root))
+    assert any("stretched features fit no grid" in line for line in init(root))
     table(root, [f"{v},A,{100 + i}" for i, v in enumerate(TRAIN)], "video,label,duration")
     assert not any("fit no grid" in line for line in init(root, force=True))
 
@@ -483,7 +483,7 @@ def test_sizes_follow_from_the_lengths(root):
     init(root, given=Given(fps=25, stride=16))
     params = Params.read(root / "params.yaml")
     assert (params.generator_snippets, params.max_snippets, params.tious) == (750, 928, "0.5:0.05:0.95")
-    assert (params.watched_videos, params.upper_bound_epochs) == (0, 0), "no segments are known"
+    assert (params.watched_videos, params.upper_bound_epochs) == (0, 0), "there are no segments"
     table(root, [f"{v},A,1,2" for v in TRAIN], "video,label,start,end")
     init(root, given=Given(fps=25, stride=16), force=True)
     params = Params.read(root / "params.yaml")
@@ -491,7 +491,7 @@ def test_sizes_follow_from_the_lengths(root):
     assert params.upper_bound_epochs == params.student_epochs + params.distill_epochs
 
 
-def test_long_videos_and_many_actions_are_told_and_do_not_bind(root):
+def test_long_videos_and_many_actions(root):
     for i, video in enumerate(TRAIN):
         np.save(root / f"{video}.npy", np.ones((2500 if i < 3 else 40, 1), np.float16))
     actions = [f"{TRAIN[0]},{'AB'[i % 2]},{i},{i + 0.9}" for i in range(1297)]
@@ -507,10 +507,10 @@ def test_long_videos_and_many_actions_are_told_and_do_not_bind(root):
     _, problems = problems_of(str(root / "card.yaml"))
     (problem,) = [problem for problem in problems if "max_detections" in problem.what]
     assert (problem.video, problem.warning) == (TRAIN[0], True)
-    assert problem.what == "1297 actions, and max_detections keeps 200 detections"
+    assert problem.what == "1297 actions, but max_detections keeps 200 detections"
 
 
-# --- refused, in a line, and nothing written --------------------------------------------------------------------------
+# --- refused by a message of one line, and nothing written ------------------------------------------------------------
 
 
 def _no_durations(root):
@@ -560,6 +560,19 @@ def _two_kinds(root):
     table(root, [f"{video},A" for video in TRAIN])
 
 
+def _no_common_video(root):
+    save(root / "rgb", TRAIN)
+    save(root / "flow", TRAIN[:4])
+    save(root / "audio", TRAIN[4:])
+    table(root, [f"{video},A" for video in TRAIN])
+
+
+def _no_common_annotated_video(root):
+    save(root / "rgb", [TRAIN[0], "new_1"])
+    save(root / "flow", [TRAIN[1], "new_1"])
+    table(root, [f"{video},A,20" for video in TRAIN], "video,label,duration")
+
+
 def _strange_subsets(root):
     save(root, TRAIN + TEST)
     annotate(root / "gt.json", {"fold 1": TRAIN, "fold 2": TEST})
@@ -591,16 +604,18 @@ def _text_in_the_way(root):
         (_no_features, r"holds no \.npy file"),
         (_other_names, r"test_0\.npy and 'train_1'"),
         (_float64, r"train_1\.npy.*float64.*array.astype"),
-        (_class_folders, r"different videos in each \(A/\{video\}\.npy, B/\{video\}\.npy\)"),
-        (_validation_folder, "holds test, val: have train and test"),
-        (_two_kinds, r"of the same length \(i3d/\{video\}\.npy, tsp/\{video\}_v\.npy\)"),
+        (_class_folders, r"of different videos in several places \(A/\{video\}\.npy, B/\{video\}\.npy\)"),
+        (_validation_folder, "holds folders test, val: name them train and test"),
+        (_two_kinds, r"of the same length in several places \(i3d/\{video\}\.npy, tsp/\{video\}_v\.npy\)"),
+        (_no_common_video, r"of different videos in several places \(rgb/\{video\}\.npy, "),
+        (_no_common_annotated_video, "no annotated video has features on all grids"),
         (_strange_subsets, "fold 1, fold 2: name them train and test"),
         (_nothing_labelled, "no training video has a label"),
         (_one_video, "no training video has features"),
         (_text_in_the_way, r"train\.txt: .* none of its 1 lines names a video \(such as 'something else'\)"),
     ],
 )
-def test_what_is_not_clear_is_refused_and_nothing_written(root, make, message):
+def test_ambiguous_folders_are_refused_and_nothing_is_written(root, make, message):
     make(root)
     before = sorted(root.rglob("*"))
     with pytest.raises(InputError, match=message) as error:
@@ -620,11 +635,11 @@ def test_no_folder_and_a_bad_name(root):
     assert not (root / "train.txt").exists()
 
 
-def test_what_is_there_is_replaced_only_by_force(root):
+def test_existing_files_are_replaced_only_by_force(root):
     save(root, TRAIN + TEST)
     annotate(root / "gt.json", {"train": TRAIN, "test": TEST})
     (root / "params.yaml").write_text("mine")
-    with pytest.raises(InputError, match=r"params\.yaml: is there already"):
+    with pytest.raises(InputError, match=r"params\.yaml: already exists"):
         init(root)
     assert (root / "params.yaml").read_text() == "mine"
     assert not (root / "card.yaml").exists()

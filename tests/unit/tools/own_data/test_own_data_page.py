@@ -1,4 +1,4 @@
-"""What the page on own data says is true: its code runs, and its table names the parameters that init writes."""
+"""The page on own data is correct: its code runs, and its tables name the parameters and columns that are used."""
 
 import re
 
@@ -26,7 +26,7 @@ def test_choosing_parameters_without_segments(tmp_path, monkeypatch, capsys):
     init(root, given=Given(fps=25, stride=16))
     held = hold_out(load_dataset(root / "card.yaml"), 0.25)
 
-    def said(videos):
+    def results(videos):
         labels = held.video_labels[held.video_labels.video.isin(videos)]
         return pd.DataFrame(labels).assign(score=0.5, start=0.0, end=4.0)
 
@@ -37,7 +37,7 @@ def test_choosing_parameters_without_segments(tmp_path, monkeypatch, capsys):
         ("distilled/detections_test.json", held.split("test")),
     ):
         (run / file).parent.mkdir(parents=True, exist_ok=True)
-        write_results(said(videos), run / file)
+        write_results(results(videos), run / file)
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     exec(code, {})

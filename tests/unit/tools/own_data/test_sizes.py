@@ -1,4 +1,4 @@
-"""Sizes that `fustal init` derives: near to what was chosen by hand, and sane for any number of videos."""
+"""Parameters that `fustal init` derives: near to those chosen by hand, and valid for any number of videos."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def derived(*args, **options):
 
 @pytest.mark.parametrize("videos", [1, 2, 5, 40, 400, 4000, 40_000])
 @pytest.mark.parametrize("seconds", [1.0, 60.0, 4300.0])
-def test_sane_for_any_number_of_videos_of_any_length(videos, seconds):
+def test_valid_for_any_number_of_videos_of_any_length(videos, seconds):
     params = derived(videos, seconds=seconds)
     steps = -(-videos // params.student_batch)
     both = steps * (params.student_epochs + params.distill_epochs)
@@ -48,7 +48,7 @@ def test_more_videos_take_fewer_epochs_and_more_steps():
     [("demo", 80, 67.0, 0.64), ("sbhar", 272, 60.0, 0.5), ("thumos14-simulated", 200, 160.0, 0.64)],
 )
 def test_near_to_what_was_chosen_by_hand(preset, videos, seconds, stride):
-    """Within a factor of two and a half: these were tuned for their data, and the rules know sizes alone."""
+    """Within a factor of two and a half, as these were tuned for their data, and the rules use sizes only."""
     chosen, found = Params.read(ROOT / "params" / f"{preset}.yaml"), derived(videos, seconds=seconds, stride=stride)
     names = ["generator_batch", "generator_steps", "student_batch", "student_epochs", "distill_epochs", "easy_ratio"]
     for name in names:
@@ -57,7 +57,7 @@ def test_near_to_what_was_chosen_by_hand(preset, videos, seconds, stride):
         assert (1 - found.ema_decay) / (1 - chosen.ema_decay) == pytest.approx(1, abs=0.3)
 
 
-def test_a_long_video_is_not_spoken_for_by_a_fifth_of_it():
+def test_the_top_snippets_of_a_long_video_are_less_than_a_fifth():
     params = derived(40, seconds=72 * 60.0)
     assert 72 * 60 / params.easy_ratio <= 60
     assert params.hard_ratio == 4 * params.easy_ratio

@@ -1,4 +1,4 @@
-"""The grid is guessed so that perfect detections stay perfect when their times go through it."""
+"""The guessed grid keeps the times of perfect detections, so that they stay perfect."""
 
 import numpy as np
 import pandas as pd
@@ -116,25 +116,25 @@ def test_annotated_frame_rates_that_are_not_the_features(rates):
     assert "the annotated fps do not fit" in step.how
 
 
-def test_some_wrong_durations_do_not_bend_the_line():
+def test_some_wrong_durations_do_not_change_the_line():
     lengths, table = videos(25, 8, 64, *SHORT, count=60)
     table.iloc[:4, 0] *= 3
     table.iloc[4:6, 0] /= 5
     assert guess(lengths, table)[:3] == (25, 8, 64)
 
 
-def test_the_line_is_told():
+def test_the_line_is_reported():
     lengths, table = videos(25, 8, 64, *SHORT)
     how = guess(lengths, table).how
     assert "of 40 videos has slope 0.32 s, intercept 2.4" in how
     assert "window: 64 frames, as durations are 2.4" in how
 
 
-def test_equal_durations_tell_no_window():
+def test_equal_durations_determine_no_window():
     lengths, table = videos(25, 8, 64, 10, 10.2)
     step = guess(lengths, table)
     assert step.stride == step.window
-    assert "too few or too equal to tell; --window W" in step.how
+    assert "too few durations and lengths differ; else give --window W" in step.how
 
 
 def test_what_is_given_is_kept():
@@ -164,9 +164,9 @@ def test_durations_in_frames_are_suspected():
     assert "16 s a snippet is long: are durations in frames or milliseconds?" in guess(lengths, table).how
 
 
-def test_a_tail_is_told():
+def test_a_tail_is_reported():
     lengths, table = videos(25, 16, 16, *USUAL, tail=(4, 4))
-    assert "too much for a window" in guess(lengths, table).how
+    assert "too long for a window" in guess(lengths, table).how
 
 
 @pytest.mark.parametrize("fps", [1, 20, 24, 25, 29.97, 30])
@@ -201,22 +201,22 @@ def test_windows_of_up_to_two_strides(grid, range_, count):
 
 @pytest.mark.parametrize("round_", [np.floor, np.round, np.ceil])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_whole_seconds_tell_no_short_window(round_, seed):
+def test_whole_seconds_determine_no_short_window(round_, seed):
     lengths, table = videos(25, 20, 40, 60, 3000, count=400, seed=seed)
     table["duration"] = round_(table["duration"])
     step = guess(lengths, table)
-    unknown = "the window cannot be known from durations rounded to 1 s; --window W says it" in step.how
+    unknown = "it cannot be determined: durations are rounded to 1 s; else give --window W" in step.how
     assert unknown or score(lengths, table, (25, 20, 40), step) >= 99
 
 
-def test_few_videos_tell_no_short_window():
+def test_few_videos_determine_no_short_window():
     lengths, table = videos(10, 5, 10, 10, 300, count=5)
     step = guess(lengths, table)
-    unknown = "the window cannot be known from these durations" in step.how
+    unknown = "it cannot be determined: these durations allow up to" in step.how
     assert unknown or score(lengths, table, (10, 5, 10), step) >= 99
 
 
-def test_other_slopes_that_fit_are_told():
+def test_other_slopes_that_fit_are_reported():
     lengths, table = videos(25, 24, 24, *SHORT, count=30, rounded=0.01)
     assert "s a snippet fit as well" in guess(lengths, table).how
     lengths, table = videos(25, 16, 16, *LONG, count=100, rounded=0.01)

@@ -1,4 +1,4 @@
-"""A data set with faults: each is listed, with file, video and value."""
+"""Problems of a data set: each is listed with file, video and value."""
 
 import json
 from pathlib import Path
@@ -77,8 +77,8 @@ def test_every_problem_is_listed_at_once(make):
         ("fast/x/d.npy", "video 'd': is not a readable .npy file"),
     ]
     assert len(problems) == len(expected), problems
-    for problem, (file, says) in zip(problems, expected, strict=True):
-        assert str(problem).startswith(f"{data.resolve() / file}: {says}"), problem
+    for problem, (file, what) in zip(problems, expected, strict=True):
+        assert str(problem).startswith(f"{data.resolve() / file}: {what}"), problem
         assert problem.fix
         assert not problem.warning
         assert "\n" not in str(problem)
@@ -108,8 +108,8 @@ def test_problems_of_annotations_and_segments(make):
     assert "2 training and 2 test videos" in summary(dataset)
 
 
-def test_segments_that_last_no_time_are_passed_over(make):
-    """Their labels are of the video; the line names the first and says how many."""
+def test_segments_without_duration_are_ignored(make):
+    """Their labels belong to the video; the message gives the first segment and the number."""
     none = {"subset": "test", "annotations": [{"label": "Run", "segment": [0, 0]}, {"label": "Fly", "segment": [3, 1]}]}
     dataset, problems = problems_of(make(c=none))
     what = "segments that do not end after they begin: 2, the first [0, 0]; passed over, their labels stay known"
@@ -168,18 +168,18 @@ def test_without_a_card_or_annotations_there_is_nothing_to_check(make, tmp_path)
         problems_of(card)
 
 
-def test_what_is_odd_may_follow_from_what_is_wrong_and_is_not_told_before_it_is_mended(make):
+def test_warnings_about_a_video_with_an_error_are_left_out(make):
     _, problems = problems_of(make(b={"subset": "train", "annotations": [{"segment": [1, 4]}]}))
     (problem,) = problems
     assert str(problem).endswith("gt.json: video 'b': annotation 0: 'label' is missing")
     assert problem.fix == "say what happens, by the name of a class"
 
 
-# --- what is silent otherwise -----------------------------------------------------------------------------------------
+# --- warnings ---------------------------------------------------------------------------------------------------------
 
 
 def warned(make, database, **card):
-    """Warnings of a data set with this database; its features are not looked at."""
+    """Warnings of a data set with this database, without those about its features."""
     path = make(**database)
     if card:
         text = yaml.safe_load(Path(path).read_text())
@@ -197,53 +197,53 @@ def entry(*annotations, duration=12):
     "pair", [("Run", "run"), ("Golf Swing", "Golf_Swing"), ("a-b", "ab"), ("Caf\u00e9", "Cafe\u0301")]
 )
 def test_classes_that_are_nearly_the_same(make, pair):
-    _, told = warned(
+    _, warnings = warned(
         make, {"a": entry((pair[0],), ("Sit",)), "b": entry((pair[1],), ("Run fast",)), "c": entry(("Run",))}
     )
-    (line,) = [line for line in told if "alone" in line]
+    (line,) = [line for line in warnings if "differ only in" in line]
     assert " and ".join(map(ascii if "Caf" in pair[0] else repr, sorted(pair))) in line
 
 
 def test_classes_that_differ(make):
-    _, told = warned(make, {"a": entry(("Run",), ("Sit",)), "b": entry(("Runs",), ("C",)), "e": entry(("C++",))})
-    assert not [line for line in told if "alone" in line]
+    _, warnings = warned(make, {"a": entry(("Run",), ("Sit",)), "b": entry(("Runs",), ("C",)), "e": entry(("C++",))})
+    assert not [line for line in warnings if "differ only in" in line]
 
 
 @pytest.mark.parametrize("label", ["Ambiguous", "ambiguous ", "BACKGROUND", "no action"])
 def test_labels_that_are_no_classes(make, label):
     database = {"a": entry((label, 1, 2), ("Run", 3, 4)), "b": entry(("Sit", 1, 2))}
-    dataset, told = warned(make, database)
+    dataset, warnings = warned(make, database)
     assert label.strip() in dataset.classes
-    assert f"{label.strip()!r} counts as a class like others" in told
-    dataset, told = warned(make, database, ignored_labels=[label.strip()])
+    assert f"{label.strip()!r} is treated as a class" in warnings
+    dataset, warnings = warned(make, database, ignored_labels=[label.strip()])
     assert label.strip() not in dataset.classes
     assert label.strip() not in set(dataset.segments.label)
-    assert f"ignored_labels: 1 annotation of {label.strip()!r} left out" in told
+    assert f"ignored_labels: 1 annotation of {label.strip()!r} left out" in warnings
 
 
 def test_an_ignored_label_that_nothing_has(make):
-    _, told = warned(make, {}, ignored_labels=["Ambigous"])
-    assert "ignored_labels: no annotations of 'Ambigous' left out" in told
+    _, warnings = warned(make, {}, ignored_labels=["Ambigous"])
+    assert "ignored_labels: no annotations of 'Ambigous' left out" in warnings
 
 
 def test_actions_that_are_annotated_twice(make):
     twice = entry(("Run", 1, 4), ("Run", 1, 4), ("Run", 5, 9), ("Run", 5.05, 9.1), ("Sit", 1, 4), ("Run", 8, 11))
-    _, told = warned(make, {"a": twice})
-    (line,) = [line for line in told if "repeat" in line]
+    _, warnings = warned(make, {"a": twice})
+    (line,) = [line for line in warnings if "repeat" in line]
     assert line == "2 of 11 segments repeat another one, 1 of them exactly, such as 'Run' at [1, 4] in 'a'"
-    _, told = warned(make, {})
-    assert not [line for line in told if "repeat" in line]
+    _, warnings = warned(make, {})
+    assert not [line for line in warnings if "repeat" in line]
 
 
 def test_a_class_that_nearly_all_training_videos_have(make):
     def labels(i):
         return [("Person",)] * (i != 3) + [("Run",)] * (i % 2)
 
-    _, told = warned(make, {f"t{i}": entry(*labels(i)) for i in range(20)})
-    assert "class 'Person' is in 19 of 22 labelled training videos" not in told, "86 %"
+    _, warnings = warned(make, {f"t{i}": entry(*labels(i)) for i in range(20)})
+    assert "class 'Person' is in 19 of 22 labelled training videos" not in warnings, "86 %"
     many = {f"t{i}": entry(*labels(i)) for i in range(40)}
-    _, told = warned(make, many)
-    assert "class 'Person' is in 39 of 42 labelled training videos" in told
+    _, warnings = warned(make, many)
+    assert "class 'Person' is in 39 of 42 labelled training videos" in warnings
 
 
 @pytest.mark.parametrize("duration", [12, None])
@@ -263,19 +263,19 @@ def test_times_in_another_unit(make, rate, unit, duration):
     assert problem.fix.startswith(f"times look like {unit}: divide them")
 
 
-def test_times_at_the_very_beginning_are_told(make):
+def test_times_at_the_very_beginning_are_reported(make):
     database = {name: entry(("Run", 0.1, 0.4), ("Sit", 0.5, 0.9)) for name in "abcdefg"}
-    _, told = warned(make, database)
-    (line,) = [line for line in told if "at the very beginning" in line]
-    assert "the last of all 7 videos ends within 8 % of its video" in line
+    _, warnings = warned(make, database)
+    (line,) = [line for line in warnings if "at the very beginning" in line]
+    assert "in all 7 videos, the last one ends within 8 % of the duration" in line
 
 
 @pytest.mark.parametrize("separator", [", ", "|", ";"])
-def test_several_classes_in_one_are_told(make, separator):
-    _, told = warned(make, {"a": entry(("Run",)), "b": entry((f"Run{separator}Sit",)), "c": entry(("Sit",))})
-    assert any(f"1 classes seem to be several in one, such as 'Run{separator}Sit'" in line for line in told)
-    _, told = warned(make, {"a": entry(("Clean, and jerk",)), "b": entry(("Sit",)), "c": entry(("Sit",))})
-    assert not any("several in one" in line for line in told), "a comma alone says nothing"
+def test_several_classes_in_one_are_reported(make, separator):
+    _, warnings = warned(make, {"a": entry(("Run",)), "b": entry((f"Run{separator}Sit",)), "c": entry(("Sit",))})
+    assert any(f"1 classes seem to be several in one, such as 'Run{separator}Sit'" in line for line in warnings)
+    _, warnings = warned(make, {"a": entry(("Clean, and jerk",)), "b": entry(("Sit",)), "c": entry(("Sit",))})
+    assert not any("several in one" in line for line in warnings), "a comma may be part of a name"
 
 
 def test_402_empty_videos_are_one_line(make, capsys):
@@ -292,7 +292,7 @@ def test_more_actions_than_detections_are_kept(make, tmp_path):
     card = make(a=entry(*(("Run", i / 100, i / 100 + 0.005) for i in range(900)), ("Sit", 1, 2)))
     caps = [str(p) for p in problems_of(card)[1] if "max_detections" in p.what]
     assert [line.split(": ", 1)[1] for line in caps] == [
-        "video 'a': 901 actions, and max_detections keeps 200 detections"
+        "video 'a': 901 actions, but max_detections keeps 200 detections"
     ]
     (tmp_path / "params.yaml").write_text("{run: own, dataset: card.yaml, max_detections: 1000}")
     assert not [p for p in problems_of(card)[1] if "max_detections" in p.what]
@@ -309,11 +309,11 @@ def test_a_card_that_points_at_another_file_shows_a_short_excerpt(make, tmp_path
         dataset, problems = problems_of(str(card))
         show(problems, dataset.root)
         assert any(not problem.warning for problem in problems)
-        said = capsys.readouterr().out
+        output = capsys.readouterr().out
     except InputError as error:
-        said = str(error)
-    assert said.count("Secret") <= 1
-    assert "\033" not in said
+        output = str(error)
+    assert output.count("Secret") <= 1
+    assert "\033" not in output
 
 
 def test_snippets_that_take_minutes(make):

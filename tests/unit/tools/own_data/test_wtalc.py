@@ -1,4 +1,4 @@
-"""W-TALC's layout: what is read, what is refused in a line, and that nothing in a pickle runs."""
+"""W-TALC's layout: what is read, what is refused with a message of one line, and that nothing in a pickle runs."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def notes(folder):
 
 
 def refused(folder, *, trust=True):
-    """The line in which a folder is refused; nothing is left of the attempt."""
+    """The message by which a folder is refused; no file is left of the attempt."""
     out = folder.parent / "out"
     with pytest.raises(InputError) as error:
         convert(folder, out, trust=trust)
@@ -89,7 +89,7 @@ def annotations(out):
 
 
 def check(out):
-    """Whether a converted folder says what the fixture's does."""
+    """Checks that a converted folder has the content of the fixture."""
     database = annotations(out)
     assert list(database) == VIDEOS
     first, second, third = database.values()
@@ -124,7 +124,7 @@ def test_annotations_may_lie_beside_the_features(folder, notes, tmp_path):
     check(tmp_path / "out")
 
 
-def test_what_python_2_wrote_is_read(folder, notes, tmp_path):
+def test_files_of_python_2_are_read(folder, notes, tmp_path):
     save_as_python2(folder / "Thumos14reduced-I3D-JOINTFeatures.npy", features())
     for name, values in (("labels", LABELS), ("labels_all", LABELS_ALL), ("segments", SEGMENTS)):
         save_as_python2(notes / f"{name}.npy", values)
@@ -161,7 +161,7 @@ def test_plain_arrays_need_no_trust(folder, notes, tmp_path):
     assert np.load(tmp_path / "out" / "features" / "video_test_0000004.npy").dtype == np.float32
 
 
-def test_names_in_lists_may_be_numpys(folder, notes, tmp_path):
+def test_names_in_lists_may_be_numpy_strings(folder, notes, tmp_path):
     np.save(notes / "labels_all.npy", objects([[np.str_("Diving")], [np.bytes_(b"Diving")], np.array(["Billiards"])]))
     convert(folder, tmp_path / "out", trust=True)
     assert annotations(tmp_path / "out")[VIDEOS[1]]["annotations"] == [{"label": "Diving"}]
@@ -181,7 +181,7 @@ def test_segments_may_belong_to_the_labels_of_the_video(folder, notes, tmp_path)
     assert annotations(tmp_path / "out")[VIDEOS[2]]["annotations"] == [{"label": "Diving", "segment": [1.0, 4.25]}]
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- refused ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_pickle_is_not_read_without_trust(folder):
@@ -191,21 +191,21 @@ def test_a_pickle_is_not_read_without_trust(folder):
     )
 
 
-def test_what_is_there_is_not_replaced(folder, tmp_path):
+def test_an_existing_folder_is_not_replaced(folder, tmp_path):
     (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match="out: is there already"):
+    with pytest.raises(InputError, match="out: already exists"):
         convert(folder, tmp_path / "out", trust=True)
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "says"),
+    ("name", "values", "message"),
     [
         (
             "labels",
             [["Diving"], [], ["Diving"]],
             "video 'video_validation_0000051': 3 segments and 1 labels of segments",
         ),
-        ("labels", LABELS[:2], "labels.npy: 2 entries, where videoname.npy has 3"),
+        ("labels", LABELS[:2], "labels.npy: 2 entries, but videoname.npy has 3"),
         ("labels", [["Billiards"] * 3, [], [7]], "video 'video_test_0000004': 7 is not a name"),
         ("labels_all", [["Diving"], ["Swimming"], []], "class 'Swimming' is not in classlist.npy"),
         ("labels_all", [["Diving"], 7, []], "video 'video_validation_0000052': 'int' object is not iterable"),
@@ -220,7 +220,7 @@ def test_what_is_there_is_not_replaced(folder, tmp_path):
         ("videoname", ["a", "b", "a"], "video 'a' appears twice, or cannot name a file"),
         ("videoname", ["a", "b", "../../c"], "video '../../c' appears twice, or cannot name a file"),
         ("videoname", ["a", "b", b"\xff"], "videoname.npy: 'utf-8' codec can't decode"),
-        ("../Thumos14reduced-I3D-JOINTFeatures", features()[:2], "2 entries, where videoname.npy has 3"),
+        ("../Thumos14reduced-I3D-JOINTFeatures", features()[:2], "2 entries, but videoname.npy has 3"),
         ("../Thumos14reduced-I3D-JOINTFeatures", [1, 2, 3], "int64 of shape (), not real numbers of shape (T, D)"),
         (
             "../Thumos14reduced-I3D-JOINTFeatures",
@@ -230,24 +230,24 @@ def test_what_is_there_is_not_replaced(folder, tmp_path):
         ("../Thumos14reduced-I3D-JOINTFeatures", features((3, 0, 2)), "float32 of shape (0, 6), not real numbers"),
     ],
 )
-def test_what_does_not_fit_is_named(folder, notes, name, values, says):
+def test_entries_that_do_not_fit_are_refused(folder, notes, name, values, message):
     np.save(notes / f"{name}.npy", objects(values))
-    assert says in refused(folder)
+    assert message in refused(folder)
 
 
 @pytest.mark.parametrize("missing", ["videoname", "subset"])
-def test_a_missing_list_is_named(folder, notes, missing):
+def test_a_missing_list_is_reported(folder, notes, missing):
     (notes / f"{missing}.npy").unlink()
     assert f"{missing}.npy: no such file" in refused(folder)
 
 
-def test_missing_labels_are_told(folder, notes):
+def test_missing_labels_are_reported(folder, notes):
     (notes / "labels.npy").unlink()
     (notes / "labels_all.npy").unlink()
     assert "holds neither labels.npy nor labels_all.npy" in refused(folder)
 
 
-def test_one_file_of_features_is_wanted(folder):
+def test_one_file_of_features_is_needed(folder):
     features = folder / "Thumos14reduced-I3D-JOINTFeatures.npy"
     (folder / "Other-I3D-JOINTFeatures.npy").write_bytes(features.read_bytes())
     assert "holds Other-I3D-JOINTFeatures.npy, Thumos14reduced-I3D-JOINTFeatures.npy: keep one" in refused(folder)
@@ -258,14 +258,14 @@ def test_one_file_of_features_is_wanted(folder):
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.7, 0.99])
 @pytest.mark.parametrize("name", ["labels", "../Thumos14reduced-I3D-JOINTFeatures"])
-def test_a_truncated_file_is_told(folder, notes, name, share):
+def test_a_truncated_file_is_reported(folder, notes, name, share):
     path = notes / f"{name}.npy"
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     assert f"{path.name}: cannot be read: " in refused(folder)
 
 
-# --- what is hostile --------------------------------------------------------------------------------------------------
+# --- hostile files ----------------------------------------------------------------------------------------------------
 
 
 class Call:
@@ -287,9 +287,9 @@ def save_pickle(path, content):
 def test_nothing_in_a_pickle_runs(folder, notes, tmp_path):
     harm = tmp_path / "data" / "harm"
     np.save(notes / "labels.npy", objects([["Diving"], [], Call(os.system, f"touch {harm}")]))
-    assert "labels.npy: cannot be read: it wants posix.system" in refused(folder)
+    assert "labels.npy: cannot be read: it refers to posix.system" in refused(folder)
     assert not harm.exists()
-    np.load(notes / "labels.npy", allow_pickle=True)  # the trap is real
+    np.load(notes / "labels.npy", allow_pickle=True)  # numpy runs it
     assert harm.exists()
 
 
@@ -309,12 +309,12 @@ def test_nothing_in_a_pickle_runs(folder, notes, tmp_path):
 def test_only_data_are_built(folder, notes, monkeypatch, content):
     monkeypatch.chdir(folder)
     save_pickle(notes / "labels.npy", content)
-    assert "cannot be read: it wants " in refused(folder)
+    assert "cannot be read: it refers to " in refused(folder)
     assert not (folder / "harm").exists()
 
 
 def array_pickle(kind_state, raw, name=b"O8"):
-    """A pickle of an array of objects, whose type is said to be what `kind_state` says, and whose content is `raw`."""
+    """A pickle of an array of objects, with a type of the state `kind_state` and the content `raw`."""
     return (
         b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR"
         b"(K\x01K\x03\x85cnumpy\ndtype\n(U"
@@ -332,7 +332,7 @@ FLAGS = b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK%ct"
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (array_pickle(FLAGS % 0, b"U\x18" + b"\x41" * 24), "not a list"),  # bytes that would be taken for addresses
         (array_pickle(FLAGS % 63, b"](K\x01K\x02e"), "not a list"),  # two objects where three are announced
@@ -346,12 +346,12 @@ FLAGS = b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK%ct"
         (b"", "cannot be read: "),
     ],
 )
-def test_what_no_honest_writer_writes_is_refused(folder, notes, content, says):
+def test_forged_pickles_are_refused(folder, notes, content, message):
     save_pickle(notes / "labels.npy", content)
-    assert says in refused(folder)
+    assert message in refused(folder)
 
 
-def test_an_honest_pickle_of_that_form_is_read(folder, notes, tmp_path):
+def test_a_valid_pickle_of_that_form_is_read(folder, notes, tmp_path):
     diving = b"U\x06Divinga"
     save_pickle(
         notes / "labels.npy", array_pickle(FLAGS % 63, b"](" + b"(l" + 3 * diving + b"(l" + b"(l" + diving + b"e")
