@@ -10,9 +10,10 @@ import pytest
 import yaml
 from numpy.testing import assert_allclose as assert_close
 
-from fustal.data.annotations import as_labels, parse_annotations, read_annotations, read_results, write_results
+from fustal.data.annotations import parse_annotations, read_annotations
 from fustal.data.cards import hold_out, inspect_dataset, load_dataset
 from fustal.data.features import FeatureStore
+from fustal.data.results import as_labels, read_results, write_results
 from fustal.exceptions import InputError
 
 CARD = {

@@ -80,13 +80,13 @@ def test_an_empty_folder_is_replaced(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda data: (data / "mine").write_text("x"), "'mine' is not of those that fustal made"),
+        (lambda data: (data / "mine").write_text("x"), "'mine' was not made by fustal"),
         (lambda data: (data / "old").write_text("corrected"), "'old' has changed since fustal made it"),
         (lambda data: (data / MADE).unlink(), "holds 'old', which fustal did not make"),
         (lambda data: (data / MADE).write_text("{}"), "holds 'old', which fustal did not make"),
         (lambda data: (data / MADE).write_bytes(bytes(99)), "holds 'old', which fustal did not make"),
-        (lambda data: ((data / "deep").mkdir(), (data / "deep" / "link").symlink_to("/")), "'deep/link' is not of"),
-        (lambda data: os.mkfifo(data / "pipe"), "'pipe' is not of those that fustal made"),
+        (lambda data: ((data / "deep").mkdir(), (data / "deep" / "link").symlink_to("/")), "'deep/link' was not made"),
+        (lambda data: os.mkfifo(data / "pipe"), "'pipe' was not made by fustal"),
     ],
 )
 def test_what_the_user_put_into_a_folder_is_never_lost(tmp_path, change, says):
@@ -106,7 +106,7 @@ def test_what_comes_into_a_folder_while_it_is_made_again_is_not_lost(tmp_path):
             temporary.mkdir()
             (tmp_path / "data" / "mine").write_text("mine")
 
-    with pytest.raises(InputError, match="'mine' is not of"):
+    with pytest.raises(InputError, match="'mine' was not made"):
         come_in()
     assert (tmp_path / "data" / "mine").read_text() == "mine"
     assert (tmp_path / "data" / "old").read_text() == "old"
@@ -266,7 +266,7 @@ def test_an_error_between_the_renames_gives_the_old_folder_back(tmp_path, monkey
 def test_a_file_that_is_no_lock_is_not_emptied(tmp_path):
     (tmp_path / ".lock").write_text("mine")
     with (
-        pytest.raises(InputError, match="is no lock, as it holds something"),
+        pytest.raises(InputError, match="is not a lock, as it is not empty"),
         writing.held(tmp_path / ".lock", tmp_path),
     ):
         pass

@@ -24,7 +24,7 @@ def test_values_do_not_make_kinds_but_warnings_and_files_do():
     wrong = [Problem(FILE, "segment [1, 99] ends after 'x'", "v")]
     other = [Problem(Path("other.json"), "segment [1, 99] ends after 'x'", "v", warning=True)]
     assert lines([*late, *wrong, *other]) == [
-        "gt.json: 4 times in 1 video ('v'): segment [0.5, 99] ends after 'x0', and the like",
+        "gt.json: 4 times in 1 video ('v'): segment [0.5, 99] ends after 'x0', and similar ones",
         "gt.json: video 'v': segment [1, 99] ends after 'x'",
         "other.json: video 'v': segment [1, 99] ends after 'x'",
     ]

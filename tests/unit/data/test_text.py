@@ -70,7 +70,7 @@ def test_quotes_hold_separators_and_line_ends(tmp_path):
     ("rows", "says"),
     [
         ([ROWS[0], *(f"{i},{row}" for i, row in enumerate(ROWS[1:]))], "line 2 has 5 values for 4 columns"),
-        ([*ROWS, "v3,Jump, high,1,2"], "line 4 has 5 values for 4 columns: put quotes round what holds ','"),
+        ([*ROWS, "v3,Jump, high,1,2"], "line 4 has 5 values for 4 columns: put quotes around a value that holds ','"),
         (["video,label,label", "v1,Run,Sit"], "its first line names the column label twice"),
         (["name,class", "v1,Run"], "its first line must name the columns video and label, not name, class"),
         ([*ROWS, 'v3,"Run" fast,1,2'], "line 4: cannot be read as CSV"),
@@ -124,7 +124,7 @@ def test_blanks_round_names_in_json_do_not_count(tmp_path):
     assert set(labels.label) == {"Run"}
     (tmp_path / "gt.json").write_text(json.dumps({"database": {"v1 ": entry, "v1": entry}}))
     _, _, (problem,) = parse_annotations(tmp_path / "gt.json")
-    assert str(problem).endswith("video 'v1': appears twice, with and without blanks round its name")
+    assert str(problem).endswith("video 'v1': appears twice, with and without spaces around its name")
 
 
 # --- labels that are numbers ------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def test_label_id_alone_and_numbers_in_a_table(tmp_path):
 def test_numbers_without_a_list_are_one_problem_that_says_what_to_do(tmp_path):
     _, _, (problem,) = parse_annotations(numbered(tmp_path, range(9)))
     assert (problem.what, problem.warning) == (
-        "labels are numbers (0, 1, 2, ...), and no list of classes tells their names",
+        "labels are numbers (0, 1, 2, ...), and no list of classes gives their names",
         False,
     )
     assert "classes.txt" in problem.fix
@@ -239,7 +239,7 @@ def test_a_line_may_name_several_videos(text, tmp_path):
     (tmp_path / "train.txt").write_text(text)
     assert read_video_list(tmp_path / "train.txt", {"v1", "v2", "v3"}) == ["v1", "v2", "v3"]
     (tmp_path / "train.txt").write_text("v1 v2 v4")
-    with pytest.raises(InputError, match=r"train\.txt: line 1 names several videos, and 'v4', which is none"):
+    with pytest.raises(InputError, match=r"train\.txt: line 1 names several videos, and 'v4', which is not a video"):
         read_video_list(tmp_path / "train.txt", {"v1", "v2", "v3"})
 
 

@@ -112,7 +112,7 @@ def test_segments_that_last_no_time_are_passed_over(make):
     """Their labels are of the video; the line names the first and says how many."""
     none = {"subset": "test", "annotations": [{"label": "Run", "segment": [0, 0]}, {"label": "Fly", "segment": [3, 1]}]}
     dataset, problems = problems_of(make(c=none))
-    what = "segments that do not end after they begin: 2, the first [0, 0]; passed over, their labels stay known"
+    what = "segments that do not end after they begin: 2, the first [0, 0]; skipped, their labels are kept"
     assert [str(p) for p in problems if "segments" in p.what] == [f"{dataset.annotations}: video 'c': {what}"]
     assert all(problem.warning for problem in problems)
     assert "c" not in set(dataset.segments.video)
