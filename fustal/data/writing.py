@@ -1,8 +1,8 @@
 """Writing files and folders: each gets its name only when it is complete and on disk.
 
 `atomic` and `atomic_folder` make a new file or folder in a hidden folder beside its place, flush it to disk, and rename
-it. They never replace files that this program did not make. `recover` and `remove_unfinished` clean up after a process
-that was killed.
+it. `atomic` replaces only a file; `atomic_folder` replaces only a folder whose files were all made by this program.
+`recover` and `remove_unfinished` clean up after a process that was killed.
 """
 
 import contextlib
@@ -97,7 +97,7 @@ def check_apart(out: str | Path, *inputs: str | Path) -> None:
 
 
 def check_target(path: str | Path) -> None:
-    """Checks that a file can be put at a path, before the work that `atomic` would end with an error.
+    """Checks that a file can be written to a path. `atomic` does it, too; a command does it before its work.
 
     Raises:
         InputError: there is a folder or a device.

@@ -172,7 +172,7 @@ def test_what_is_odd_may_follow_from_what_is_wrong_and_is_not_told_before_it_is_
     _, problems = problems_of(make(b={"subset": "train", "annotations": [{"segment": [1, 4]}]}))
     (problem,) = problems
     assert str(problem).endswith("gt.json: video 'b': annotation 0: 'label' is missing")
-    assert problem.fix == "say what happens, by the name of a class"
+    assert problem.fix == "give the name of a class"
 
 
 # --- what is silent otherwise -----------------------------------------------------------------------------------------
