@@ -1,4 +1,4 @@
-"""Exceptions, and problems of files that are reported as one line."""
+"""The exception for wrong input, and problems of files, each of which is reported in one line."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,15 +6,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, or only odd, with a file; as text, one line that names file, video and value.
+    """An error or a warning about a file. Its text is one line that names file, video and value.
 
     Attributes:
-        file: which.
-        what: is wrong with it.
-        video: whose entry or features.
+        file: the file.
+        what: a description of the problem.
+        video: the video whose entry or features are meant; None: the problem is not one of a single video.
         fix: what to do about it.
-        warning: it may stay.
-        subset: of the video in the annotations, where that is known.
+        warning: the data can be used as they are.
+        subset: the subset of the video in the annotations, if it is known.
     """
 
     file: Path
@@ -30,4 +30,4 @@ class Problem:
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong: a file, a parameter, a label. One line names it, or a `Problem`."""
+    """Something given by the user is wrong: a file, a parameter, a label. The message is one line, or a `Problem`."""

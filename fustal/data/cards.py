@@ -1,4 +1,4 @@
-"""Data-set cards and what they describe: videos, their labels, their segments, the grids of their features.
+"""Data-set cards, and the data sets that they describe: videos, labels, segments, the grids of the features.
 
 Taught in notebook 01, section "The data set".
 """
@@ -16,16 +16,17 @@ import pandas as pd
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fustal import ROOT
-from fustal.data.annotations import can_name_a_file, parse_annotations
+from fustal.data.annotations import parse_annotations
 from fustal.data.files import shown, validated
 from fustal.data.names import find_card, read_as
 from fustal.data.problems import grouped
 from fustal.data.text import read_video_list
+from fustal.data.values import can_name_a_file
 from fustal.data.writing import recover
 from fustal.exceptions import InputError, Problem
 
 MANY = 1_000_000
-"""Frames, and frames per second, beyond which a card must be wrong."""
+"""The maximum of frames, and of frames per second, in a card; a larger number must be an error."""
 
 
 def _usable(text: str) -> str:
@@ -39,14 +40,14 @@ PathText = Annotated[str, Field(max_length=1000), AfterValidator(_usable)]
 
 
 class Grid(BaseModel):
-    """Where the features of a stage lie and when their snippets happen.
+    """The place of a stage's features, and the times of their snippets.
 
     Snippet i is centred at (i * stride + window / 2) / fps seconds (docs/method.md section 1).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    pattern: PathText = Field(description="path below the root, with {video} and possibly {subset} and {modality}")
+    pattern: PathText = Field(description="path below the root, with {video}, optionally {subset} and {modality}")
     modalities: list[PathText] = Field(
         default=[], max_length=100, description="values of {modality}, concatenated in this order"
     )
@@ -54,16 +55,20 @@ class Grid(BaseModel):
         description="frames per second, or that of each video's annotation"
     )
     stride: int = Field(ge=1, le=MANY, description="frames from one snippet to the next")
-    window: int = Field(ge=1, le=MANY, description="frames that a snippet sees")
+    window: int = Field(ge=1, le=MANY, description="frames that a snippet is computed from")
 
     @field_validator("pattern")
     @classmethod
     def _names_each_video(cls, value: str) -> str:
-        fields = [
-            (name, form or conversion) for _, name, form, conversion in Formatter().parse(value) if name is not None
-        ]
-        names = {name for name, _ in fields}
-        if "video" not in names or names - {"video", "subset", "modality"} or any(more for _, more in fields):
+        names = set()
+        has_format = False
+        for _, name, form, conversion in Formatter().parse(value):
+            if name is None:  # text after the last field
+                continue
+            names.add(name)
+            if form or conversion:
+                has_format = True
+        if "video" not in names or names - {"video", "subset", "modality"} or has_format:
             raise ValueError("must hold {video}, and besides it only {subset} and {modality}, without : or ! in them")
         return value
 
@@ -74,7 +79,7 @@ class Card(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[\w][\w.-]*$", max_length=100)
-    about: str = Field(default="", description="a sentence that notebook 01 prints: what the features are")
+    about: str = Field(default="", description="a sentence about the features, which notebook 01 prints")
     root: PathText = Field(description="folder of the data, relative to the card")
     annotations: PathText = Field(description="ActivityNet-style JSON, or CSV, relative to the root")
     train_subset: str = "train"
@@ -86,9 +91,9 @@ class Card(BaseModel):
 
     @model_validator(mode="after")
     def _has_a_file_for_each_modality(self) -> "Card":
-        """Two modalities that are the same file would be the same features twice."""
+        """Checks that modalities differ in their file: else the same features would be read twice."""
         for stage, grid in self.grids.items():
-            named = "modality" in {name for _, name, _, _ in Formatter().parse(grid.pattern)}
+            named = any(name == "modality" for _, name, _, _ in Formatter().parse(grid.pattern))
             if len(set(grid.modalities)) < len(grid.modalities):
                 raise ValueError(f"grids.{stage}: one of the modalities {shown(grid.modalities)} is there twice")
             if len(grid.modalities) > 1 and not named:
@@ -100,19 +105,19 @@ class Card(BaseModel):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Everything known about a data set but its features.
+    """A data set without its features.
 
     Attributes:
         name: of the card.
-        about: what the card says of it.
+        about: the card's sentence about the features.
         root: folder of the data.
         annotations: path of the annotation file.
-        classes: class names, sorted; their positions are the class indices everywhere.
-        videos: frame indexed by video name: subset ("train" or "test"), duration (s) and fps, NaN where unknown; and
-            stored_as, the subset in the paths of features where that differs (`hold_out`).
-        video_labels: frame with video, label: which classes occur. All that training sees.
-        segments: frame with video, label, start (s), end (s), where they are known: to measure, and for nothing else.
-        grids: feature grids of the two stages.
+        classes: class names, sorted; the position of a class is its index everywhere.
+        videos: frame indexed by video name: subset ("train" or "test"), duration (s) and fps, NaN if unknown. After
+            `hold_out` also stored_as, the subset in the paths of the features.
+        video_labels: frame with video, label: which classes occur. Training uses nothing else.
+        segments: frame with video, label, start (s), end (s), where they are known. Only for measurements.
+        grids: the grids of the features by stage, "generator" and "student".
     """
 
     name: str
@@ -140,23 +145,26 @@ class Dataset:
             videos: N video names.
 
         Returns:
-            Multi-hot float32 array (N, C): which classes occur, and nothing of when.
+            Multi-hot float32 array (N, C): which classes occur, not when.
         """
         present = pd.crosstab(self.video_labels.video, self.video_labels.label) > 0
         return present.reindex(index=videos, columns=self.classes, fill_value=False).to_numpy(np.float32)
 
 
 def hold_out(dataset: Dataset, share: float) -> Dataset:
-    """The data set with some training videos in the place of its test videos, which are not there any more.
+    """Replaces the test videos of a data set by some of its training videos.
 
-    To choose parameters by the video-level labels of videos that no training saw.
+    Parameters can then be chosen by the video-level labels of videos that are not used in training.
 
     Args:
-        dataset: whole.
-        share: of the training videos that are held out; 0: the data set as it is.
+        dataset: the whole data set.
+        share: the part of the training videos that is held out, from 0 to below 1; 0: the data set is not changed.
+
+    Returns:
+        A data set of the training videos alone. The same videos are chosen in every call.
 
     Raises:
-        InputError: nothing would be left to train on, or to hold out.
+        InputError: no video would be left for training, or none would be held out.
     """
     if not share:
         return dataset
@@ -167,18 +175,18 @@ def hold_out(dataset: Dataset, share: float) -> Dataset:
         raise InputError(f"held_out: {share} of {len(train)} training videos leaves none on one side")
     videos = dataset.videos.loc[train]
     subset = ["test" if video in chosen else "train" for video in train]
-    video_labels, segments = (
-        frame[frame.video.isin(train)].reset_index(drop=True) for frame in (dataset.video_labels, dataset.segments)
-    )
+    # The paths of features contain the old subset
     videos = videos.assign(stored_as=videos.subset, subset=subset)
+    video_labels = dataset.video_labels[dataset.video_labels.video.isin(train)].reset_index(drop=True)
+    segments = dataset.segments[dataset.segments.video.isin(train)].reset_index(drop=True)
     return replace(dataset, videos=videos, video_labels=video_labels, segments=segments)
 
 
 def read_card(path: Path) -> Card:
-    """Reads a data-set card, whose path `find_card` gives.
+    """Reads a data-set card; `find_card` gives its path.
 
     Raises:
-        InputError: it cannot be read, is another kind of file, or has an entry that does not fit.
+        InputError: it cannot be read, it is another kind of file, or it has a wrong entry.
     """
     return validated(Card, read_as("card", path, Card.model_fields), path)
 
@@ -193,52 +201,49 @@ def load_dataset(card: str | Path) -> Dataset:
         InputError: card, annotations or split files are missing or wrong; the message names the first problem.
     """
     dataset, problems = inspect_dataset(card)
-    if wrong := grouped(problem for problem in problems if not problem.warning):
-        more = f" (and {len(wrong) - 1} more: fustal validate {card})" if len(wrong) > 1 else ""
-        raise InputError(f"{wrong[0]}{more}")
+    errors = grouped(problem for problem in problems if not problem.warning)
+    if errors:
+        more = f" (and {len(errors) - 1} more: fustal validate {card})" if len(errors) > 1 else ""
+        raise InputError(f"{errors[0]}{more}")
     return dataset
 
 
 def inspect_dataset(card_path: str | Path) -> tuple[Dataset, list[Problem]]:
-    """Like `load_dataset`, but returns all problems and warnings of annotations and splits, and raises none."""
+    """Like `load_dataset`, but returns all problems and warnings of annotations and splits instead of raising one.
+
+    Raises:
+        InputError: the card, the annotations or a split file cannot be read.
+    """
     path = find_card(card_path)
     card = read_card(path)
     root = (path.parent / card.root).resolve()
     annotations = root / card.annotations
-    recover(root)
+    recover(root)  # a fetch that was killed may have left the data without their name
     if not annotations.exists():
         ours = path.parent == ROOT / "params" / "datasets"
         fix = f"fustal fetch {card.name}" if ours else "correct root and annotations in the card"
         raise InputError(f"{annotations}: no such file: data set {card.name!r} is not here ({fix})")
-    videos, labels, problems = parse_annotations(annotations)
-    parts = []
-    for subset, name, split in (
-        ("train", card.train_subset, card.train_split),
-        ("test", card.test_subset, card.test_split),
-    ):
-        chosen = videos[videos.subset.str.lower() == name.lower()]
-        if chosen.empty:
-            what = f"no video of subset {name!r} (there are {sorted(set(videos.subset))})"
-            problems.append(Problem(annotations, what, fix=f"set {subset}_subset in the card"))
-        if split:
-            chosen, wrong = _restricted(chosen, videos, root / split, name, subset)
-            problems += wrong
-        parts.append(chosen.assign(subset=subset))
-    if both := parts[0].index.intersection(parts[1].index).tolist():
+    all_videos, labels, problems = parse_annotations(annotations)
+    train, wrong = _videos_of("train", all_videos, annotations, card, root)
+    problems += wrong
+    test, wrong = _videos_of("test", all_videos, annotations, card, root)
+    problems += wrong
+    for video in train.index.intersection(test.index):
         fix = "set train_split and test_split, or different subsets, in the card"
-        problems += [Problem(path, "is in training and in test", video, fix) for video in both]
-    videos = pd.concat(parts)
+        problems.append(Problem(path, "is in training and in test", video, fix))
+    videos = pd.concat([train, test])
     videos = videos[~videos.index.duplicated()]
     labels = labels[labels.video.isin(videos.index)]
-    for label in card.ignored_labels:
-        count = int((labels.label == label).sum())
-        what = f"ignored_labels: {count or 'no'} annotation{'s' * (count != 1)} of {shown(label)} left out"
-        problems.append(Problem(path, what, fix="" if count else "correct the label", warning=True))
+    problems += _ignored(labels, card, path)
     labels = labels[~labels.label.isin(card.ignored_labels)]
-    known = all(problem.warning for problem in problems)  # what is wrong may be why there is none
-    if known and not labels.video.isin(parts[0].index).any():
-        problems.append(Problem(annotations, "no training video has a label", fix="say which classes occur in them"))
-    grids = {stage: card.grids.get(stage) or next(iter(card.grids.values())) for stage in ("generator", "student")}
+    # After an error, missing labels can be a consequence of it: only the error is reported
+    only_warnings = all(problem.warning for problem in problems)
+    if only_warnings and not labels.video.isin(train.index).any():
+        fix = "write which classes occur in them"
+        problems.append(Problem(annotations, "no training video has a label", fix=fix))
+    # One grid can serve both stages
+    first = next(iter(card.grids.values()))
+    grids = {"generator": card.grids.get("generator", first), "student": card.grids.get("student", first)}
     return Dataset(
         name=card.name,
         about=card.about,
@@ -252,18 +257,55 @@ def inspect_dataset(card_path: str | Path) -> tuple[Dataset, list[Problem]]:
     ), problems
 
 
+def _ignored(labels: pd.DataFrame, card: Card, path: Path) -> list[Problem]:
+    """A warning for each ignored label of a card: how many annotations are left out."""
+    problems = []
+    for label in card.ignored_labels:
+        count = int((labels.label == label).sum())
+        annotations = "1 annotation" if count == 1 else f"{count or 'no'} annotations"
+        what = f"ignored_labels: {annotations} of {shown(label)} left out"
+        fix = "" if count else "correct the label"
+        problems.append(Problem(path, what, fix=fix, warning=True))
+    return problems
+
+
+def _videos_of(
+    subset: Literal["train", "test"], videos: pd.DataFrame, annotations: Path, card: Card, root: Path
+) -> tuple[pd.DataFrame, list[Problem]]:
+    """The videos for training or for testing, and the problems with them.
+
+    Args:
+        subset: "train" or "test".
+        videos: all videos of the annotations.
+        annotations: their file, for messages.
+        card: names the subset in the annotations, and its list of videos.
+        root: folder of the data.
+    """
+    name = card.train_subset if subset == "train" else card.test_subset
+    split = card.train_split if subset == "train" else card.test_split
+    problems = []
+    chosen = videos[videos.subset.str.lower() == name.lower()]
+    if chosen.empty:
+        what = f"no video of subset {name!r} (there are {sorted(set(videos.subset))})"
+        problems.append(Problem(annotations, what, fix=f"set {subset}_subset in the card"))
+    if split:
+        chosen, wrong = _restricted(chosen, videos, root / split, name, subset)
+        problems += wrong
+    return chosen.assign(subset=subset), problems
+
+
 def _restricted(
     chosen: pd.DataFrame, videos: pd.DataFrame, split: Path, name: str, subset: str
 ) -> tuple[pd.DataFrame, list[Problem]]:
-    """The videos of a subset that a list names, and what is wrong with the list.
+    """The videos of a subset that a list names, and the problems with the list.
 
     Args:
-        chosen: of the subset.
-        videos: all of the annotations.
+        chosen: the videos of the subset.
+        videos: all videos of the annotations.
         split: the list.
-        name: of the subset, in the annotations.
-        subset: "train", or "test", where the list may name videos that are not in the annotations: what nothing is
-            known of can still be localised.
+        name: of the subset in the annotations.
+        subset: "train" or "test". A list of test videos may name videos that are not in the annotations: actions can be
+            localised in them, too.
     """
     if not split.exists():
         raise InputError(f"{split}: no such split file")
@@ -272,11 +314,11 @@ def _restricted(
     kept = chosen[chosen.index.isin(names)]
     if subset == "test":
         new = [video for video in unknown if video not in videos.index and can_name_a_file(video)]
-        unknown = [video for video in unknown if video not in set(new)]
+        unknown = [video for video in unknown if video in videos.index or not can_name_a_file(video)]
         kept = pd.concat([kept, pd.DataFrame(math.nan, new, ["duration", "fps"])])
     if kept.empty:
-        such = f", such as {shown(names[0][:40])}" if names else ""
-        what = f"none of its {len(names)} lines names a video of subset {name!r}{such}"
-        return kept, [Problem(split, what, fix="write the names of videos there, one a line")]
-    fix = "correct the name, or take it out of the split file"
+        example = f", such as {shown(names[0][:40])}" if names else ""
+        what = f"none of its {len(names)} lines names a video of subset {name!r}{example}"
+        return kept, [Problem(split, what, fix="write the names of videos into it, one a line")]
+    fix = "correct the name, or remove it from the split file"
     return kept, [Problem(split, f"is not in subset {name!r}", video, fix) for video in unknown]

@@ -1,4 +1,4 @@
-"""Files that are read: regular ones alone, JSON and YAML checked while they are read, errors of one line."""
+"""Reading files: only regular files are opened, JSON and YAML are checked, and an error is one line."""
 
 import codecs
 import contextlib
@@ -9,7 +9,6 @@ import json
 import reprlib
 import unicodedata
 from collections.abc import Iterator, Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
@@ -21,22 +20,26 @@ from fustal.exceptions import InputError
 
 Model = TypeVar("Model", bound=BaseModel)
 
+CONTROL = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode categories: control characters, halves of letters (surrogates), line and paragraph separators."""
+
 
 def digest(*paths: Path, algorithm: str = "sha256") -> str:
-    """Hash of the contents of files, in the order given."""
+    """Hash of the contents of files, in the given order."""
     total = hashlib.new(algorithm, usedforsecurity=False)
     for path in paths:
         with open_regular(path) as file:
+            # In blocks of 1 MiB, as a file may be larger than the memory
             while block := file.read(1 << 20):
                 total.update(block)
     return total.hexdigest()
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """Opens a regular file to read bytes. A pipe or a device, which might never end, is refused.
+    """Opens a regular file to read bytes.
 
     Raises:
-        InputError: there is no such file, or it cannot be read.
+        InputError: there is no such file, it cannot be read, or it is a pipe or a device, which may never end.
     """
     path = Path(path)
     try:
@@ -50,7 +53,11 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The content of a regular file; errors of one line."""
+    """The content of a regular file.
+
+    Raises:
+        InputError: there is no such file, it cannot be read, or it does not fit into memory.
+    """
     with open_regular(path) as file:
         try:
             return file.read()
@@ -65,8 +72,7 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""Byte order mark at the beginning of a file -> its encoding. The mark of UTF-32 begins as that of UTF-16 does."""
-
+"""Byte order mark at the beginning of a file -> its encoding. UTF-32 comes first: its mark begins with UTF-16's."""
 
 COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -75,22 +81,22 @@ COMPRESSED = {
     b"\xfd7zXZ": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
-"""First bytes of a file -> the program that packed it."""
+"""First bytes of a file -> the program that compressed it."""
 
 
 def read_text(path: str | Path) -> str:
     """The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
 
     Raises:
-        InputError: there is no such file, it is compressed, or it is in another encoding; the message says what it
-            looks like.
+        InputError: there is no such file, it is compressed, or it is in another encoding; the message names the
+            probable one.
     """
     content = read_bytes(path)
-    if packer := next((name for first, name in COMPRESSED.items() if content.startswith(first)), None):
-        raise InputError(f"{path}: is compressed by {packer}: unpack it first")
-    encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
+    if program := _first_match(COMPRESSED, content):
+        raise InputError(f"{path}: is compressed by {program}: unpack it first")
+    encoding = _first_match(MARKS, content) or "utf-8"
     if encoding.startswith("utf-8") and b"\0" in content:
-        what = "holds zero bytes: it is no text, or UTF-16 without a byte order mark, or was lost in a power cut"
+        what = "holds zero bytes: it is not text, or UTF-16 without a byte order mark, or was lost in a power cut"
         raise InputError(f"{path}: {what}")
     try:
         return content.decode(encoding)
@@ -101,13 +107,29 @@ def read_text(path: str | Path) -> str:
         raise InputError(f"{path}: begins as {encoding.upper()} and is not: {error.reason}: save it as UTF-8") from None
 
 
+def _first_match(beginnings: Mapping[bytes, str], content: bytes) -> str | None:
+    """The value of the first key with which the content begins; None if there is none."""
+    for beginning, name in beginnings.items():
+        if content.startswith(beginning):
+            return name
+    return None
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------------
+
+
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Reads a JSON object; broken JSON, NaN, a key that appears twice, another encoding or type: errors of one line."""
+    """Reads a JSON object.
+
+    Raises:
+        InputError: there is no such file, it is in another encoding, it is not JSON or not an object, it contains NaN,
+            or a key appears twice in one object.
+    """
     return json_object(read_text(path), path)
 
 
 def json_object(text: str, path: str | Path) -> dict[str, Any]:
-    """The JSON object in the text of a file, as `read_json` gives it."""
+    """The JSON object in the text of a file, see `read_json`; the path is for messages."""
     try:
         with no_collection():
             value = _parsed(text)
@@ -119,9 +141,11 @@ def json_object(text: str, path: str | Path) -> dict[str, Any]:
 
 
 def _parsed(text: str) -> Any:
-    """JSON by orjson, which is fast but takes the last of two equal keys; by json where there may be such, or an error.
+    """Parses JSON by orjson if possible, else by json.
 
-    Each key is followed by a colon. So where there are as many colons as keys were kept, no key was there twice.
+    orjson is fast, but it keeps the last of two equal keys without an error. A colon follows each key. So if the text
+    has as many colons as the value has keys, no key appeared twice. If it has more, a key appeared twice or a string
+    contains a colon: json finds out which. It also gives better messages.
     """
     try:
         value = orjson.loads(text)
@@ -129,25 +153,35 @@ def _parsed(text: str) -> Any:
         value = None
     if value is not None and _count_keys(value) == text.count(":"):
         return value
-    del value  # two of a large file may not fit into memory
-    return json.loads(text, parse_constant=_no_number, object_pairs_hook=_no_twins)
+    del value  # a large file may not fit into memory twice
+    return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
 
 
 def _count_keys(value: Any) -> int:
-    """Keys of all objects in a value: level by level, as a call for each of a million objects would take seconds."""
-    count, level = 0, [value]
+    """The number of keys of all objects in a value.
+
+    Level by level and not by recursion: a call for each of a million objects would take seconds.
+    """
+    count = 0
+    level = [value]
     while level:
-        objects = [item for item in level if type(item) is dict]
-        lists = [item for item in level if type(item) is list]
-        count += sum(map(len, objects))
-        below = chain(chain.from_iterable(map(dict.values, objects)), chain.from_iterable(lists))
-        level = [item for item in below if type(item) is dict or type(item) is list]
+        below: list[Any] = []
+        for item in level:
+            if type(item) is dict:
+                count += len(item)
+                below.extend(item.values())
+            elif type(item) is list:
+                below.extend(item)
+        level = below
     return count
 
 
 @contextlib.contextmanager
 def no_collection() -> Iterator[None]:
-    """Without Python's search for circular garbage, which JSON has none of: it costs more than reading a large file."""
+    """Switches Python's search for circular garbage off during the block.
+
+    Values from JSON have no cycles, and for a large file the search takes longer than the reading.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -157,11 +191,12 @@ def no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _no_number(constant: str) -> NoReturn:
+def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a number")
 
 
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The pairs as a dict; raises a ValueError if a key appears twice."""
     found = dict(pairs)
     if len(found) == len(pairs):
         return found
@@ -173,33 +208,43 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+# --- YAML -------------------------------------------------------------------------------------------------------------
+
+
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, which can stand for more than a machine holds, and without keys that appear twice."""
+    """YAML without aliases and without keys that appear twice.
+
+    A short text with nested aliases can stand for more data than fits into memory.
+    """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError(f"*{self.peek_event().anchor}: aliases are not allowed")
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
-        return _no_twins(super().construct_pairs(node, deep=True))
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
+        return _unique_keys(super().construct_pairs(node, deep=True))
 
 
 _PlainLoader.add_constructor("tag:yaml.org,2002:map", _PlainLoader.construct_mapping)
 
 
 LARGEST_YAML = 100_000
-"""Letters that a card, a preset or a sweep may have: PyYAML takes minutes for some texts ten times as long."""
+"""The maximum number of letters in a YAML file: PyYAML needs minutes for some texts of ten times this length."""
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Reads a YAML mapping with names as keys; an empty file is an empty one. Errors are of one line."""
+    """Reads a YAML mapping from names to values; an empty file is an empty mapping.
+
+    Raises:
+        InputError: there is no such file, it cannot be read as YAML, or it is not such a mapping.
+    """
     text = read_text(path)
     if len(text) > LARGEST_YAML:
         raise InputError(f"{path}: has {len(text)} letters, too many for a card, a preset or a sweep")
     try:
         value = yaml.load(text, _PlainLoader)
-    except Exception as error:  # a value that its tag does not fit can raise anything
+    except Exception as error:  # a value that does not fit its YAML tag can raise any exception
         raise InputError(f"{path}: cannot be read as YAML: {_reason(error)}") from None
     value = {} if value is None else value
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
@@ -208,35 +253,55 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def validated(model: type[Model], values: Mapping[str, Any], path: Path) -> Model:
-    """The values of a file as a pydantic model; one line names the file and the first entry that does not fit."""
+    """The values of a file as a pydantic model.
+
+    Args:
+        model: the class.
+        values: what has been read.
+        path: the file, for messages.
+
+    Raises:
+        InputError: names the file and the first entry that does not fit.
+    """
     try:
         return model(**values)
     except ValidationError as error:
         raise InputError(f"{path}: {explain(error.errors()[0], model, 'entry')}") from None
-    except InputError as error:  # of a model that explains itself, as Params does
+    except InputError as error:  # Params raises its own
         raise InputError(f"{path}: {error}") from None
 
 
 def explain(error: Mapping[str, Any], model: type[BaseModel], kind: str) -> str:
-    """One of pydantic's errors on a line.
+    """An error of pydantic as one line.
 
     Args:
-        error: what does not fit.
-        model: into which.
-        kind: what a field of it is called.
+        error: one item of `ValidationError.errors()`.
+        model: the class that was to be made.
+        kind: the word for a field of it, such as "parameter".
     """
     name = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, model.model_fields, n=1, cutoff=0.5)
-        return f"unknown {kind} {shown(name)}" + (f" (did you mean {near[0]!r}?)" if near else "")
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        return f"unknown {kind} {shown(name)}{hint}"
     message = error["msg"].removeprefix("Value error, ")
-    value = "" if error["type"] == "missing" or not name else f", not {shown(error['input'])}"
-    return f"{name}: {message}{value}" if name else message
+    if not name:  # an error of the model as a whole
+        return message
+    if error["type"] == "missing":
+        return f"{name}: {message}"
+    return f"{name}: {message}, not {shown(error['input'])}"
+
+
+# --- parts of messages ------------------------------------------------------------------------------------------------
 
 
 def kind_of(path: Path) -> str:
-    """What stands under a name, as a message says it: "is a folder"."""
-    return "is a folder" if path.is_dir() else "is a file" if path.is_file() else "is a device, a pipe or a socket"
+    """The kind of a thing in the file system, for a message: "is a folder"."""
+    if path.is_dir():
+        return "is a folder"
+    if path.is_file():
+        return "is a file"
+    return "is a device, a pipe or a socket"
 
 
 def one_line(error: object) -> str:
@@ -245,31 +310,37 @@ def one_line(error: object) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Why a file cannot be read, in a line of at most 200 letters, without the file's name, which stands before it."""
+    """Why a file cannot be read, in one line of at most 200 letters, without the name of the file."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return printable(one_line(text))[:200]
 
 
 def printable(text: str) -> str:
-    r"""Text for a terminal: control characters, which could be commands to it, as escapes; line ends stay.
+    r"""Text for a terminal, with control characters as escapes, because a terminal can take them for commands.
+
+    Line ends are kept.
 
     >>> printable("a\x1b[31mb")
     'a\\x1b[31mb'
     """
     if text.isprintable():
         return text
-    return "".join(
-        repr(letter)[1:-1] if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") and letter != "\n" else letter
-        for letter in text
-    )
+    letters = []
+    for letter in text:
+        is_control = unicodedata.category(letter) in CONTROL and letter != "\n"
+        letters.append(repr(letter)[1:-1] if is_control else letter)
+    return "".join(letters)
 
 
 _SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
-_SHORT.maxlist = _SHORT.maxdict = 10
+_SHORT.maxstring = 80
+_SHORT.maxother = 80
+_SHORT.maxlong = 80
+_SHORT.maxlist = 10
+_SHORT.maxdict = 10
 
 
 def shown(value: Any) -> str:
-    """A value as an error message shows it: escaped, and at most 80 letters of it."""
+    """A value in an error message: escaped, and at most 80 letters."""
     text = _SHORT.repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

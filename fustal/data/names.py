@@ -1,13 +1,13 @@
-"""What the user names: presets, data-set cards, sweeps, runs. Where each lies, which kind of YAML file a file is.
+"""Names that the user types: presets, data-set cards, sweeps, runs. Where each lies, and the kind of a YAML file.
 
-Nothing slow is imported here, so that a wrong name is answered at once.
+This module imports nothing slow: the command line reports a wrong name at once.
 """
 
-import contextlib
 import difflib
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,25 +16,25 @@ from fustal.data.files import read_yaml
 from fustal.exceptions import InputError
 
 OUTPUTS = Path(os.environ.get("FUSTAL_OUTPUTS", ROOT / "outputs"))
-"""Where run folders live: `outputs/`, or the folder in $FUSTAL_OUTPUTS."""
+"""The folder of all runs: `outputs/`, or the folder in $FUSTAL_OUTPUTS."""
 
 STAGES = ("generator", "selection", "student", "distilled", "evaluation")
-"""The stages of a run, in their order: each has a folder of this name in the run's."""
+"""The stages of a run in their order. The folder of a run has a folder of this name for each stage."""
 
-MOST = 12
-"""Names that a message lists at most."""
+MAX_LISTED = 12
+"""The maximum number of names in a message."""
 
 
 class Kind(NamedTuple):
     """A kind of YAML file.
 
     Attributes:
-        title: what a message calls it.
-        missing: what a message calls one that is not there.
-        entries: that no other kind has; one that ends in "_" stands for all that begin so.
-        folder: where the repository's own are.
-        file: its name in a folder of somebody's own data.
-        command: what it is for.
+        title: its name in a message, with an article.
+        missing: its name in a message about a missing file.
+        entries: entries that no other kind has; one that ends in "_" stands for all entries that begin with it.
+        folder: of the files that belong to the repository.
+        file: the name of such a file in a folder of the user's own data.
+        command: the command that takes such a file.
     """
 
     title: str
@@ -75,11 +75,11 @@ KINDS = {
 
 
 def among(given: str, known: Iterable[str] | Mapping[str, str]) -> str:
-    """What there is instead of a name that is not there, near names first: the end of a message.
+    """The end of a message about a name that does not exist: the names that do, similar names first.
 
     Args:
-        given: what was typed.
-        known: names; or names and how each is shown.
+        given: the name that was typed.
+        known: the existing names; or existing name -> its text in the message.
 
     >>> among("studnt", ["generator", "student"])
     "(did you mean 'student'? there are student, generator)"
@@ -87,26 +87,31 @@ def among(given: str, known: Iterable[str] | Mapping[str, str]) -> str:
     '(there are none)'
     """
     texts = dict(known) if isinstance(known, Mapping) else {name: name for name in known}
-    near = sorted((name for name in texts if given and given in name), key=len)[:3]
-    near += difflib.get_close_matches(given, texts, n=3, cutoff=0.6)
-    ordered = [texts[name] for name in dict.fromkeys([*near, *texts])]
-    guess = f"did you mean {ordered[0]!r}? " if near else ""
-    more = f" and {len(ordered) - MOST} more" if len(ordered) > MOST else ""
-    return f"({guess}there are {', '.join(ordered[:MOST]) or 'none'}{more})"
+    longer = [name for name in texts if given and given in name]
+    similar = sorted(longer, key=len)[:3]
+    similar += difflib.get_close_matches(given, texts, n=3, cutoff=0.6)
+    without_repeats = dict.fromkeys([*similar, *texts])
+    ordered = [texts[name] for name in without_repeats]
+    guess = f"did you mean {ordered[0]!r}? " if similar else ""
+    listed = ", ".join(ordered[:MAX_LISTED]) or "none"
+    more = f" and {len(ordered) - MAX_LISTED} more" if len(ordered) > MAX_LISTED else ""
+    return f"({guess}there are {listed}{more})"
 
 
 def find(kind: str, given: str | Path) -> Path:
-    """The YAML file that is meant: its path, or that of a folder which holds one; of a card also its name in `params/`.
+    """Finds a YAML file by its path, by the path of its folder, or, if it is a card, by its name in `params/datasets`.
 
     Args:
         kind: one of `KINDS`.
         given: what was typed.
 
     Raises:
-        InputError: there is none; the message names near ones.
+        InputError: there is no such file; the message lists similar names.
     """
-    wanted, path = KINDS[kind], Path(given)
+    wanted = KINDS[kind]
+    path = Path(given)
     own = wanted.folder / f"{given}.yaml"
+    # os.path and not pathlib in the whole module: it is False for names that no file can have, and raises nothing
     if kind == "card" and os.path.isfile(own):
         return own
     if os.path.isdir(path):
@@ -123,32 +128,41 @@ def find(kind: str, given: str | Path) -> Path:
 
 
 def read_as(kind: str, path: Path, known: Collection[str]) -> dict[str, Any]:
-    """Reads a YAML file of some kind.
+    """Reads a YAML file of one kind.
 
     Args:
         kind: one of `KINDS`.
-        path: of the file.
+        path: the file.
         known: all entries that this kind can have.
 
     Raises:
-        InputError: it cannot be read, or is of another kind.
+        InputError: it cannot be read, or it is of another kind.
     """
     values = read_yaml(path)
-    if not values.keys() & set(known):
-        for other in KINDS.values():
-            if other != KINDS[kind] and any(_tells(name, other) for name in values):
-                wanted = KINDS[kind]
-                raise InputError(f"{path}: this is {other.title}; {wanted.title} is wanted: {other.command} {path}")
+    if values.keys() & set(known):
+        return values
+    wanted = KINDS[kind]
+    for other in KINDS.values():
+        if other != wanted and _is_of_kind(values, other):
+            raise InputError(f"{path}: this is {other.title}; {wanted.title} is wanted: {other.command} {path}")
     return values
 
 
-def _tells(entry: str, kind: Kind) -> bool:
+def _is_of_kind(values: Mapping[str, Any], kind: Kind) -> bool:
+    """Whether a file has an entry that only this kind has."""
     beginnings = tuple(name for name in kind.entries if name.endswith("_"))
-    return entry in kind.entries or entry.startswith(beginnings)
+    return any(entry in kind.entries or entry.startswith(beginnings) for entry in values)
 
 
 def find_card(card: str | Path) -> Path:
-    """The path of a data-set card, given its name in `params/datasets` or a path; in a notebook see `folder_of`."""
+    """The path of a data-set card.
+
+    Args:
+        card: its name in `params/datasets`, or a path. In a notebook, the path is relative to `folder_of`.
+
+    Raises:
+        InputError: there is no such card.
+    """
     given = Path(beside(str(card), folder_of("dataset", str(card))))
     try:
         return find("card", given).resolve()
@@ -159,15 +173,23 @@ def find_card(card: str | Path) -> Path:
 
 
 def beside(card: str, folder: Path) -> str:
-    """A card that is named in a file of a folder, or on a command line: a path is relative to that folder.
+    """A card as its name, or as an absolute path if it is a path.
+
+    Args:
+        card: as it stands in a file, or on a command line.
+        folder: that of the file. A path is relative to it.
 
     >>> beside("demo", Path("/data")), beside("card.yaml", Path("/data"))
     ('demo', '/data/card.yaml')
     """
     path = folder / card
+    if os.path.isfile(KINDS["card"].folder / f"{card}.yaml"):
+        return card
     is_path = Path(card).suffix in (".yaml", ".yml") or os.path.isfile(path) or os.path.isfile(path / "card.yaml")
-    named = os.path.isfile(KINDS["card"].folder / f"{card}.yaml")
-    return str(path.resolve()) if is_path and not named else card
+    return str(path.resolve()) if is_path else card
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
 
 
 def find_run(given: str | Path, holds: str = "*/*.json") -> Path:
@@ -175,76 +197,110 @@ def find_run(given: str | Path, holds: str = "*/*.json") -> Path:
 
     Args:
         given: its name below `outputs/`, its folder, or a file of one of its stages.
-        holds: what the runs that a message lists have, as a pattern.
+        holds: a pattern; a message lists only runs that have such a file.
 
     Raises:
-        InputError: there is no such run; the message lists those that there are, near names first.
+        InputError: there is no such run; the message lists the existing runs, similar names first.
     """
     path = Path(given)
     places = [OUTPUTS / path, path]
     if path.parts[:1] in (("outputs",), (OUTPUTS.name,)):
         places.append(OUTPUTS.joinpath(*path.parts[1:]))
+    # A file of a stage: its run is two folders above it
     places += [place.parents[1] for place in places if os.path.isfile(place)]
     for place in places:
         if any(os.path.isdir(place / stage) for stage in STAGES):
             return place.absolute()
-    if path.parts and os.path.isdir(OUTPUTS / path):  # one that has not come to its first stage
+    if path.parts and os.path.isdir(OUTPUTS / path):  # a run that has not reached its first stage
         return OUTPUTS / path
-    files = [file for depth in ("*", "*/*") for file in OUTPUTS.glob(f"{depth}/{holds}")]
-    folders = {file.parents[1] for file in files if file.parent.name in STAGES}
-    names = sorted(folder.relative_to(OUTPUTS).as_posix() for folder in folders)
-    raise InputError(f"{OUTPUTS / path}: no such run {among(path.name, names)}")
+    raise InputError(f"{OUTPUTS / path}: no such run {among(path.name, _existing_runs(holds))}")
+
+
+def _existing_runs(holds: str) -> list[str]:
+    """The names of the runs that have a file of a pattern, those of sweeps included."""
+    names = set()
+    for file in [*OUTPUTS.glob(f"*/{holds}"), *OUTPUTS.glob(f"*/*/{holds}")]:
+        if file.parent.name in STAGES:
+            names.add(file.parents[1].relative_to(OUTPUTS).as_posix())
+    return sorted(names)
 
 
 def short(path: Path) -> str:
-    """A path relative to where the user is, if it lies below."""
+    """A path relative to the working directory, if it lies below."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
+# --- paths in a notebook ----------------------------------------------------------------------------------------------
+
+
 def in_notebook() -> bool:
-    """Whether this process is a notebook's kernel."""
+    """Whether this process is the kernel of a notebook."""
     return "ipykernel" in sys.modules
 
 
 def folder_of(name: str, value: str) -> Path:
-    """The folder that a path given as a parameter is relative to: papermill's parameter file's, or where the user is.
+    """The folder to which a path in a parameter is relative: that of papermill's parameter file, or the working one.
 
-    `papermill … -f my/params.yaml` passes on what the file says and not where it lies. But a notebook's process is
-    papermill's child, and papermill's command line names the file.
+    `papermill … -f my/params.yaml` passes the values of the file to the notebook, and not the file's path. But the
+    process of the notebook is a child of papermill's process, whose command line contains the path.
 
     Args:
         name: of the parameter.
-        value: it has.
+        value: of the parameter, a path.
     """
-    if in_notebook() and not Path(value).is_absolute():
-        for file in _parameter_files(name):
-            if _said(file, name) == value:
-                return file.parent
+    if not in_notebook() or Path(value).is_absolute():
+        return Path.cwd()
+    for file in _parameter_files(name):
+        try:
+            values = read_yaml(file)
+        except InputError:
+            continue
+        if values.get(name) == value:
+            return file.parent
     return Path.cwd()
 
 
-def _parameter_files(name: str) -> Iterator[Path]:
-    """The files that papermill was given by `-f`, the last first; none where another option gives the parameter."""
+def _parameter_files(name: str) -> list[Path]:
+    """The parameter files on papermill's command line, the last one first; none if another option sets the parameter.
+
+    The files of the nearest parent process come first.
+    """
     import psutil
 
-    with contextlib.suppress(psutil.Error):
-        for process in psutil.Process().parents():
-            words = process.cmdline()
-            start = next((i for i, word in enumerate(words) if Path(word).stem == "papermill"), len(words))
-            options = list(zip(words[start:], words[start + 1 :], strict=False))
-            if any(flag in ("-p", "-r", "--parameters", "--parameters_raw") and text == name for flag, text in options):
-                return
-            files = [text for flag, text in options if flag in ("-f", "--parameters_file")]
-            files += [word.partition("=")[2] for word in words[start:] if word.startswith("--parameters_file=")]
-            # papermill is in another folder while a notebook runs, if it was given --cwd
-            places = [process.cwd(), process.environ().get("PWD", "")] if files else []
-            for file in reversed(files):
-                yield from (Path(place, file).resolve() for place in places if os.path.isfile(Path(place, file)))
-
-
-def _said(file: Path, name: str) -> Any:
-    """What a parameter file says of a parameter; nothing where it cannot be read."""
+    found: list[Path] = []
     try:
-        return read_yaml(file).get(name)
-    except InputError:
-        return None
+        for process in psutil.Process().parents():
+            words = _words_of_papermill(process.cmdline())
+            if _sets_parameter(words, name):
+                break
+            files = _files_on(words)
+            if not files:
+                continue
+            # With --cwd, papermill is in another folder while a notebook runs; PWD is the folder where it was started
+            places = [process.cwd(), process.environ().get("PWD", "")]
+            for file in reversed(files):
+                found += [Path(place, file).resolve() for place in places if os.path.isfile(Path(place, file))]
+    except psutil.Error:  # a process ended meanwhile, or belongs to another user
+        pass
+    return found
+
+
+def _words_of_papermill(words: list[str]) -> list[str]:
+    """The words of a command line from "papermill" on; none if it is another command."""
+    for position, word in enumerate(words):
+        if Path(word).stem == "papermill":
+            return words[position:]
+    return []
+
+
+def _sets_parameter(words: list[str], name: str) -> bool:
+    """Whether papermill's options give a value to a parameter directly."""
+    flags = ("-p", "-r", "--parameters", "--parameters_raw")
+    return any(flag in flags and text == name for flag, text in pairwise(words))
+
+
+def _files_on(words: list[str]) -> list[str]:
+    """The parameter files on papermill's command line."""
+    files = [text for flag, text in pairwise(words) if flag in ("-f", "--parameters_file")]
+    files += [word.partition("=")[2] for word in words if word.startswith("--parameters_file=")]
+    return files

@@ -1,4 +1,4 @@
-"""Problems of the same kind as one line, with a count and the first examples."""
+"""Problems of the same kind, reported in one line with a count and the first examples."""
 
 import re
 from collections.abc import Iterable
@@ -8,60 +8,78 @@ from fustal.data.files import shown
 from fustal.exceptions import Problem
 
 EXAMPLES = 3
-"""So many videos or values of a kind are named; no more than that stay lines of their own."""
+"""The maximum number of videos or values that are named. Up to as many problems of a kind keep their own lines."""
 
 _VALUE = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d[\d.e+-]*""")
-"""What a message quotes, and numbers."""
+"""Values in a message: quoted text and numbers."""
 
 
 def grouped(problems: Iterable[Problem]) -> list[Problem]:
-    """One problem for each kind: the same words, but for values, about the same file or the files of several videos.
+    """Joins problems of the same kind.
+
+    Two problems are of the same kind if their words are the same except for values, and if they are about the same
+    file, or about the feature files of two videos.
 
     Args:
-        problems: any number.
+        problems: any number of problems.
 
     Returns:
-        In the order of the first of each kind. More than `EXAMPLES` of a kind are one, whose `what` tells how
-        many there are, and names the first ones.
+        Problems in the order of the first of each kind. If a kind has more than `EXAMPLES` problems, one problem stands
+        for all: it gives their number and names the first ones.
 
     >>> file = Path("gt.json")
     >>> empty = [Problem(file, "has no label", video) for video in "abcd"]
     >>> [str(problem) for problem in grouped([*empty, Problem(file, "fps 0 is not positive", "a")])]
     ["gt.json: 4 videos ('a', 'b', 'c', ...): has no label", "gt.json: video 'a': fps 0 is not positive"]
     """
-    kinds: dict[tuple, list[Problem]] = {}
+    kinds: dict[tuple[bool, Path, str, str], list[Problem]] = {}
     for problem in problems:
-        words = _VALUE.sub("?", problem.what), _VALUE.sub("?", problem.fix)
-        kinds.setdefault((problem.warning, _pattern(problem), *words), []).append(problem)
-    lines = []
+        what = _VALUE.sub("?", problem.what)
+        fix = _VALUE.sub("?", problem.fix)
+        kind = (problem.warning, _pattern(problem), what, fix)
+        kinds.setdefault(kind, []).append(problem)
+    joined = []
     for group in kinds.values():
-        lines += [_joined(group)] if len(group) > EXAMPLES else group
-    return lines
+        if len(group) > EXAMPLES:
+            joined.append(_joined(group))
+        else:
+            joined += group
+    return joined
 
 
 def _joined(group: list[Problem]) -> Problem:
-    """One problem that stands for some of one kind."""
+    """One problem that stands for several of the same kind."""
     first = group[0]
-    videos = [*dict.fromkeys(problem.video for problem in group if problem.video is not None)]
-    if videos:
-        times = f"{len(group)} times in " if len(group) > len(videos) else ""
-        count = f"{len(videos)} video{'s' * (len(videos) > 1)}"
-        alike = all(problem.what == first.what for problem in group)
-        what = f"{times}{count} ({_examples(videos)}): {first.what}{'' if alike else ', and the like'}"
-    else:
-        values = [_VALUE.search(problem.what) for problem in group[1:]]
-        named = [value.group() for value in values[: EXAMPLES - 1] if value]
-        such = f", such as {', '.join(named)}" if named else ""
-        what = f"{first.what}; {len(group) - 1} more like it{such}"
+    videos = list(dict.fromkeys(problem.video for problem in group if problem.video is not None))
+    what = _about_videos(group, videos) if videos else _about_a_file(group)
     return Problem(_pattern(first), what, None, first.fix, first.warning)
 
 
-def _examples(names: list[str]) -> str:
-    return ", ".join(shown(name) for name in names[:EXAMPLES]) + ", ..." * (len(names) > EXAMPLES)
+def _about_videos(group: list[Problem], videos: list[str]) -> str:
+    """The text for problems of several videos."""
+    examples = ", ".join(shown(video) for video in videos[:EXAMPLES])
+    if len(videos) > EXAMPLES:
+        examples += ", ..."
+    count = "1 video" if len(videos) == 1 else f"{len(videos)} videos"
+    times = f"{len(group)} times in " if len(group) > len(videos) else ""
+    what = group[0].what
+    equal = all(problem.what == what for problem in group)
+    rest = "" if equal else ", and similar ones"
+    return f"{times}{count} ({examples}): {what}{rest}"
+
+
+def _about_a_file(group: list[Problem]) -> str:
+    """The text for several problems of one file: the first one, and values of the next ones."""
+    values = []
+    for problem in group[1:EXAMPLES]:
+        if value := _VALUE.search(problem.what):
+            values.append(value.group())
+    examples = f", such as {', '.join(values)}" if values else ""
+    return f"{group[0].what}; {len(group) - 1} more like it{examples}"
 
 
 def _pattern(problem: Problem) -> Path:
-    """The file, with {video} in the place of the video's name, where that is part of the file's."""
+    """The file of a problem, with {video} instead of the video's name if it is a feature file."""
     if not problem.video or problem.video not in problem.file.name or problem.file.suffix != ".npy":
         return problem.file
     return problem.file.with_name(problem.file.name.replace(problem.video, "{video}"))

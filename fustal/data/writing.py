@@ -1,6 +1,8 @@
-"""What is written appears under its name only when it is complete and on disk, and replaces nothing of the user's.
+"""Writing files and folders: each gets its name only when it is complete and on disk.
 
-`atomic` and `atomic_folder` decide what may be replaced.
+`atomic` and `atomic_folder` make a new file or folder in a hidden folder beside its place, flush it to disk, and rename
+it. `atomic` replaces only a file; `atomic_folder` replaces only a folder whose files were all made by this program.
+`recover` and `remove_unfinished` clean up after a process that was killed.
 """
 
 import contextlib
@@ -23,28 +25,37 @@ from fustal.data.files import kind_of, one_line, read_json, shown
 from fustal.exceptions import InputError
 
 UNFINISHED = ".fustal-"
-"""Part of the names of the hidden folders in which files and folders are made; their process holds a lock in them."""
+"""Part of the names of the hidden folders in which files and folders are made."""
 
 LOCK = ".lock"
-"""The lock in such a folder: free, or not there, when its process is gone."""
+"""The lock in such a folder. While its process runs, the process holds it; afterwards it is free, or missing."""
 
 STARTED = "started.json"
-"""The file in the folder of each stage of a run, from its beginning on."""
+"""A file in the folder of each stage of a run, written when the stage begins."""
 
 MADE = ".made-by-fustal.json"
-"""List in a folder that may be made again: every file made in it, with size and time. Others are the user's."""
+"""A list in a folder that may be replaced: each file that was made in it, with size and time. Others are the user's."""
 
 
 class Busy(InputError):
     """Another process holds a lock."""
 
 
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary path, and puts the file that the block writes there in the place of `path`, flushed to disk.
+    """Writes a file completely or not at all: the block writes to a temporary path, which then replaces `path`.
 
-    After an error, a kill or a power cut `path` is as it was, or is the new file, whole. A link is followed. An
+    After an error, a kill or a power cut, `path` is unchanged or is the complete new file. Links are followed. An
     existing file keeps its mode.
+
+    Args:
+        path: the file.
+
+    Yields:
+        The temporary path, with the same name in another folder.
 
     Raises:
         InputError: `path` is a folder or a device, or nothing can be written there.
@@ -60,11 +71,25 @@ def atomic(path: str | Path) -> Iterator[Path]:
         publish(temporary, target)
 
 
-def check_apart(out: str | Path, *inputs: str | Path) -> None:
-    """Refuses to write where a file lies that is read.
+def write_json(value: Any, path: str | Path) -> None:
+    """Writes a value as JSON, atomically.
 
     Raises:
-        InputError: `out` is one of the inputs, by whatever path or link.
+        InputError: see `atomic`.
+        ValueError, TypeError: the value contains NaN, or cannot be written as JSON.
+    """
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+# --- checks before the work -------------------------------------------------------------------------------------------
+
+
+def check_apart(out: str | Path, *inputs: str | Path) -> None:
+    """Checks that an output does not replace an input.
+
+    Raises:
+        InputError: `out` is one of the inputs, by its path or by a link.
     """
     for path in inputs:
         if _same(Path(out), Path(path)):
@@ -72,16 +97,20 @@ def check_apart(out: str | Path, *inputs: str | Path) -> None:
 
 
 def check_target(path: str | Path) -> None:
-    """Refuses, before the work, what `atomic` refuses after it: to put a file where a folder or a device is."""
+    """Checks that a file can be written to a path. `atomic` does it, too; a command does it before its work.
+
+    Raises:
+        InputError: there is a folder or a device.
+    """
     if os.path.exists(path) and not os.path.isfile(path):
         raise InputError(f"{path}: {kind_of(Path(path))}, and a file never replaces one: give another name")
 
 
 def check_output(path: str | Path, *inputs: Path) -> None:
-    """Refuses, before the work, a file that a command was told to write where something would be lost.
+    """Checks the output file of a command, before its work.
 
     Raises:
-        InputError: a folder or a device is there, a file that is also read, or the folder is that of a stage.
+        InputError: there is a folder or a device; the file is also an input; or it lies in the folder of a stage.
     """
     check_target(path)
     check_apart(Path(path), *inputs)
@@ -89,171 +118,15 @@ def check_output(path: str | Path, *inputs: Path) -> None:
         raise InputError(f"{path}: lies in the folder of a run's stage, which holds its own files: give another place")
 
 
-@contextlib.contextmanager
-def atomic_folder(path: str | Path, *, again: bool = False) -> Iterator[Path]:
-    """Gives a temporary path, and puts the folder that the block makes there in the place of `path`, flushed to disk.
-
-    After an error, a kill or a power cut `path` is as it was, or is the new folder, whole; a kill between the two
-    renames of a replacement is completed by `recover`, which the next call begins with.
-
-    Args:
-        path: where nothing may be but an empty folder, or one that an earlier call made with `again`, unchanged.
-        again: leave a list of the files in the folder (`MADE`), by which a later call knows that it may replace them.
-
-    Raises:
-        InputError: `path` holds something that this program did not make, or nothing can be written there.
-    """
-    target = _target(path)
-    recover(target)
-    check_replaceable(target)
-    with _workspace(target) as workspace:
-        temporary = workspace / target.name
-        yield temporary
-        if again:
-            (temporary / MADE).write_text(json.dumps({"files": _listing(temporary)}, indent=1), encoding="utf-8")
-        _flush_tree(temporary)
-        check_replaceable(target)  # it may have changed meanwhile
-        replaced = workspace / "replaced"
-        try:
-            if target.exists():
-                target.rename(replaced)
-            publish(temporary, target)
-        except BaseException:
-            if replaced.exists() and not target.exists():
-                replaced.rename(target)
-            raise
-
-
-def check_replaceable(folder: Path) -> None:
-    """Refuses to replace a folder in which something would be lost.
-
-    Raises:
-        InputError: it is a file, or holds a file that `atomic_folder` did not make or that has changed since.
-    """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise InputError(f"{folder}: {kind_of(folder)}, and a folder never replaces one: move it away")
-    there = _listing(folder)
-    if not there:
-        return
-    move = "move it away, or choose another place"
-    try:
-        made = read_json(folder / MADE)["files"] if (folder / MADE).is_file() else {}
-    except (InputError, KeyError):
-        made = {}
-    if not made:
-        raise InputError(f"{folder}: holds {shown(min(there))}, which fustal did not make: {move}")
-    for name, state in sorted(there.items()):
-        if made.get(name) != state:
-            how = "has changed since fustal made it" if name in made else "is not of those that fustal made"
-            raise InputError(f"{folder}: {shown(name)} {how}, and would be lost: {move}")
-
-
-def recover(path: Path) -> None:
-    """Completes or removes what killed processes left beside a file or a folder, and says so on the error stream.
-
-    A folder that was being replaced when its process was killed, and has no name, gets it back: the new one if it was
-    complete, else the old one.
-    """
-    for left in list(path.parent.glob(f"{escape(_prefix(path))}*")):
-        with _held(left) as abandoned:
-            if not abandoned:
-                continue
-            replaced, made = left / "replaced", left / path.name
-            if replaced.exists() and not path.exists():
-                (made if made.exists() else replaced).rename(path)
-                flush(path.parent)
-                print(f"{path}: a killed process had not given it its name: done now", file=sys.stderr)
-            else:
-                print(f"{left}: left by a killed process: removed", file=sys.stderr)
-            _remove(left)
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Removes, anywhere below a folder, what killed processes left of files that they were writing."""
-    for left in list(folder.rglob(f".*{UNFINISHED}*")):
-        with _held(left) as abandoned:
-            if abandoned:
-                _remove(left)
-
-
-@contextlib.contextmanager
-def held(lock: Path, what: Path, patience: float = -1) -> Iterator[None]:
-    """Holds a lock, which a process loses when it ends, however it ends.
-
-    Args:
-        lock: its file.
-        what: it stands for, in messages.
-        patience: seconds to wait for another process; -1: without end.
-
-    Raises:
-        Busy: another process holds it.
-        InputError: there can be no such file.
-    """
-    try:
-        make_folder(lock.parent)
-        if lock.exists() and not lock.is_file():
-            raise OSError(f"{lock.name} {kind_of(lock)}")
-        if lock.exists() and lock.stat().st_size:
-            raise OSError(f"{lock.name} is no lock, as it holds something")
-        file_lock = FileLock(lock)
-        file_lock.acquire(timeout=patience)
-    except Timeout:
-        raise Busy(f"{what}: another process works on it: wait for it, or end it") from None
-    except OSError as error:
-        raise InputError(f"{what}: cannot be locked: {one_line(error)}") from None
-    try:
-        yield
-    finally:
-        file_lock.release()
-
-
-def held_folder(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Lets one process at a time make a folder; the others wait."""
-    return held(folder.parent / f".{folder.name}.lock", folder)
-
-
-def publish(temporary: Path, target: Path) -> None:
-    """Flushes a file, renames it, flushes the folder: after a power cut it is there, whole, or not at all."""
-    if temporary.is_file():
-        flush(temporary)
-    os.replace(temporary, target)
-    flush(target.parent)
-
-
-def flush(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on disk."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:  # a folder cannot be opened on Windows, nor a file that only others may read
-        return
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if not path.is_dir():  # some file systems have nothing to flush of a folder
-            raise OSError(f"{path}: cannot be flushed to disk: {error}") from None
-    finally:
-        os.close(handle)
-
-
-def make_folder(folder: Path) -> None:
-    """Makes a folder and those above it, on disk."""
-    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for parent in missing:
-        flush(parent.parent)
-
-
 def overlap(one: Path, other: Path) -> Path | None:
-    """Where two folders share something: the same folder, one within the other, or reached from the first by a link.
+    """Finds out whether two folders share anything: one is or contains the other, or links lead from one to the other.
 
     Args:
-        one: is looked through, links followed.
-        other: another folder, there or not.
+        one: an existing folder. It is searched, links are followed.
+        other: another folder, which need not exist.
 
     Returns:
-        The path below `one`, or above it, that is shared; None.
+        `one`, or the path in it that leads to `other`; None if they share nothing.
     """
     there = Path(os.path.realpath(other))
     here = Path(os.path.realpath(one))
@@ -262,7 +135,7 @@ def overlap(one: Path, other: Path) -> Path | None:
     seen = set()
     for folder, folders, files in os.walk(one, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:
+        if real in seen:  # links can form a circle
             folders[:] = []
             continue
         seen.add(real)
@@ -278,50 +151,137 @@ def overlap(one: Path, other: Path) -> Path | None:
 def _same(one: Path, other: Path) -> bool:
     try:
         return os.path.samefile(one, other)
-    except OSError:
+    except OSError:  # one of them does not exist
         return False
 
 
-def _target(path: str | Path) -> Path:
-    """Where a path leads, links followed; the folder above it is made."""
-    try:
-        target = Path(os.path.realpath(path))
-        if not target.name:
-            raise OSError("it names no file")
-        target.exists()
-        make_folder(target.parent)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be written: {one_line(error)}") from None
-    return target
+# --- folders ----------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _workspace(target: Path) -> Iterator[Path]:
-    """A hidden folder beside the target, locked while the block runs."""
-    try:
-        workspace = Path(tempfile.mkdtemp(dir=target.parent, prefix=_prefix(target)))
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {one_line(error)}") from None
-    lock = FileLock(workspace / LOCK)
-    lock.acquire()
-    try:
-        yield workspace
-    finally:
-        _remove(workspace)
-        lock.release()
+def atomic_folder(path: str | Path, *, again: bool = False) -> Iterator[Path]:
+    """Makes a folder completely or not at all: the block makes it at a temporary path, which then replaces `path`.
+
+    After an error, a kill or a power cut, `path` is unchanged or is the complete new folder. A replacement needs two
+    renames. If the process is killed between them, `recover` completes it; the next call begins with that.
+
+    Args:
+        path: nothing, an empty folder, or an unchanged folder that an earlier call made with `again`.
+        again: write a list of the files into the folder (`MADE`); a later call can then replace the folder.
+
+    Yields:
+        The temporary path; the block makes the folder there.
+
+    Raises:
+        InputError: `path` contains something that this program did not make, or nothing can be written there.
+    """
+    target = _target(path)
+    recover(target)
+    check_replaceable(target)
+    with _workspace(target) as workspace:
+        temporary = workspace / target.name
+        yield temporary
+        if again:
+            (temporary / MADE).write_text(json.dumps({"files": _listing(temporary)}, indent=1), encoding="utf-8")
+        _flush_tree(temporary)
+        check_replaceable(target)  # the user may have changed it meanwhile
+        replaced = workspace / "replaced"
+        try:
+            if target.exists():
+                target.rename(replaced)
+            publish(temporary, target)
+        except BaseException:  # an interrupt by the keyboard, too, gives the old folder its name back
+            if replaced.exists() and not target.exists():
+                replaced.rename(target)
+            raise
 
 
-def _prefix(path: Path) -> str:
-    """How the names of the folders begin in which processes work on a file or folder; long names are made short."""
-    name = path.name
-    if len(name) > 50:
-        name = f"{name[:30]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-    return f".{name}{UNFINISHED}"
+def check_replaceable(folder: Path) -> None:
+    """Checks that nothing is lost if a folder is replaced.
+
+    Raises:
+        InputError: it is a file, or it contains a file that `atomic_folder` did not make or that has changed since.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"{folder}: {kind_of(folder)}, and a folder never replaces one: move it away")
+    there = _listing(folder)
+    if not there:
+        return
+    move = "move it away, or choose another place"
+    made = _made_files(folder)
+    if not made:
+        raise InputError(f"{folder}: holds {shown(min(there))}, which fustal did not make: {move}")
+    for name, state in sorted(there.items()):
+        if made.get(name) != state:
+            how = "has changed since fustal made it" if name in made else "was not made by fustal"
+            raise InputError(f"{folder}: {shown(name)} {how}, and would be lost: {move}")
+
+
+def _made_files(folder: Path) -> dict[str, list[int]]:
+    """The list `MADE` of a folder; empty if there is none that can be read."""
+    if not (folder / MADE).is_file():
+        return {}
+    try:
+        return read_json(folder / MADE)["files"]
+    except (InputError, KeyError):
+        return {}
+
+
+def _listing(folder: Path) -> dict[str, list[int]]:
+    """Each file and link below a folder except `MADE`: its path in the folder -> its size in bytes and time in ns."""
+    found = {}
+    for here, folders, files in os.walk(folder):
+        links = [name for name in folders if (Path(here) / name).is_symlink()]  # links to folders are not followed
+        for name in [*files, *links]:
+            path = Path(here) / name
+            status = path.lstat()
+            found[path.relative_to(folder).as_posix()] = [status.st_size, status.st_mtime_ns]
+    found.pop(MADE, None)
+    return found
+
+
+# --- after a kill -----------------------------------------------------------------------------------------------------
+
+
+def recover(path: Path) -> None:
+    """Completes or removes what killed processes left beside a file or a folder, with a line on the error stream.
+
+    If a folder was being replaced when its process was killed, and nothing has its name now, the name is given to the
+    new folder if it is complete, else to the old one.
+    """
+    for left in list(path.parent.glob(f"{escape(_prefix(path))}*")):
+        with _abandoned(left) as abandoned:
+            if not abandoned:
+                continue
+            replaced = left / "replaced"
+            made = left / path.name
+            # The old folder is moved away only after the new one is complete and flushed
+            if replaced.exists() and not path.exists():
+                complete = made if made.exists() else replaced
+                complete.rename(path)
+                flush(path.parent)
+                print(f"{path}: a killed process had not given it its name: done now", file=sys.stderr)
+            else:
+                print(f"{left}: left by a killed process: removed", file=sys.stderr)
+            _remove(left)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes the unfinished files that killed processes left anywhere below a folder."""
+    for left in list(folder.rglob(f".*{UNFINISHED}*")):
+        with _abandoned(left) as abandoned:
+            if abandoned:
+                _remove(left)
 
 
 @contextlib.contextmanager
-def _held(left: Path) -> Iterator[bool]:
-    """Whether the process that worked in a folder is gone; no other process takes it for that meanwhile."""
+def _abandoned(left: Path) -> Iterator[bool]:
+    """Whether the process that worked in a hidden folder has ended.
+
+    During the block this process holds the lock of such a folder: no other process recovers it at the same time.
+    """
     if not (left / LOCK).is_file():
         yield _is_old_and_empty(left)
         return
@@ -337,9 +297,22 @@ def _held(left: Path) -> Iterator[bool]:
         lock.release()
 
 
+def _is_old_and_empty(left: Path) -> bool:
+    """Whether a process was killed between making a folder and its lock; that takes less than the minute waited here.
+
+    A folder without a lock that contains anything is not from this program.
+    """
+    try:
+        return left.is_dir() and not any(left.iterdir()) and time.time() - left.stat().st_mtime > 60
+    except OSError:
+        return False
+
+
 def _remove(workspace: Path) -> None:
-    """Removes such a folder, its lock last: if this is killed, too, the rest is still known to be abandoned."""
-    for path in workspace.iterdir() if workspace.is_dir() else ():
+    """Removes a hidden folder, its lock last: if this process is killed, too, the rest still counts as abandoned."""
+    if not workspace.is_dir():
+        return
+    for path in workspace.iterdir():
         if path.name == LOCK:
             continue
         if path.is_dir() and not path.is_symlink():
@@ -349,25 +322,77 @@ def _remove(workspace: Path) -> None:
     shutil.rmtree(workspace, ignore_errors=True)
 
 
-def _is_old_and_empty(left: Path) -> bool:
-    """Whether a process was killed before it made the lock; one that is about to make it needs no minute for that."""
+# --- locks ------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def held(lock: Path, what: Path, patience: float = -1) -> Iterator[None]:
+    """Holds a lock during the block. If the process ends for any reason, the lock is free.
+
+    Args:
+        lock: the file of the lock.
+        what: the thing that it protects, for messages.
+        patience: seconds to wait for another process; -1: without a limit.
+
+    Raises:
+        Busy: another process holds it.
+        InputError: the file cannot be made, or is not a lock.
+    """
     try:
-        return left.is_dir() and not any(left.iterdir()) and time.time() - left.stat().st_mtime > 60
-    except OSError:
-        return False
+        make_folder(lock.parent)
+        if lock.exists() and not lock.is_file():
+            raise OSError(f"{lock.name} {kind_of(lock)}")
+        if lock.exists() and lock.stat().st_size:
+            raise OSError(f"{lock.name} is not a lock, as it is not empty")
+        file_lock = FileLock(lock)
+        file_lock.acquire(timeout=patience)
+    except Timeout:
+        raise Busy(f"{what}: another process works on it: wait for it, or end it") from None
+    except OSError as error:
+        raise InputError(f"{what}: cannot be locked: {one_line(error)}") from None
+    try:
+        yield
+    finally:
+        file_lock.release()
 
 
-def _listing(folder: Path) -> dict[str, list[int]]:
-    """Every file below a folder, links not followed, by its path in it, with size and time."""
-    found = {}
-    for here, folders, files in os.walk(folder):
-        links = [name for name in folders if (Path(here) / name).is_symlink()]
-        for name in [*files, *links]:
-            path = Path(here) / name
-            status = path.lstat()
-            found[path.relative_to(folder).as_posix()] = [status.st_size, status.st_mtime_ns]
-    found.pop(MADE, None)
-    return found
+def held_folder(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Holds a lock for making a folder: one process at a time makes it, the others wait."""
+    return held(folder.parent / f".{folder.name}.lock", folder)
+
+
+# --- on disk ----------------------------------------------------------------------------------------------------------
+
+
+def publish(temporary: Path, target: Path) -> None:
+    """Flushes a file, renames it, flushes the folder: after a power cut it is complete, or not there at all."""
+    if temporary.is_file():
+        flush(temporary)
+    os.replace(temporary, target)
+    flush(target.parent)
+
+
+def flush(path: Path) -> None:
+    """Waits until a file is on disk, or the names in a folder."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows cannot open a folder, and the mode of a file may forbid reading it
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not path.is_dir():  # some file systems cannot flush a folder
+            raise OSError(f"{path}: cannot be flushed to disk: {error}") from None
+    finally:
+        os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and the missing folders above it, and waits until their names are on disk."""
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for parent in missing:
+        flush(parent.parent)
 
 
 def _flush_tree(folder: Path) -> None:
@@ -379,7 +404,38 @@ def _flush_tree(folder: Path) -> None:
         flush(Path(here))
 
 
-def write_json(value: Any, path: str | Path) -> None:
-    """Writes JSON atomically; NaN is refused."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+def _target(path: str | Path) -> Path:
+    """The path that a path leads to if links are followed. The folder above it is made."""
+    try:
+        target = Path(os.path.realpath(path))
+        if not target.name:
+            raise OSError("it names no file")
+        target.exists()  # raises an error for a name that no file can have
+        make_folder(target.parent)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be written: {one_line(error)}") from None
+    return target
+
+
+@contextlib.contextmanager
+def _workspace(target: Path) -> Iterator[Path]:
+    """A hidden folder beside the target, for the time of the block. This process holds the lock in it."""
+    try:
+        workspace = Path(tempfile.mkdtemp(dir=target.parent, prefix=_prefix(target)))
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written: {one_line(error)}") from None
+    lock = FileLock(workspace / LOCK)
+    lock.acquire()
+    try:
+        yield workspace
+    finally:
+        _remove(workspace)
+        lock.release()
+
+
+def _prefix(path: Path) -> str:
+    """The beginning of the names of the hidden folders for a file or folder; a long name is cut, with a hash of it."""
+    name = path.name
+    if len(name) > 50:
+        name = f"{name[:30]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return f".{name}{UNFINISHED}"

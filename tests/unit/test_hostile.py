@@ -11,9 +11,9 @@ import yaml
 from torch import nn
 
 from fustal import ROOT
-from fustal.data.annotations import read_results
 from fustal.data.features import open_features
 from fustal.data.files import read_json, read_yaml
+from fustal.data.results import read_results
 from fustal.engine.checkpoint import load_module, read_state
 from fustal.exceptions import InputError
 from fustal.params import Params

@@ -1,4 +1,4 @@
-"""Cards, annotations, result files: what is read, and what is refused in one line."""
+"""Cards, annotations and result files: they are read, or refused with an error of one line."""
 
 import json
 import math
@@ -10,9 +10,10 @@ import pytest
 import yaml
 from numpy.testing import assert_allclose as assert_close
 
-from fustal.data.annotations import as_labels, parse_annotations, read_annotations, read_results, write_results
+from fustal.data.annotations import parse_annotations, read_annotations
 from fustal.data.cards import hold_out, inspect_dataset, load_dataset
 from fustal.data.features import FeatureStore
+from fustal.data.results import as_labels, read_results, write_results
 from fustal.exceptions import InputError
 
 CARD = {
@@ -72,16 +73,16 @@ def test_wrong_cards(make, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "modalities", "says"),
+    ("pattern", "modalities", "message"),
     [
         ("{video}.npy", ["rgb", "flow"], "several modalities need {modality} in the pattern"),
         ("{modality}/{video}.npy", ["rgb", "rgb"], "one of the modalities ['rgb', 'rgb'] is there twice"),
         ("{modality}/{video}.npy", [], "{modality} in the pattern needs modalities"),
     ],
 )
-def test_modalities_that_would_be_the_same_file(make, pattern, modalities, says):
+def test_modalities_that_would_be_the_same_file(make, pattern, modalities, message):
     grid = CARD["grids"]["generator"] | {"pattern": pattern, "modalities": modalities}
-    with pytest.raises(InputError, match=re.escape(says)) as error:
+    with pytest.raises(InputError, match=re.escape(message)) as error:
         load_dataset(make(grids={"generator": grid}))
     assert "card.yaml" in str(error.value)
 
@@ -110,7 +111,8 @@ def test_held_out_videos_take_the_place_of_the_test_videos(planted):
     assert hold_out(dataset, 0.25).split("test") == held.split("test")
     assert hold_out(dataset, 0.0) is dataset
     store = FeatureStore(held, "student")
-    assert all(path.exists() for video in train for path in store.paths(video))
+    for video in train:
+        assert all(path.exists() for path in store.paths(video))
 
 
 def test_holding_out_nothing_or_all_is_refused(planted):
@@ -138,7 +140,7 @@ def test_a_table_of_labels(text, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("", "cannot be read as CSV"),
         ("name,label\na,Run\n", "its first line must name the columns video and label, not name, label"),
@@ -150,15 +152,15 @@ def test_a_table_of_labels(text, tmp_path):
         (b"video,label\na,\x00\x80", "holds zero bytes"),
     ],
 )
-def test_a_broken_table_of_labels(text, says, tmp_path):
+def test_a_broken_table_of_labels(text, message, tmp_path):
     (tmp_path / "labels.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(InputError, match=re.escape(says)) as error:
+    with pytest.raises(InputError, match=re.escape(message)) as error:
         read_annotations(tmp_path / "labels.csv")
     assert "\n" not in str(error.value)
 
 
 def test_labels_of_videos_without_segments(make):
-    """All that training needs; what nothing is known of can stand in the test split."""
+    """They are enough for training. A test split may name a video that is not in the annotations."""
     database = DATABASE | {"a": {"subset": "training", "annotations": [{"label": "Run"}, {"label": "Run"}]}}
     card = make(database, {"test.txt": "b\nnew\n"}, test_split="test.txt")
     dataset = load_dataset(card)

@@ -63,7 +63,8 @@ def test_files_are_memory_mapped(store):
 @pytest.mark.parametrize("index", [slice(None), slice(2, 5), np.array([0, 0, 3, 6]), np.array([], int)])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_read_takes_rows_of_all_modalities(store, index, dtype):
-    rgb, flow = (np.random.default_rng(d).normal(size=(7, d)).astype(dtype) for d in (2, 3))
+    rgb = np.random.default_rng(2).normal(size=(7, 2)).astype(dtype)
+    flow = np.random.default_rng(3).normal(size=(7, 3)).astype(dtype)
     features = store(train__rgb__train1=rgb, train__flow__train1=np.asfortranarray(flow))
     expected = np.concatenate([rgb, flow], axis=1).astype(np.float32)[index]
     found = features.read("train1", index)
@@ -141,7 +142,7 @@ def test_a_missing_file(store):
 
 
 @pytest.mark.parametrize(
-    ("array", "says"),
+    ("array", "message"),
     [
         (np.ones(3, np.float32), r"not float32 of shape \(3,\)"),
         (np.ones((2, 2, 2), np.float32), r"not float32 of shape \(2, 2, 2\)"),
@@ -151,9 +152,9 @@ def test_a_missing_file(store):
         (np.ones((3, 0), np.float32), r"has no snippets: shape \(3, 0\)"),
     ],
 )
-def test_wrong_arrays(tmp_path, array, says):
+def test_wrong_arrays(tmp_path, array, message):
     np.save(tmp_path / "v.npy", array)
-    with pytest.raises(InputError, match=rf"v\.npy: .*{says}"):
+    with pytest.raises(InputError, match=rf"v\.npy: .*{message}"):
         open_features(tmp_path / "v.npy")
 
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and JSON without NaN."""
+"""Files are written completely or not at all; JSON and YAML are checked when they are read."""
 
 import bz2
 import codecs
@@ -78,22 +78,22 @@ def test_an_empty_folder_is_replaced(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
-        (lambda data: (data / "mine").write_text("x"), "'mine' is not of those that fustal made"),
+        (lambda data: (data / "mine").write_text("x"), "'mine' was not made by fustal"),
         (lambda data: (data / "old").write_text("corrected"), "'old' has changed since fustal made it"),
         (lambda data: (data / MADE).unlink(), "holds 'old', which fustal did not make"),
         (lambda data: (data / MADE).write_text("{}"), "holds 'old', which fustal did not make"),
         (lambda data: (data / MADE).write_bytes(bytes(99)), "holds 'old', which fustal did not make"),
-        (lambda data: ((data / "deep").mkdir(), (data / "deep" / "link").symlink_to("/")), "'deep/link' is not of"),
-        (lambda data: os.mkfifo(data / "pipe"), "'pipe' is not of those that fustal made"),
+        (lambda data: ((data / "deep").mkdir(), (data / "deep" / "link").symlink_to("/")), "'deep/link' was not made"),
+        (lambda data: os.mkfifo(data / "pipe"), "'pipe' was not made by fustal"),
     ],
 )
-def test_what_the_user_put_into_a_folder_is_never_lost(tmp_path, change, says):
+def test_what_the_user_put_into_a_folder_is_never_lost(tmp_path, change, message):
     _make(tmp_path / "data", "old", again=True)
     change(tmp_path / "data")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         _make(tmp_path / "data", "new", again=True)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -106,7 +106,7 @@ def test_what_comes_into_a_folder_while_it_is_made_again_is_not_lost(tmp_path):
             temporary.mkdir()
             (tmp_path / "data" / "mine").write_text("mine")
 
-    with pytest.raises(InputError, match="'mine' is not of"):
+    with pytest.raises(InputError, match="'mine' was not made"):
         come_in()
     assert (tmp_path / "data" / "mine").read_text() == "mine"
     assert (tmp_path / "data" / "old").read_text() == "old"
@@ -144,7 +144,7 @@ def test_a_replaced_file_keeps_its_mode(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.txt/b.txt", "n" * 300, "zero\0byte"])
-def test_where_nothing_can_be_written_is_told_in_a_line(tmp_path, name):
+def test_an_impossible_path_is_an_error_of_one_line(tmp_path, name):
     (tmp_path / "a.txt").write_text("a file")
     with pytest.raises(InputError, match="cannot be written: ") as error:
         write_json({}, f"{tmp_path}/{name}")
@@ -238,7 +238,8 @@ def test_everything_is_flushed_before_and_after_it_gets_its_name(tmp_path, monke
 
 
 def test_long_names_that_begin_alike_are_not_mixed_up(tmp_path):
-    one, other = (tmp_path / ("a" * 55 + end) for end in "12")
+    one = tmp_path / ("a" * 55 + "1")
+    other = tmp_path / ("a" * 55 + "2")
     _make(one, "mine", again=True)
     left = tmp_path / f"{writing._prefix(one)}x"
     left.mkdir()
@@ -266,7 +267,7 @@ def test_an_error_between_the_renames_gives_the_old_folder_back(tmp_path, monkey
 def test_a_file_that_is_no_lock_is_not_emptied(tmp_path):
     (tmp_path / ".lock").write_text("mine")
     with (
-        pytest.raises(InputError, match="is no lock, as it holds something"),
+        pytest.raises(InputError, match="is not a lock, as it is not empty"),
         writing.held(tmp_path / ".lock", tmp_path),
     ):
         pass
@@ -354,7 +355,7 @@ def test_what_json_cannot_hold_is_not_written(tmp_path, value):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"", "cannot be read as JSON"),
         (b'{"a": 1', "cannot be read as JSON"),
@@ -375,11 +376,11 @@ def test_what_json_cannot_hold_is_not_written(tmp_path, value):
         (b"3", "must hold a JSON object, not a int"),
     ],
 )
-def test_wrong_json_is_an_error_of_one_line(tmp_path, content, says):
+def test_wrong_json_is_an_error_of_one_line(tmp_path, content, message):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(InputError) as error:
         read_json(tmp_path / "a.json")
-    assert str(error.value).startswith(f"{tmp_path / 'a.json'}: {says}") or says in str(error.value)
+    assert str(error.value).startswith(f"{tmp_path / 'a.json'}: {message}") or message in str(error.value)
     assert "a.json" in str(error.value)
     assert "\n" not in str(error.value)
 

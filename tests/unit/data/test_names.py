@@ -1,7 +1,8 @@
-"""What the user names: found by path, folder or name, or refused with what there is."""
+"""Names that the user types: found by path, folder or name, or refused with a list of the existing ones."""
 
 import os
 import re
+from itertools import chain
 
 import pytest
 
@@ -65,8 +66,8 @@ def test_the_wrong_kind_is_named_with_what_it_is_for(tmp_path, given, wanted):
     if given == wanted:
         assert read_as(wanted, file, ENTRIES[wanted])
         return
-    says = f"{file}: this is {KINDS[given].title}; {KINDS[wanted].title} is wanted: {KINDS[given].command} {file}"
-    with pytest.raises(InputError, match=f"^{re.escape(says)}$"):
+    message = f"{file}: this is {KINDS[given].title}; {KINDS[wanted].title} is wanted: {KINDS[given].command} {file}"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         read_as(wanted, file, ENTRIES[wanted])
 
 
@@ -86,10 +87,11 @@ def test_a_misspelt_file_is_still_of_its_kind(tmp_path):
 
 
 def test_no_two_kinds_share_an_entry():
-    entries = [name for fields in ENTRIES.values() for name in fields]
+    entries = list(chain.from_iterable(ENTRIES.values()))
     assert len(entries) == len(set(entries))
     for kind, fields in ENTRIES.items():
-        assert all(any(entry.startswith(name) for entry in fields) for name in KINDS[kind].entries)
+        for name in KINDS[kind].entries:
+            assert any(entry.startswith(name) for entry in fields)
 
 
 def test_stages_are_those_of_the_chain():

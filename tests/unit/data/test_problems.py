@@ -13,10 +13,10 @@ def lines(problems):
 
 
 def test_many_equal_ones_are_one_with_a_count_and_three_examples():
-    problems = [Problem(FILE, "a training video without a label", f"v{i}", "say it", True) for i in range(402)]
+    problems = [Problem(FILE, "a training video without a label", f"v{i}", "add one", True) for i in range(402)]
     (one,) = grouped(problems)
     assert str(one) == "gt.json: 402 videos ('v0', 'v1', 'v2', ...): a training video without a label"
-    assert (one.warning, one.fix, one.video) == (True, "say it", None)
+    assert (one.warning, one.fix, one.video) == (True, "add one", None)
 
 
 def test_values_do_not_make_kinds_but_warnings_and_files_do():
@@ -24,7 +24,7 @@ def test_values_do_not_make_kinds_but_warnings_and_files_do():
     wrong = [Problem(FILE, "segment [1, 99] ends after 'x'", "v")]
     other = [Problem(Path("other.json"), "segment [1, 99] ends after 'x'", "v", warning=True)]
     assert lines([*late, *wrong, *other]) == [
-        "gt.json: 4 times in 1 video ('v'): segment [0.5, 99] ends after 'x0', and the like",
+        "gt.json: 4 times in 1 video ('v'): segment [0.5, 99] ends after 'x0', and similar ones",
         "gt.json: video 'v': segment [1, 99] ends after 'x'",
         "other.json: video 'v': segment [1, 99] ends after 'x'",
     ]

@@ -1,3 +1,5 @@
+"""Simulated features and the invented annotations of the demo."""
+
 import dataclasses
 
 import numpy as np
@@ -39,7 +41,9 @@ def test_the_same_seed_gives_the_same_files_and_another_seed_others(tmp_path):
     videos, segments = invent(train=2, test=1)
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         simulate(videos, segments, tmp_path / name, GRIDS, dim=4, seed=seed)
-    first, again, other = (read_all(tmp_path / name) for name in "abc")
+    first = read_all(tmp_path / "a")
+    again = read_all(tmp_path / "b")
+    other = read_all(tmp_path / "c")
     assert len(first) == 3 * 2 * 2
     assert all(np.array_equal(first[key], again[key]) for key in first)
     assert not any(np.array_equal(first[key], other[key]) for key in first)
@@ -69,7 +73,8 @@ def test_files_lie_on_their_grid(tmp_path):
 
 def test_both_grids_see_the_same_signal():
     signal, _ = signal_of([("A", 3, 9)], Look())
-    generator, student = (observe(signal, GRIDS[stage], 20.0, Look()) for stage in ("generator", "student"))
+    generator = observe(signal, GRIDS["generator"], 20.0, Look())
+    student = observe(signal, GRIDS["student"], 20.0, Look())
     np.testing.assert_allclose(student[::4][: len(generator)], generator)  # windows that start at the same frame
 
 
@@ -90,7 +95,7 @@ def test_an_action_shows_its_core_inside_its_segment_and_nowhere_else():
     assert 6 + SILENT.core_place * 6 - 0.1 < times[likeness.argmax()] < 12 - SILENT.core_place * 6 + 0.1
 
 
-def test_cores_are_as_different_as_the_spread_says():
+def test_the_spread_sets_how_different_cores_are():
     actions = [("A", 10.0 * n, 10.0 * n + 8) for n in range(40)]
     widths = {}
     for spread in (0.0, 0.4):
@@ -110,7 +115,7 @@ def test_annotators_disagree_about_starts_and_ends():
     assert shown.std() == pytest.approx(0.1 * 5 * np.sqrt(2), rel=0.4)
 
 
-def test_a_scene_lingers_round_its_action():
+def test_a_scene_is_present_before_and_after_its_action():
     look = dataclasses.replace(SILENT, core=0.0, scene=1.0, scene_share=0.0, linger=2.0)
     signal, prototypes = signal_of([("A", 90.0, 100.0)], look, duration=200.0)
     times = (np.arange(len(signal)) + 0.5) / RATE
@@ -128,7 +133,7 @@ def test_starts_and_ends_look_different():
 
 
 @pytest.mark.parametrize("constant", ["scene", "burst"])
-def test_scenes_and_look_alikes_appear_outside_actions(constant):
+def test_scenes_and_bursts_appear_outside_actions(constant):
     look = dataclasses.replace(SILENT, burst_rate=20.0, **{constant: 1.0})
     signal, prototypes = signal_of([("A", 0.0, 2.0)], look)
     kind = prototypes.scene if constant == "scene" else prototypes.core
@@ -139,7 +144,9 @@ def test_scenes_and_look_alikes_appear_outside_actions(constant):
 
 def test_noise_is_correlated_in_time():
     signal, _ = signal_of([], dataclasses.replace(SILENT, noise=1.0), duration=100.0)
-    near, far = ((signal[lag:] * signal[:-lag]).mean() / (signal**2).mean() for lag in (1, 25))
+    power = (signal**2).mean()
+    near = (signal[1:] * signal[:-1]).mean() / power
+    far = (signal[25:] * signal[:-25]).mean() / power
     assert near > 0.8
     assert abs(far) < 0.1
 

@@ -1,4 +1,4 @@
-"""Text files that people write: what is read of tables, lists of classes and lists of videos, and what is refused."""
+"""Text files written by people: tables, lists of classes and lists of videos are read, or refused."""
 
 import json
 import re
@@ -67,10 +67,10 @@ def test_quotes_hold_separators_and_line_ends(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "says"),
+    ("rows", "message"),
     [
         ([ROWS[0], *(f"{i},{row}" for i, row in enumerate(ROWS[1:]))], "line 2 has 5 values for 4 columns"),
-        ([*ROWS, "v3,Jump, high,1,2"], "line 4 has 5 values for 4 columns: put quotes round what holds ','"),
+        ([*ROWS, "v3,Jump, high,1,2"], "line 4 has 5 values for 4 columns: put quotes around a value that holds ','"),
         (["video,label,label", "v1,Run,Sit"], "its first line names the column label twice"),
         (["name,class", "v1,Run"], "its first line must name the columns video and label, not name, class"),
         ([*ROWS, 'v3,"Run" fast,1,2'], "line 4: cannot be read as CSV"),
@@ -79,24 +79,24 @@ def test_quotes_hold_separators_and_line_ends(tmp_path):
         ([row.replace(",", ";").replace(".", ",") for row in ROWS], "'1,5' is not a finite number: write a point"),
     ],
 )
-def test_what_would_be_read_wrong_is_refused(rows, says, tmp_path):
+def test_what_would_be_read_wrong_is_refused(rows, message, tmp_path):
     try:
         _, _, problems = parse_annotations(written(tmp_path, rows))
-        told = next(str(problem) for problem in problems if not problem.warning)
+        found = next(str(problem) for problem in problems if not problem.warning)
     except InputError as error:
-        told = str(error)
-    assert says in told
-    assert told.startswith(str(tmp_path / "labels.csv"))
-    assert "\n" not in told
+        found = str(error)
+    assert message in found
+    assert found.startswith(str(tmp_path / "labels.csv"))
+    assert "\n" not in found
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [("Größe".encode("latin-1"), "is not UTF-8 but perhaps Latin-1"), ("Größe".encode("utf-16-le"), "zero bytes")],
 )
-def test_other_encodings_are_named(content, says, tmp_path):
+def test_other_encodings_are_named(content, message, tmp_path):
     (tmp_path / "labels.csv").write_bytes(b"video,label\nv1," + content)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         parse_annotations(tmp_path / "labels.csv")
 
 
@@ -108,14 +108,14 @@ def test_a_first_line_is_never_shown_whole(tmp_path):
     assert "\033" not in str(error.value)
 
 
-def test_columns_that_are_not_read_are_told(tmp_path):
+def test_ignored_columns_cause_a_warning(tmp_path):
     _, _, problems = parse_annotations(written(tmp_path, ["video,label,t_start,note", "v1,Run,1,x"]))
     (problem,) = problems
     assert problem.warning
     assert problem.what == "the columns 't_start', 'note' are not read"
 
 
-def test_blanks_round_names_in_json_do_not_count(tmp_path):
+def test_spaces_around_names_in_json_are_ignored(tmp_path):
     entry = {"subset": " train", "annotations": [{"label": "Run "}, {"label": "\u00a0Run"}]}
     (tmp_path / "gt.json").write_text(json.dumps({"database": {"v1 ": entry}}), encoding="utf-8-sig")
     videos, labels, problems = parse_annotations(tmp_path / "gt.json")
@@ -124,7 +124,7 @@ def test_blanks_round_names_in_json_do_not_count(tmp_path):
     assert set(labels.label) == {"Run"}
     (tmp_path / "gt.json").write_text(json.dumps({"database": {"v1 ": entry, "v1": entry}}))
     _, _, (problem,) = parse_annotations(tmp_path / "gt.json")
-    assert str(problem).endswith("video 'v1': appears twice, with and without blanks round its name")
+    assert str(problem).endswith("video 'v1': appears twice, with and without spaces around its name")
 
 
 # --- labels that are numbers ------------------------------------------------------------------------------------------
@@ -163,10 +163,10 @@ def test_label_id_alone_and_numbers_in_a_table(tmp_path):
     assert [row[1] for row in labels_of(written(tmp_path, ["video,label", "v1,1.0", "v2,0"]))] == ["Sit", "Run"]
 
 
-def test_numbers_without_a_list_are_one_problem_that_says_what_to_do(tmp_path):
+def test_numbers_without_a_list_are_one_problem_with_a_fix(tmp_path):
     _, _, (problem,) = parse_annotations(numbered(tmp_path, range(9)))
     assert (problem.what, problem.warning) == (
-        "labels are numbers (0, 1, 2, ...), and no list of classes tells their names",
+        "labels are numbers (0, 1, 2, ...), and no list of classes gives their names",
         False,
     )
     assert "classes.txt" in problem.fix
@@ -176,15 +176,15 @@ def test_numbers_without_a_list_are_one_problem_that_says_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lines", "numbers", "says"),
+    ("lines", "numbers", "message"),
     [
         (["Run", "Sit", "Jump"], [1, 2], r"labels, 1 to 2, may begin with 0 or with 1"),
         (["Run", "0 Sit", "Jump"], [0, 1], "some lines hold a number and a name, and others do not"),
     ],
 )
-def test_a_list_of_classes_that_could_mean_two_things_is_refused(lines, numbers, says, tmp_path):
+def test_a_list_of_classes_that_could_mean_two_things_is_refused(lines, numbers, message, tmp_path):
     (tmp_path / "classes.txt").write_text("\n".join(lines))
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         parse_annotations(numbered(tmp_path, numbers))
 
 
@@ -239,7 +239,7 @@ def test_a_line_may_name_several_videos(text, tmp_path):
     (tmp_path / "train.txt").write_text(text)
     assert read_video_list(tmp_path / "train.txt", {"v1", "v2", "v3"}) == ["v1", "v2", "v3"]
     (tmp_path / "train.txt").write_text("v1 v2 v4")
-    with pytest.raises(InputError, match=r"train\.txt: line 1 names several videos, and 'v4', which is none"):
+    with pytest.raises(InputError, match=r"train\.txt: line 1 names several videos, and 'v4', which is not a video"):
         read_video_list(tmp_path / "train.txt", {"v1", "v2", "v3"})
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fustal.data import annotations
-from fustal.data.annotations import RESULT_COLUMNS, read_annotations, read_results, write_results
+from fustal.data import results as results_module
+from fustal.data.annotations import read_annotations
 from fustal.data.files import read_json
+from fustal.data.results import RESULT_COLUMNS, read_results, write_results
 from fustal.exceptions import InputError
 from fustal.tools.cli import main
 from fustal.tools.export import export
@@ -138,7 +139,7 @@ def test_true_segments_of_no_length_are_passed_over(call, subset):
     status, out, err = call({"a": [HIT]}, TRUTH | {"d": {"subset": subset, "annotations": none}})
     assert (status, map_of(out)) == (0, 50)
     assert out[0].endswith("2 segments")
-    what = "segments that do not end after they begin: 3, the first [0, 0]; passed over, their labels stay known"
+    what = "segments that do not end after they begin: 3, the first [0, 0]; skipped, their labels are kept"
     assert err == [f"gt.json: video 'd': {what}"]
 
 
@@ -220,7 +221,7 @@ def test_labels_that_are_numbers(call, tmp_path, true, found, listed):
     status, out, err = call(results, truth, "--per-class")
     assert (status, map_of(out)) == (0, 100)
     assert [line.split()[0] for line in out[-2:]] == (["Jump", "Run"] if listed else ["0", "1"])
-    message = "gt.json: labels are numbers (0, 1), and no list of classes tells their names"
+    message = "gt.json: labels are numbers (0, 1), and no list of classes gives their names"
     assert err == ([] if listed else [message])
 
 
@@ -386,9 +387,9 @@ def test_in_bulk_and_one_by_one_are_the_same(tmp_path):
     frame = pd.DataFrame(table).assign(score=random.random(count).round(3), start=random.integers(0, 9, count))
     write_results(frame.assign(end=frame.start + 1.5), tmp_path / "a.json")
     results = read_json(tmp_path / "a.json")["results"]
-    one_by_one = annotations._one_by_one(results, tmp_path, None, False)
+    one_by_one = results_module._one_by_one(results, tmp_path, None, False)
     pd.testing.assert_frame_equal(read_results(tmp_path / "a.json"), one_by_one)
-    pd.testing.assert_frame_equal(annotations._in_bulk(results), one_by_one)
+    pd.testing.assert_frame_equal(results_module._in_bulk(results), one_by_one)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -418,7 +418,7 @@ def test_numbers_as_labels(root):
     text = (root / "gt.json").read_text()
     (root / "gt.json").write_text(text.replace('"A"', "0").replace('"B"', "1"))
     (line,) = [line for line in init(root) if "labels are numbers" in line]
-    assert line.startswith("error: labels are numbers (0, 1), and no list of classes tells their names: write")
+    assert line.startswith("error: labels are numbers (0, 1), and no list of classes gives their names: write")
     (root / "classes.txt").write_text("Run\nSit\n")
     lines = init(root, force=True)
     assert "12 videos, 2 classes (Run, Sit), 12 segments" in lines[0]

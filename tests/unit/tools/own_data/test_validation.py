@@ -112,7 +112,7 @@ def test_segments_without_duration_are_ignored(make):
     """Their labels belong to the video; the message gives the first segment and the number."""
     none = {"subset": "test", "annotations": [{"label": "Run", "segment": [0, 0]}, {"label": "Fly", "segment": [3, 1]}]}
     dataset, problems = problems_of(make(c=none))
-    what = "segments that do not end after they begin: 2, the first [0, 0]; passed over, their labels stay known"
+    what = "segments that do not end after they begin: 2, the first [0, 0]; skipped, their labels are kept"
     assert [str(p) for p in problems if "segments" in p.what] == [f"{dataset.annotations}: video 'c': {what}"]
     assert all(problem.warning for problem in problems)
     assert "c" not in set(dataset.segments.video)
@@ -172,7 +172,7 @@ def test_warnings_about_a_video_with_an_error_are_left_out(make):
     _, problems = problems_of(make(b={"subset": "train", "annotations": [{"segment": [1, 4]}]}))
     (problem,) = problems
     assert str(problem).endswith("gt.json: video 'b': annotation 0: 'label' is missing")
-    assert problem.fix == "say what happens, by the name of a class"
+    assert problem.fix == "give the name of a class"
 
 
 # --- warnings ---------------------------------------------------------------------------------------------------------
