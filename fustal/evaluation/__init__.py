@@ -1,4 +1,4 @@
-"""Quality of detections and pseudo labels: mean average precision, precision and recall, boundary and other errors.
+"""Quality of detections and pseudo labels: mean average precision, precision and recall, kinds of errors.
 
 Taught in notebook 05; the quality of pseudo labels in notebook 02.
 """

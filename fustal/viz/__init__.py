@@ -1,7 +1,7 @@
-"""Every figure of the notebooks. Each function returns a matplotlib Figure with a text for those who cannot see it.
+"""Every figure of the notebooks. Each function returns a matplotlib figure with an alt text for blind readers.
 
-The text is the attribute `alt_text`; `show` puts it into the notebook beside the picture, `save` into the PNG file.
-Colours are those of Okabe and Ito (2008), which colour-blind people can tell apart; times are in seconds.
+The text is the attribute `alt_text`: `show` puts it into the notebook with the picture, `save` into the PNG file.
+The colours of Okabe and Ito (2008) differ for colour-blind readers as well. Times are in seconds.
 """
 
 from fustal.viz.common import as_source, save, show

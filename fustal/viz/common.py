@@ -1,4 +1,4 @@
-"""What all figures share: colours, frames, and how a figure is shown or saved."""
+"""Parts that all figures share: colours, axes, bars, and functions that show or save a figure."""
 
 import base64
 import html
@@ -18,70 +18,119 @@ from matplotlib.text import Text
 
 from fustal.data.writing import atomic
 
-BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK, GREY = (
-    *("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"),
-    *("#000000", "#999999"),
-)
+BLUE = "#0072B2"
+VERMILLION = "#D55E00"
+GREEN = "#009E73"
+ORANGE = "#E69F00"
+PURPLE = "#CC79A7"
+SKY = "#56B4E9"
+BLACK = "#000000"
+GREY = "#999999"
 COLOURS = [BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, BLACK]
 MARKERS = "osD^vP*"
 
-MOST_LETTERS = 40
-"""A longer name is cut where it is drawn."""
+MAX_LETTERS = 40
+"""Longer names are cut in figures."""
 
 
-def show(figure: Figure) -> None:
+class DescribedFigure(Figure):
+    """A figure with a text for readers who cannot see it.
+
+    Attributes:
+        alt_text: the text.
+    """
+
+    alt_text: str = ""
+
+
+def show(figure: DescribedFigure) -> None:
     """Displays a figure in a notebook, as an image with alt text."""
     display({"text/html": as_html(figure), "text/plain": figure.alt_text}, raw=True)
 
 
-def as_html(figure: Figure) -> str:
-    """A figure as an image with alt text."""
+def as_html(figure: DescribedFigure) -> str:
+    """A figure as an HTML image with alt text."""
     return f'<img alt="{html.escape(figure.alt_text)}" src="{as_source(figure)}">'
 
 
 def as_source(figure: Figure, dpi: int = 90, **options: Any) -> str:
-    """A figure as what an image of a page is read from, the PNG itself; options are those of `savefig`."""
+    """A figure as the source of an HTML image: a data URL that contains the PNG.
+
+    Args:
+        figure: any.
+        dpi: dots per inch.
+        **options: of matplotlib's `savefig`.
+    """
     buffer = io.BytesIO()
     _write(figure, buffer, dpi=dpi, **options)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG, its alt text in the metadata (Description)."""
+def save(figure: DescribedFigure, path: Path) -> None:
+    """Writes a figure as PNG, with its alt text in the metadata (Description)."""
     with atomic(path) as temporary:
         _write(figure, temporary, dpi=150, metadata={"Description": figure.alt_text})
 
 
 def _write(figure: Figure, target: Path | BinaryIO, **options: Any) -> None:
-    """Every picture comes from here: names of classes and videos are drawn as they are, whatever they hold."""
+    """Writes a figure as PNG; names of classes and videos are drawn literally.
+
+    Args:
+        figure: any.
+        target: path or file.
+        **options: of matplotlib's `savefig`.
+    """
+    # A "$" in a name is not the start of a formula.
     for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a name is no formula
-    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():  # also of texts made meanwhile
-        warnings.filterwarnings("ignore", "Glyph|Matplotlib currently does not support")  # letters that no font has
+        text.set_parse_math(False)
+    # The setting covers texts that matplotlib makes while it draws. Letters without a glyph are drawn as boxes.
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph|Matplotlib currently does not support")
         figure.savefig(target, format="png", **options)
 
 
 def drawn(name: object) -> str:
-    """A name as figures show it: on one line, not longer than `MOST_LETTERS`.
+    """A name as figures show it: on one line, at most `MAX_LETTERS` long.
 
     >>> drawn("Jump"), drawn("a" * 50) == "a" * 39 + "…"
     ('Jump', True)
     """
     text = " ".join(str(name).splitlines())
-    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…"
+    if len(text) <= MAX_LETTERS:
+        return text
+    return f"{text[: MAX_LETTERS - 1]}…"
 
 
 def new_figure(
     alt_text: str, rows: int = 1, columns: int = 1, height: float = 3.0, **options: Any
-) -> tuple[Figure, list[Axes]]:
-    """A figure outside of pyplot, so that none stays open, and its axes, row by row."""
-    figure = Figure(figsize=(max(6.8, 2.6 * columns), height), layout="constrained")
+) -> tuple[DescribedFigure, list[Axes]]:
+    """A new figure and its axes. It is made without pyplot, which would keep it open.
+
+    Args:
+        alt_text: text for readers who cannot see the figure.
+        rows: of axes.
+        columns: of axes.
+        height: in inches.
+        **options: of matplotlib's `subplots`.
+
+    Returns:
+        The figure and its axes, row by row.
+    """
+    figure = DescribedFigure(figsize=(max(6.8, 2.6 * columns), height), layout="constrained")
     figure.alt_text = alt_text
     return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
 
 
 def finish(axis: Axes, xlabel: str, ylabel: str, *, empty: bool = False, grid: bool = True) -> None:
-    """Names the axes, draws the grid, says so where there is nothing to show."""
+    """Completes the axes of a figure.
+
+    Args:
+        axis: of the figure.
+        xlabel: name of the x axis.
+        ylabel: name of the y axis.
+        empty: write "nothing to show" into the axes.
+        grid: draw a grid.
+    """
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_axisbelow(True)
@@ -92,21 +141,34 @@ def finish(axis: Axes, xlabel: str, ylabel: str, *, empty: bool = False, grid: b
 
 
 def legend_above(axis: Axes) -> None:
-    """A legend outside of the axes, on top."""
-    if names := axis.get_legend_handles_labels()[1]:
+    """Draws a legend above the axes, if anything in them has a label."""
+    names = axis.get_legend_handles_labels()[1]
+    if names:
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(len(names), 4), frameon=False)
 
 
 def row_names(axis: Axes, names: Iterable[str]) -> None:
-    """Names on the y axis, the first on top."""
-    names = [drawn(name) for name in names]
-    axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
+    """Writes names on the y axis, the first one at the top."""
+    labels = [drawn(name) for name in names]
+    axis.set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.4, -0.6))
 
 
 def bar_row(axis: Axes, y: float, frame: pd.DataFrame, colour: str, height: float = 0.7) -> None:
-    """Segments as bars around y; those of lower score are paler."""
+    """Draws segments as bars on one row; bars with a lower score are paler.
+
+    Args:
+        axis: to draw on.
+        y: middle of the row.
+        frame: start, end, perhaps score.
+        colour: of the bars.
+        height: of the bars.
+    """
     score = frame["score"].to_numpy(float) if "score" in frame else np.ones(len(frame))
     alpha = 0.15 + 0.75 * np.clip(score / max(score.max(initial=0), 1e-9), 0, 1)
-    spans = np.stack([frame.start, frame.end - frame.start], axis=1) if len(frame) else []
-    paint = {"facecolors": [(colour, a) for a in alpha], "edgecolors": colour, "linewidth": 0.5}
-    axis.broken_barh(spans, (y - height / 2, height), **paint)
+    axis.broken_barh(
+        list(zip(frame.start, frame.end - frame.start, strict=True)),
+        (y - height / 2, height),
+        facecolors=[(colour, value) for value in alpha],
+        edgecolors=colour,
+        linewidth=0.5,
+    )

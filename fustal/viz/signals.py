@@ -1,11 +1,11 @@
-"""Figures of one video, or of one piece of the method: what a stage sees and what it makes of it."""
+"""Figures of one video, or of one part of the method: inputs and outputs of its stages."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from fustal.segments import tiou_matrix
@@ -17,6 +17,7 @@ from fustal.viz.common import (
     ORANGE,
     SKY,
     VERMILLION,
+    DescribedFigure,
     bar_row,
     drawn,
     finish,
@@ -25,8 +26,11 @@ from fustal.viz.common import (
     row_names,
 )
 
-LINE, NAMED_LINES = 90, 6
-"""Letters in a line of a timeline's legend, and its lines."""
+LINE_LETTERS = 90
+"""Maximum number of letters in a line of a timeline's legend."""
+
+LEGEND_LINES = 6
+"""Maximum number of lines of a timeline's legend."""
 
 
 def activation(
@@ -36,14 +40,14 @@ def activation(
     thresholds: Sequence[float],
     proposals: pd.DataFrame,
     truth: pd.DataFrame,
-) -> Figure:
-    """CAS of one class and actionness of one video over time; below, what the thresholds make of them, and the truth.
+) -> DescribedFigure:
+    """CAS of one class and actionness of one video over time; below them its proposals and its true segments.
 
     Args:
         cas: (T,) of the class, normalised.
         actionness: (T,), normalised.
         times: (T,) centres of the snippets, s.
-        thresholds: drawn as lines, fine ones when there are many.
+        thresholds: drawn as lines; more than three as thin ones.
         proposals: start, end, perhaps score.
         truth: start, end.
     """
@@ -52,9 +56,12 @@ def activation(
         f"and {len(truth)} true segments."
     )
     figure, (top, bottom) = new_figure(alt, rows=2, height=4.2, sharex=True, height_ratios=[3, 1.4])
-    fine = {"color": GREY, "linewidth": 0.4, "alpha": 0.6}
-    line = fine if len(thresholds) > 3 else {"color": BLACK, "linestyle": "--"}
-    top.hlines(thresholds, 0, 1, transform=top.get_yaxis_transform(), **line)
+    # From the left to the right end of the axes: x in shares of the axes, y in data.
+    across = top.get_yaxis_transform()
+    if len(thresholds) > 3:
+        top.hlines(thresholds, 0, 1, transform=across, color=GREY, linewidth=0.4, alpha=0.6)
+    else:
+        top.hlines(thresholds, 0, 1, transform=across, color=BLACK, linestyle="--")
     top.plot(times, actionness, color=ORANGE, label="actionness")
     top.plot(times, cas, color=BLUE, label="CAS of the class")
     legend_above(top)
@@ -66,17 +73,16 @@ def activation(
     return figure
 
 
-def threshold_runs(curve: np.ndarray, times: np.ndarray, runs: pd.DataFrame) -> Figure:
-    """A curve, and the run that each threshold cuts out of it, at the threshold's height; its contrast beside it.
+def threshold_runs(curve: np.ndarray, times: np.ndarray, runs: pd.DataFrame) -> DescribedFigure:
+    """A curve and its runs above each threshold, drawn at the height of the threshold, with their contrast.
 
     Args:
         curve: (T,) in [0, 1].
         times: (T,) centres of the snippets, s.
         runs: threshold, start, end (s), score.
     """
-    counts = ", ".join(
-        f"{count} at {threshold:g}" for threshold, count in runs.threshold.value_counts(sort=False).items()
-    )
+    by_threshold = runs.threshold.value_counts(sort=False)
+    counts = ", ".join(f"{count} at {threshold:g}" for threshold, count in by_threshold.items())
     figure, (axis,) = new_figure(f"A curve of {len(times)} snippets, cut at thresholds; runs: {counts or 'none'}.")
     axis.plot(times, curve, color=BLUE, marker="o", markersize=4, label="CAS of the class")
     axis.hlines(runs.threshold, runs.start, runs.end, color=ORANGE, linewidth=4, label="runs, with their contrast")
@@ -88,35 +94,32 @@ def threshold_runs(curve: np.ndarray, times: np.ndarray, runs: pd.DataFrame) -> 
     return figure
 
 
-def embeddings(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Where mined snippets lie, by the two principal directions of their own: a panel a network.
+def embeddings(panels: Mapping[str, Mapping[str, np.ndarray]]) -> DescribedFigure:
+    """Mined snippets in the plane of their first two principal components; a panel per network.
 
     Args:
-        panels: name -> kind of snippet -> embeddings (N, E), of which only the direction counts; easy action and easy
-            background first, then the hard ones.
+        panels: name -> kind of snippet -> embeddings (N, E); the kinds in the order easy action, easy background, hard
+            action, hard background. Embeddings are scaled to length 1.
     """
-    units = {
-        name: {kind: rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12) for kind, rows in kinds.items()}
-        for name, kinds in panels.items()
-    }
-    facts = "; ".join(
-        f"{name}, {hard}: mean cosine {(rows @ easy_rows.T).mean():.2f} with {easy}"
-        for name, kinds in units.items()
-        for hard, rows in list(kinds.items())[2:]
-        for easy, easy_rows in list(kinds.items())[:2]
-    )
-    alt = f"Embeddings of snippets in two dimensions: {', '.join(panels) or 'none'}. {facts}"
+    units: dict[str, dict[str, np.ndarray]] = {}
+    facts: list[str] = []
+    for name, kinds in panels.items():
+        units[name] = {kind: _unit(rows) for kind, rows in kinds.items()}
+        facts += _mean_cosines(name, units[name])
+    alt = f"Embeddings of snippets in two dimensions: {', '.join(panels) or 'none'}. {'; '.join(facts)}"
     figure, axes = new_figure(alt, columns=max(len(panels), 1), height=3.4)
-    looks = [(SKY, "o", 12, "none"), (ORANGE, "s", 12, "none"), (BLUE, "^", 30, BLACK), (VERMILLION, "v", 30, BLACK)]
+    styles = [(SKY, "o", 12, "none"), (ORANGE, "s", 12, "none"), (BLUE, "^", 30, BLACK), (VERMILLION, "v", 30, BLACK)]
     for axis, (name, kinds) in zip(axes, units.items(), strict=False):
         together = np.concatenate(list(kinds.values()))
         middle = together.mean(axis=0)
-        plane = (
-            np.eye(1, 2) if together.shape[1] == 1 else np.linalg.svd(together - middle, full_matrices=False)[2][:2].T
-        )
-        for (kind, rows), (colour, mark, size, edge) in zip(kinds.items(), looks, strict=False):
-            x, y = ((rows - middle) @ plane).T
-            axis.scatter(x, y, s=size, color=colour, marker=mark, label=kind, edgecolors=edge, linewidths=0.5)
+        if together.shape[1] == 1:
+            plane = np.eye(1, 2)  # embeddings of one number have no second direction
+        else:
+            plane = np.linalg.svd(together - middle, full_matrices=False)[2][:2].T
+        for (kind, rows), (colour, marker, size, edge) in zip(kinds.items(), styles, strict=False):
+            points = (rows - middle) @ plane
+            x, y = points[:, 0], points[:, 1]
+            axis.scatter(x, y, s=size, color=colour, marker=marker, label=kind, edgecolors=edge, linewidths=0.5)
         axis.set_title(name)
     for axis in axes:
         second = "second direction" if axis is axes[0] else ""
@@ -125,20 +128,40 @@ def embeddings(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     return figure
 
 
-def timeline(rows: Mapping[str, pd.DataFrame], duration: float | None = None) -> Figure:
-    """What every stage says about one video: a row each, a lane and a colour a class, paler at lower scores.
+def _unit(rows: np.ndarray) -> np.ndarray:
+    """Rows (N, E) scaled to length 1; rows of zeros stay zero."""
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)
+
+
+def _mean_cosines(name: str, kinds: Mapping[str, np.ndarray]) -> list[str]:
+    """The mean cosine of each hard kind of snippet with each easy one, in words."""
+    easy, hard = list(kinds)[:2], list(kinds)[2:]
+    facts = []
+    for kind in hard:
+        for other in easy:
+            cosine = (kinds[kind] @ kinds[other].T).mean()
+            facts.append(f"{name}, {kind}: mean cosine {cosine:.2f} with {other}")
+    return facts
+
+
+def timeline(rows: Mapping[str, pd.DataFrame], duration: float | None = None) -> DescribedFigure:
+    """The segments of one video from every stage: a row per stage, a lane and a colour per class.
 
     Args:
-        rows: name of the row (truth, proposals, pseudo labels, student, …) -> start, end, label, perhaps score.
+        rows: name of the row (truth, proposals, pseudo labels, student, …) -> start, end, label, perhaps score; bars
+            with a lower score are paler.
         duration: s; None: to the end of the last segment.
     """
     ends = [frame["end"].max() for frame in rows.values() if len(frame)]
-    duration = max(ends, default=1.0) if duration is None else duration
+    if duration is None:
+        duration = max(ends, default=1.0)
     counts = ", ".join(f"{name} {len(frame)}" for name, frame in rows.items())
-    figure, (axis,) = new_figure(
-        f"Segments of one video of {duration:.0f} s by stage: {counts}.", height=1.2 + 0.6 * len(rows)
-    )
-    labels = list(dict.fromkeys(label for frame in rows.values() for label in frame.get("label", [])))
+    alt = f"Segments of one video of {duration:.0f} s by stage: {counts}."
+    figure, (axis,) = new_figure(alt, height=1.2 + 0.6 * len(rows))
+    names: list[str] = []
+    for frame in rows.values():
+        names += list(frame.get("label", []))
+    labels = list(dict.fromkeys(names))  # each once, in order of appearance
     colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
     lane = 0.8 / max(len(labels), 1)
     for y, frame in enumerate(rows.values()):
@@ -154,31 +177,38 @@ def timeline(rows: Mapping[str, pd.DataFrame], duration: float | None = None) ->
     return figure
 
 
-def _legend(figure: Figure, colours: Mapping[str, str]) -> None:
-    """The names of classes above a timeline, as many as there is room for."""
-    names, patches = [drawn(name) for name in colours], [Patch(color=colour) for colour in colours.values()]
-    columns = max(1, min(len(names), 5, LINE // (max(map(len, names)) + 6)))
-    room = columns * NAMED_LINES
+def _legend(figure: DescribedFigure, colours: Mapping[str, str]) -> None:
+    """A legend of classes above a timeline; if there are too many, the last entry is the number of the others.
+
+    Args:
+        figure: of the timeline; becomes higher.
+        colours: class -> colour; not empty.
+    """
+    names = [drawn(name) for name in colours]
+    patches = [Patch(color=colour) for colour in colours.values()]
+    longest = max(len(name) for name in names)
+    columns = max(1, min(len(names), 5, LINE_LETTERS // (longest + 6)))  # 6 letters: patch and space
+    room = columns * LEGEND_LINES
     if len(names) > room:
-        patches, names = (
-            [*patches[: room - 1], Patch(alpha=0)],
-            [*names[: room - 1], f"and {len(names) - room + 1} more"],
-        )
-    lines = -(-len(names) // columns)
+        more = len(names) - room + 1
+        patches = [*patches[: room - 1], Patch(alpha=0)]
+        names = [*names[: room - 1], f"and {more} more"]
+    lines = math.ceil(len(names) / columns)
     figure.set_figheight(figure.get_figheight() + 0.2 * (lines - 1))
     figure.legend(patches, names, loc="outside upper center", ncols=columns, frameon=False)
 
 
-def iou_matrix(segments: np.ndarray, score: np.ndarray) -> Figure:
-    """How proposals overlap: their tIoU with each other, and its sum, the IoU score.
+def iou_matrix(segments: np.ndarray, score: np.ndarray) -> DescribedFigure:
+    """The tIoU of proposals with each other, and their IoU scores.
 
     Args:
         segments: (N, 2) of one video, s.
-        score: (N,) their IoU scores.
+        score: (N,) IoU scores.
     """
     order = np.lexsort((segments[:, 1], segments[:, 0]))
-    segments, score = torch.as_tensor(segments[order]), np.asarray(score)[order]
-    tiou = tiou_matrix(segments, segments).numpy()
+    ordered = torch.as_tensor(segments[order])
+    score = np.asarray(score)[order]
+    tiou = tiou_matrix(ordered, ordered).numpy()
     highest = f", highest IoU score {score.max():.2f}" if len(score) else ""
     alt = f"Matrix of the tIoU of {len(score)} proposals with each other, sorted by start{highest}."
     figure, (left, right) = new_figure(alt, columns=2, height=3.8, sharey=True, width_ratios=[2, 1])
@@ -191,22 +221,25 @@ def iou_matrix(segments: np.ndarray, score: np.ndarray) -> Figure:
     return figure
 
 
-def score_histogram(iou_scores: np.ndarray, is_true: np.ndarray, threshold: float) -> Figure:
-    """The paper's histogram: how many true and false positives there are at each IoU score, but for the highest 1 %.
+def score_histogram(iou_scores: np.ndarray, is_true: np.ndarray, threshold: float) -> DescribedFigure:
+    """The paper's histogram: numbers of true and false positives over the IoU score, without the highest 1 %.
 
     Args:
         iou_scores: (N,) of proposals.
         is_true: (N,) booleans.
         threshold: gamma, drawn as a line.
     """
-    iou_scores, is_true = np.asarray(iou_scores, float), np.asarray(is_true, bool)
+    iou_scores = np.asarray(iou_scores, float)
+    is_true = np.asarray(is_true, bool)
     below = iou_scores < threshold
     alt = (
         f"Histogram of the IoU score of {is_true.sum()} true and {(~is_true).sum()} false positives; below the "
         f"threshold {threshold:g} lie {(below & is_true).sum()} true and {(below & ~is_true).sum()} false ones."
     )
     figure, (axis,) = new_figure(alt)
-    bins = np.linspace(0, max(np.quantile(iou_scores, 0.99), threshold) if len(iou_scores) else 1, 31)
+    # A few very high scores would leave no room for the rest.
+    highest = max(np.quantile(iou_scores, 0.99), threshold) if len(iou_scores) else 1
+    bins = np.linspace(0, highest, 31)
     for part, colour, name in ((~is_true, ORANGE, "false positives"), (is_true, BLUE, "true positives")):
         counts = np.histogram(iou_scores[part], bins)[0]
         axis.stairs(counts, bins, color=colour, fill=True, alpha=0.3)
@@ -219,17 +252,18 @@ def score_histogram(iou_scores: np.ndarray, is_true: np.ndarray, threshold: floa
 
 def selection_scatter(
     iou_score: np.ndarray, confidence: np.ndarray, is_true: np.ndarray, gamma: float, eta: float
-) -> Figure:
-    """Which proposals become pseudo labels: those above both thresholds.
+) -> DescribedFigure:
+    """IoU score and confidence of proposals; those above both thresholds become pseudo labels.
 
     Args:
         iou_score: (N,).
         confidence: (N,).
         is_true: (N,) booleans.
-        gamma: least IoU score.
-        eta: the confidence must exceed it.
+        gamma: minimum IoU score.
+        eta: threshold of the confidence, which must be greater.
     """
-    iou_score, confidence = np.asarray(iou_score, float), np.asarray(confidence, float)
+    iou_score = np.asarray(iou_score, float)
+    confidence = np.asarray(confidence, float)
     is_true = np.asarray(is_true, bool)
     kept = (iou_score >= gamma) & (confidence > eta)
     alt = (
@@ -250,8 +284,10 @@ def selection_scatter(
     return figure
 
 
-def target_assignment(times: np.ndarray, level: np.ndarray, positive: np.ndarray, segments: np.ndarray) -> Figure:
-    """Which points of which level of the pyramid have to find the segments of a video.
+def target_assignment(
+    times: np.ndarray, level: np.ndarray, positive: np.ndarray, segments: np.ndarray
+) -> DescribedFigure:
+    """The points of each pyramid level that are positive: the targets of the student for one video.
 
     Args:
         times: (P,) of the points, s.
@@ -259,7 +295,9 @@ def target_assignment(times: np.ndarray, level: np.ndarray, positive: np.ndarray
         positive: (P,) booleans.
         segments: (N, 2), s.
     """
-    times, level, positive = np.asarray(times), np.asarray(level), np.asarray(positive, bool)
+    times = np.asarray(times)
+    level = np.asarray(level)
+    positive = np.asarray(positive, bool)
     by_level = ", ".join(f"level {k}: {positive[level == k].sum()}" for k in np.unique(level))
     alt = f"Positive points for {len(segments)} segments. {by_level or 'No points'}."
     figure, (axis,) = new_figure(alt, height=3.4)
@@ -273,12 +311,12 @@ def target_assignment(times: np.ndarray, level: np.ndarray, positive: np.ndarray
     return figure
 
 
-def trident(start_probs: np.ndarray, end_probs: np.ndarray, time: float, bin_seconds: float) -> Figure:
-    """How one point finds its boundaries: the probability of each bin, and the expectation that is the boundary.
+def trident(start_probs: np.ndarray, end_probs: np.ndarray, time: float, bin_seconds: float) -> DescribedFigure:
+    """The boundaries of one point: the probability of each bin, and the expectation, which is the boundary.
 
     Args:
-        start_probs: (bins + 1,) of the bins to the left, in order of time: the last one is the point itself.
-        end_probs: (bins + 1,) of the bins to the right: the first one is the point itself.
+        start_probs: (bins + 1,) of the bins to the left in order of time; the last bin is at the point.
+        end_probs: (bins + 1,) of the bins to the right; the first bin is at the point.
         time: of the point, s.
         bin_seconds: from one bin to the next, s.
     """

@@ -1,22 +1,35 @@
-"""Figures of the task: the method from above, snippets, overlap, and what a data set looks like."""
+"""Figures of the task: an overview of the method, snippets, overlap, and the contents of a data set."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch
 
 from fustal.data.cards import Dataset
 from fustal.data.features import VideoGrid
-from fustal.viz.common import BLACK, BLUE, COLOURS, GREEN, GREY, ORANGE, SKY, bar_row, finish, new_figure, row_names
+from fustal.viz.common import (
+    BLACK,
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    ORANGE,
+    SKY,
+    DescribedFigure,
+    bar_row,
+    finish,
+    new_figure,
+    row_names,
+)
 
-MOST_ROWS = 64
-"""Features of a video that are drawn."""
+MAX_FEATURES = 64
+"""Maximum number of features that are drawn."""
 
 
-def overview() -> Figure:
-    """The method from above: five stages, and what goes from one to the next."""
+def overview() -> DescribedFigure:
+    """Overview of the method: its stages, and the files that one stage passes to the next."""
     stages = [
         ("videos", "features and\nlists of classes", GREY),
         ("1 · generator", "cross-video\ncontrast", BLUE),
@@ -28,8 +41,8 @@ def overview() -> Figure:
     passed = ["", "proposals", "pseudo\nlabels", "weights", "detections"]
     alt = (
         "The method from left to right: videos with lists of classes; the generator proposes segments; the filter "
-        "makes pseudo labels of them; the student learns from these; the average of its weights, the teacher, gives "
-        "new labels back to the student; its detections are evaluated."
+        "turns proposals into pseudo labels; the student learns from them; the teacher, the average of its weights, "
+        "gives new labels to the student; its detections are evaluated."
     )
     figure, (axis,) = new_figure(alt, height=1.7)
     axis.set(xlim=(-0.62, len(stages) - 0.38), ylim=(-1.0, 0.75))
@@ -45,12 +58,12 @@ def overview() -> Figure:
     return figure
 
 
-def snippet_windows(grid: VideoGrid, count: int = 6) -> Figure:
+def snippet_windows(grid: VideoGrid, count: int = 6) -> DescribedFigure:
     """The windows of the first snippets of a video, and the times at which they are centred.
 
     Args:
         grid: of the video.
-        count: how many.
+        count: number of snippets.
     """
     centres = np.asarray(grid.to_seconds(np.arange(count)), float)
     half = grid.window / grid.fps / 2
@@ -65,8 +78,10 @@ def snippet_windows(grid: VideoGrid, count: int = 6) -> Figure:
     return figure
 
 
-def overlap(pairs: Sequence[tuple[tuple[float, float], tuple[float, float]]], tious: Sequence[float]) -> Figure:
-    """Pairs of a true segment and a detection above each other, with their tIoU.
+def overlap(
+    pairs: Sequence[tuple[tuple[float, float], tuple[float, float]]], tious: Sequence[float]
+) -> DescribedFigure:
+    """Pairs of a true segment and a detection, one above the other, with their tIoU.
 
     Args:
         pairs: true and detected (start, end), s.
@@ -80,34 +95,42 @@ def overlap(pairs: Sequence[tuple[tuple[float, float], tuple[float, float]]], ti
     for y, (true, found) in enumerate(pairs):
         for shift, (start, end), colour in ((-0.2, true, BLACK), (0.2, found, BLUE)):
             bar_row(axis, y + shift, pd.DataFrame({"start": [start], "end": [end]}), colour, 0.34)
-        both = max(true[0], found[0]), min(true[1], found[1])
-        if both[0] < both[1]:
-            place = (len(pairs) - 1 - y) / len(pairs), (len(pairs) - y) / len(pairs)
-            axis.axvspan(*both, *place, color=ORANGE, alpha=0.3, linewidth=0, zorder=0)
+        begin = max(true[0], found[0])
+        end = min(true[1], found[1])
+        if begin < end:
+            # The height of the shaded part is a share of the axes, from the bottom: the first pair is at the top.
+            bottom = (len(pairs) - 1 - y) / len(pairs)
+            top = (len(pairs) - y) / len(pairs)
+            axis.axvspan(begin, end, bottom, top, color=ORANGE, alpha=0.3, linewidth=0, zorder=0)
     row_names(axis, [f"{value:.2f}" for value in tious])
     axis.set_ylim(max(len(pairs), 1) - 0.5, -0.5)
     finish(axis, "time (s); black: true, blue: detected, shaded: both", "tIoU", empty=not len(pairs))
     return figure
 
 
-def durations(dataset: Dataset) -> Figure:
-    """How long videos and segments are, and how many segments a video has."""
-    lengths = (dataset.segments.end - dataset.segments.start).round(3)  # equal ones stay equal
+def durations(dataset: Dataset) -> DescribedFigure:
+    """Histograms of the lengths of videos and segments, and of the number of segments per video."""
+    # Rounded: differences of equal lengths must be equal numbers to fall into the same bin.
+    lengths = (dataset.segments.end - dataset.segments.start).round(3)
     counts = dataset.segments.groupby("video").size()
-    panels = [
+    count_bins: int | list[float] = 20
+    if len(counts):
+        # Edges between whole numbers.
+        count_bins = np.linspace(0.5, max(counts.max(), 20) + 0.5, 21).tolist()
+    panels: list[tuple[pd.Series, str, int | list[float]]] = [
         (dataset.videos.duration.dropna(), "video (s)", 20),
         (lengths, "segment (s)", 20),
-        (counts, "segments of a video", np.linspace(0.5, max(counts.max(), 20) + 0.5, 21) if len(counts) else 20),
+        (counts, "segments of a video", count_bins),
     ]
     facts = "; ".join(f"{name}: median {values.median():.1f}" for values, name, _ in panels if len(values))
-    figure, axes = new_figure(f"Histograms of {dataset.name}. {facts or 'Nothing there'}.", columns=3, height=2.6)
+    figure, axes = new_figure(f"Histograms of {dataset.name}. {facts or 'No videos'}.", columns=3, height=2.6)
     for axis, (values, name, bins), colour in zip(axes, panels, COLOURS[:3], strict=True):
         axis.hist(values, bins=bins, color=colour, rwidth=0.9)
-        finish(axis, name, "how many" if axis is axes[0] else "", empty=not len(values))
+        finish(axis, name, "count" if axis is axes[0] else "", empty=not len(values))
     return figure
 
 
-def features(values: np.ndarray, times: np.ndarray, truth: pd.DataFrame) -> Figure:
+def features(values: np.ndarray, times: np.ndarray, truth: pd.DataFrame) -> DescribedFigure:
     """The features of one video over time, and its true segments below.
 
     Args:
@@ -118,10 +141,12 @@ def features(values: np.ndarray, times: np.ndarray, truth: pd.DataFrame) -> Figu
     alt = f"{values.shape[1]} features of {len(times)} snippets over time; below, {len(truth)} true segments."
     figure, (top, bottom) = new_figure(alt, rows=2, height=3.6, sharex=True, height_ratios=[4, 1])
     if len(times):
-        shown, limits = values[:, :MOST_ROWS].T, np.quantile(values, [0.02, 0.98])
-        half = np.ptp(times) / max(len(times) - 1, 1) / 2 or 0.5  # of the time from one snippet to the next
-        extent = (times[0] - half, times[-1] + half, min(values.shape[1], MOST_ROWS), 0)
-        top.imshow(shown, aspect="auto", cmap="cividis", extent=extent, vmin=limits[0], vmax=limits[1])
+        shown = values[:, :MAX_FEATURES].T
+        low, high = np.quantile(values, [0.02, 0.98])
+        # A snippet's column reaches half of the way to the next one; a single snippet is 1 s wide.
+        half = np.ptp(times) / max(len(times) - 1, 1) / 2 or 0.5
+        extent = (times[0] - half, times[-1] + half, len(shown), 0)
+        top.imshow(shown, aspect="auto", cmap="cividis", extent=extent, vmin=low, vmax=high)
     finish(top, "", "feature", empty=not len(times), grid=False)
     bar_row(bottom, 0, truth, BLACK)
     row_names(bottom, ["truth"])
@@ -129,5 +154,6 @@ def features(values: np.ndarray, times: np.ndarray, truth: pd.DataFrame) -> Figu
     return figure
 
 
-def _arrow(axis, start: tuple[float, float], end: tuple[float, float], style: str = "arc3") -> None:
+def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], style: str = "arc3") -> None:
+    """Draws an arrow between two points; `style` is matplotlib's connection style."""
     axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=9, color=BLACK, connectionstyle=style))

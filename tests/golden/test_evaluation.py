@@ -1,8 +1,8 @@
 """Mean average precision of two published result files against the values of the field's evaluator.
 
-Its sort of tIoU is not stable where a video has more than 16 true segments of a class, and depends on the processor: of
-CRNet's detections it gives an mAP at tIoU .1 of 66.24 with AVX2 and 66.27 without. Here the last of equal ones is
-taken, as it does where its sort is stable, and the mAP is 66.26.
+The evaluator's sort of tIoU is not stable where a video has more than 16 true segments of a class. There it depends on
+the processor: for CRNet's detections the mAP at tIoU .1 is 66.24 with AVX2 and 66.27 without. Here the last of equal
+tIoU is taken, as the evaluator does where its sort is stable, and the mAP is 66.26.
 """
 
 import json
@@ -30,7 +30,7 @@ def test_thumos14(shared, name):
     ap = mean_average_precision(detections, truth, expected["tiou"])
     assert sorted(ap.index) == sorted(expected["ap"])
     assert_allclose(ap, plain_mean_average_precision(detections, truth, expected["tiou"]).loc[ap.index], rtol=1e-9)
-    # A long detection overlaps several short segments equally little: low thresholds depend on how a sort breaks ties.
+    # A long detection has the same low tIoU with several short segments: low thresholds depend on the order of ties.
     wanted = pd.DataFrame(expected["ap"], index=ap.columns).T.loc[ap.index]
     low = ap.columns < 0.25
     assert_allclose(ap.loc[:, low], wanted.loc[:, low], atol=7e-3, rtol=0)

@@ -1,1 +1,1 @@
-"""Many runs: plans of sweeps, workers, progress, tables of results, the ablation."""
+"""Many runs: plans of sweeps, execution on workers, progress, tables of results, ablations."""

@@ -1,6 +1,6 @@
-"""What each stage and each choice is worth: variants of a sweep against the full system, paired by seed.
+"""Ablations: differences between variants of a sweep and the full system, paired by seed.
 
-The variants are those of `params/sweeps/ablation.yaml` and `choose.yaml`.
+The variants are those of `params/sweeps/ablation.yaml` and `choose.yaml`. Used in notebook 06.
 """
 
 from collections.abc import Sequence
@@ -16,119 +16,126 @@ from fustal.exceptions import InputError
 from fustal.tools.sweeps.tables import ENOUGH, interval, markdown_lines
 
 FULL = "full"
-"""The variant that all others are compared with, by its distilled student."""
+"""The variant whose distilled student is the reference for all others."""
 
 
-class Row(NamedTuple):
-    """A line of a table: a variant of the sweep, measured at a stage."""
+class TableRow(NamedTuple):
+    """A row of a table: a stage of a variant of the sweep.
+
+    Attributes:
+        title: first cell of the row.
+        variant: name in the sweep file.
+        stage: which results of the variant are shown.
+    """
 
     title: str
     variant: str
     stage: str = "distilled"
 
 
-GENERATOR, DISTILLED, SUPERVISED = (
-    Row("generator", FULL, "generator"),
-    Row("distilled student", FULL, "distilled"),
-    Row("same student on true segments", FULL, "upper_bound"),
-)
+GENERATOR = TableRow("generator", FULL, "generator")
+DISTILLED = TableRow("distilled student", FULL, "distilled")
+SUPERVISED = TableRow("same student on true segments", FULL, "upper_bound")
+
 STAGES = (
     GENERATOR,
-    Row("student", FULL, "student"),
-    Row("student, EMA weights", FULL, "student_ema"),
+    TableRow("student", FULL, "student"),
+    TableRow("student, EMA weights", FULL, "student_ema"),
     DISTILLED,
     SUPERVISED,
 )
 """The stages of the full system."""
 
 REMOVED = (
-    Row("no contrast", "no-contrast"),
-    Row("in-video contrast only", "in-video-contrast"),
-    Row("no filter", "no-filter"),
-    Row("filter: confidence only", "confidence-only"),
-    Row("filter: IoU score only", "iou-score-only"),
-    Row("no MIL loss", "no-mil"),
-    Row("no distillation, no EMA", FULL, "student"),
-    Row("no distillation, EMA weights", FULL, "student_ema"),
-    Row("the same, trained as long", "no-relabelling"),
-    Row("the paper's eta' = 0.4", "paper-eta-prime"),
-    Row("recipe: published", "published"),
+    TableRow("no contrast", "no-contrast"),
+    TableRow("in-video contrast only", "in-video-contrast"),
+    TableRow("no filter", "no-filter"),
+    TableRow("filter: confidence only", "confidence-only"),
+    TableRow("filter: IoU score only", "iou-score-only"),
+    TableRow("no MIL loss", "no-mil"),
+    TableRow("no distillation, no EMA", FULL, "student"),
+    TableRow("no distillation, EMA weights", FULL, "student_ema"),
+    TableRow("the same, trained as long", "no-relabelling"),
+    TableRow("the paper's eta' = 0.4", "paper-eta-prime"),
+    TableRow("recipe: published", "published"),
 )
-"""The paper's system with something taken away, or as it was published."""
+"""The paper's system without one of its parts, or as published."""
 
 ADDED = (
-    Row("class-aware IoU score", "class-aware"),
-    Row("labels weighted by confidence", "label-weights"),
-    Row("both, the default", "class-aware-weighted"),
+    TableRow("class-aware IoU score", "class-aware"),
+    TableRow("labels weighted by confidence", "label-weights"),
+    TableRow("both, the default", "class-aware-weighted"),
 )
-"""Beyond the paper: the system with something added."""
+"""The paper's system with an addition of this project."""
 
 DEFAULT = tuple(row._replace(variant="class-aware-weighted") for row in STAGES[:-1])
-"""The stages again, with those additions that are on by default; their upper bound is the same."""
+"""The stages with the additions that are on by default. The upper bound is left out: it does not change."""
 
 CHOICES = (
-    Row("gamma 0.5", "gamma-0.5"),
-    Row("eta 0.3", "eta-0.3"),
-    Row("eta 0.5", "eta-0.5"),
-    Row("eta' 0.2", "relabel-0.2"),
-    Row("eta' 0.6", "relabel-0.6"),
-    Row("half the learning rate", "lr-halved"),
-    Row("teacher from the ninth epoch on", "switch-early"),
-    Row("average over 200 steps", "slow-average"),
+    TableRow("gamma 0.5", "gamma-0.5"),
+    TableRow("eta 0.3", "eta-0.3"),
+    TableRow("eta 0.5", "eta-0.5"),
+    TableRow("eta' 0.2", "relabel-0.2"),
+    TableRow("eta' 0.6", "relabel-0.6"),
+    TableRow("half the learning rate", "lr-halved"),
+    TableRow("teacher from the ninth epoch on", "switch-early"),
+    TableRow("average over 200 steps", "slow-average"),
 )
 """Other values of parameters: the variants of `params/sweeps/choose.yaml`."""
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """Reads what `fustal collect` wrote, with the name of each job's variant.
+    """Reads a table of `fustal collect` and adds the name of each job's variant.
 
     Args:
         path: a .parquet or .csv file.
 
     Returns:
-        Its rows with the column variant: the job's name without preset and seed.
+        Its rows with the column variant: the job's name without data set and seed.
 
     Raises:
-        InputError: there is no such file, it is no such table, or two of its jobs are the same.
+        InputError: the file is missing, is not such a table, or contains a job twice.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such table (fustal sweep, then fustal collect, makes one)")
+        raise InputError(f"{path}: no such table (make one with fustal sweep and fustal collect)")
     try:
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
         table["value"] = pd.to_numeric(table.value)
-        pairs = zip(table.run, table.dataset, strict=True)
-        variant = [run.removeprefix(f"{dataset}-").rpartition("seed")[0].rstrip("-") for run, dataset in pairs]
-        table = table.assign(variant=variant)
+        variants = []
+        for run, dataset in zip(table.run, table.dataset, strict=True):
+            without_seed = run.removeprefix(f"{dataset}-").rpartition("seed")[0]
+            variants.append(without_seed.rstrip("-"))
+        table = table.assign(variant=variants)
         twice = table[table.duplicated(["dataset", "variant", "seed", "stage", "measure"])]
     except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
-        raise InputError(f"{path}: is no table of fustal collect: {one_line(error)[:200]}") from None
+        raise InputError(f"{path}: is not a table of fustal collect: {one_line(error)[:200]}") from None
     if len(twice):
-        raise InputError(f"{path}: job {twice.run.iloc[0]} on {twice.dataset.iloc[0]} is there twice")
+        raise InputError(f"{path}: job {twice.run.iloc[0]} on {twice.dataset.iloc[0]} appears twice")
     return table
 
 
-def values_of(table: pd.DataFrame, dataset: str, row: Row, measure: str) -> pd.Series:
-    """What a row measured, indexed by seed; empty where the sweep has not run it."""
+def values_of(table: pd.DataFrame, dataset: str, row: TableRow, measure: str) -> pd.Series:
+    """Values of one measure for a row, indexed by seed; empty if the sweep has not run the variant."""
     chosen = (table.dataset == dataset) & (table.variant == row.variant)
     chosen &= (table.stage == row.stage) & (table.measure == measure)
     return table[chosen].set_index("seed").value.sort_index()
 
 
 def compare(
-    table: pd.DataFrame, rows: Sequence[Row], measure: str = "0.1:0.7", against: Row = DISTILLED
+    table: pd.DataFrame, rows: Sequence[TableRow], measure: str = "0.1:0.7", against: TableRow = DISTILLED
 ) -> pd.DataFrame:
-    """Mean and spread of each row over seeds, and its difference to another one, paired by seed.
+    """Mean and spread of each row over seeds, and its difference to a reference, paired by seed.
 
     Args:
         table: of `read_table`.
-        rows: which.
+        rows: to be compared.
         measure: of the table.
-        against: what the differences are taken to; the full system's distilled student.
+        against: the reference.
 
     Returns:
-        One row for each data set and row that has been run: dataset, title, seeds, mean, std, difference, and its
-        bootstrap interval of 95 %, low and high (NaN with fewer than three seeds in common).
+        One row for each data set and row that has been run: dataset, title, seeds (in common with the reference), mean,
+        std, difference, and its bootstrap interval of 95 %: low and high (NaN with fewer than three seeds).
     """
     lines = []
     for dataset in dict.fromkeys(table.dataset):
@@ -136,37 +143,52 @@ def compare(
         for row in rows:
             values = values_of(table, dataset, row, measure)
             difference = (values - reference).dropna().to_numpy()
-            if len(difference):
-                spread = values.mean(), values.std(), difference.mean(), *interval(difference)
-                lines.append((dataset, row.title, len(difference), *spread))
+            if len(difference) == 0:
+                continue
+            low, high = interval(difference)
+            lines.append(
+                {
+                    "dataset": dataset,
+                    "title": row.title,
+                    "seeds": len(difference),
+                    "mean": values.mean(),
+                    "std": values.std(),
+                    "difference": difference.mean(),
+                    "low": low,
+                    "high": high,
+                }
+            )
     columns = ["dataset", "title", "seeds", "mean", "std", "difference", "low", "high"]
     return pd.DataFrame(lines, columns=columns)
 
 
 def in_words(comparison: pd.DataFrame) -> pd.DataFrame:
-    """What a comparison says: better, worse, or no clear difference, a row a variant, a column a data set.
+    """A verdict for each difference: better, worse, or no clear difference.
 
-    A difference is clear when its interval, of three seeds or more, does not reach 0.
+    A difference is clear if its interval, of three seeds or more, does not contain 0.
 
     Args:
         comparison: of `compare`.
+
+    Returns:
+        A row per variant, a column per data set.
     """
-    few, better, worse = comparison.seeds < ENOUGH, comparison.low > 0, comparison.high < 0
-    words = np.select([few, better, worse], ["too few seeds", "better", "worse"], "no clear difference")
-    told = [f"{word} ({value:+.1f})" for word, value in zip(words, comparison.difference, strict=True)]
-    table = comparison.assign(told=told).pivot(index="title", columns="dataset", values="told")
+    conditions = [comparison.seeds < ENOUGH, comparison.low > 0, comparison.high < 0]
+    words = np.select(conditions, ["too few seeds", "better", "worse"], "no clear difference")
+    verdicts = [f"{word} ({value:+.1f})" for word, value in zip(words, comparison.difference, strict=True)]
+    table = comparison.assign(verdict=verdicts).pivot(index="title", columns="dataset", values="verdict")
     return table.reindex(index=comparison.title.unique(), columns=comparison.dataset.unique()).fillna("not run")
 
 
 def markdown(table: pd.DataFrame, measure: str = "0.1:0.7") -> str:
-    """Tables for a page: each row on each data set, mean ± std (number of seeds), and its difference with interval.
+    """Markdown tables: each row on each data set, mean ± std (number of seeds), and its difference with interval.
 
     Args:
         table: of `read_table`.
-        measure: which is compared.
+        measure: to be compared.
 
     Raises:
-        InputError: the stages were not measured so.
+        InputError: the table has no such measure of the stages, or nothing to compare.
     """
     stages = {row.stage for row in (*STAGES, *REMOVED, *ADDED)}
     measures = list(dict.fromkeys(table.measure[table.stage.isin(stages)]))
@@ -180,22 +202,28 @@ def markdown(table: pd.DataFrame, measure: str = "0.1:0.7") -> str:
         ("something added", ADDED, DISTILLED),
     ):
         comparison = compare(table, rows, measure, against)
-        datasets = list(dict.fromkeys(comparison.dataset))
-        lines = [
-            [corner, *(f"{name} | - {against.title}" for name in datasets)],
-            ["---"] + ["---: | ---:"] * len(datasets),
-        ]
-        cells = {(row.title, row.dataset): _cells(row) for row in comparison.itertuples()}
-        for title in dict.fromkeys(comparison.title):
-            lines.append([title, *(cells.get((title, name), "— | —") for name in datasets)])
-        if datasets:
-            blocks.append(markdown_lines(lines))
+        if not comparison.empty:
+            blocks.append(_block(corner, comparison, against))
     if not blocks:
         raise InputError(f"the table has nothing to compare: no job of variant {FULL!r} with {measure}")
     return "\n\n".join(blocks)
 
 
+def _block(corner: str, comparison: pd.DataFrame, against: TableRow) -> str:
+    """One table: a row per title, two columns per data set; dashes where a data set has no such row."""
+    datasets = list(dict.fromkeys(comparison.dataset))
+    cells = {(row.title, row.dataset): _cells(row) for row in comparison.itertuples()}
+    lines = [
+        [corner, *(f"{name} | - {against.title}" for name in datasets)],
+        ["---"] + ["---: | ---:"] * len(datasets),
+    ]
+    for title in dict.fromkeys(comparison.title):
+        lines.append([title, *(cells.get((title, name), "— | —") for name in datasets)])
+    return markdown_lines(lines)
+
+
 def _cells(row: Any) -> str:
+    """The two cells of a row of `compare`: mean ± std (seeds), and difference [interval]."""
     spread = "" if pd.isna(row.std) else f" ± {row.std:.1f}"
     between = "" if pd.isna(row.low) else f" [{row.low:+.1f}, {row.high:+.1f}]"
     return f"{row.mean:.1f}{spread} ({row.seeds}) | {row.difference:+.1f}{between}"

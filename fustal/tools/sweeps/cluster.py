@@ -1,7 +1,7 @@
-"""Runs the tasks of a sweep on dask.distributed: a local cluster, or any scheduler by its address.
+"""Runs the tasks of a sweep on dask.distributed: on a local cluster, or on any scheduler by its address.
 
-A task is one notebook, which papermill executes in a process of its own. Nothing is kept in the workers' memory: what a
-task leaves is files below the sweep's folder, so that a lost worker, or a lost client, costs only what it was doing.
+A task is one notebook, which papermill executes in a process of its own. Results are files in the sweep's folder, not
+objects in the workers' memory. When a worker or the client is lost, only the tasks that were running are lost.
 """
 
 import contextlib
@@ -31,17 +31,17 @@ from fustal.runs.batch import run_chain
 from fustal.runs.chain import CHAIN
 from fustal.runs.identity import code_digest, data_key
 from fustal.runs.stage import adopt, is_done
-from fustal.tools.sweeps.plan import Task, describe, digest_of, jobs_of, plan, read_sweep
-from fustal.tools.sweeps.progress import dashboard, follow
+from fustal.tools.sweeps.plan import SweepTask, describe, digest_of, jobs_of, plan, read_sweep
+from fustal.tools.sweeps.progress import Name, dashboard, follow
 
 LOG = logging.getLogger("distributed.fustal")
-"""What workers do, among what dask's workers log."""
+"""Progress of notebooks, a part of the log of dask's workers."""
 
 TRAINING = ("generator", "student", "distilled")
-"""Stages that ask for a GPU where there are any."""
+"""Stages that run on a GPU if there is one."""
 
-PATIENCE = 60
-"""Seconds to wait for the first worker of a scheduler."""
+WORKER_TIMEOUT = 60
+"""Maximum time in seconds to wait for the first worker of a scheduler."""
 
 
 def run_sweep(
@@ -53,21 +53,21 @@ def run_sweep(
     dry_run: bool = False,
     say: Callable[[str], None] = print,
 ) -> list[str]:
-    """Runs what is missing of a sweep.
+    """Runs the stages of a sweep that are not done.
 
     Args:
         path: of the sweep file.
-        outputs: folder, or URL of any file system that fsspec knows and all workers reach; a job has a folder in it.
+        outputs: folder for the jobs' folders, or URL on a file system that fsspec supports and all workers can reach.
         address: of a scheduler; None starts a local cluster.
-        workers: of the local cluster.
-        dry_run: only tell what would run.
-        say: takes lines of progress.
+        workers: number of workers of the local cluster; None for a number that fits the machine.
+        dry_run: only print what would run.
+        say: prints a line of progress.
 
     Returns:
         A line for each job that failed.
 
     Raises:
-        InputError: before anything runs: the sweep, its data, the scheduler or its workers are not as they must be.
+        InputError: a fault of the sweep, its data, the scheduler or its workers, found before anything runs.
     """
     sweep = read_sweep(path)
     jobs = jobs_of(sweep, path)
@@ -88,23 +88,24 @@ def run_sweep(
 
 
 def run_task(values: dict[str, Any], stage: str, donor: str | None, outputs: str, *before: float) -> float:
-    """Runs one notebook of a job, or takes its result over from another job; nothing where it is done already.
+    """Runs one notebook of a job, or copies its result from another job; does nothing if it is done.
 
     Args:
         values: parameters of the job.
         stage: name of the stage.
-        donor: the job that has computed the same already.
+        donor: name of the job that has computed the same stage, if there is one.
         outputs: the sweep's folder or URL.
-        *before: what the tasks that this one needs have returned.
+        *before: results of the tasks that must end before; not used, but dask waits for them.
 
     Returns:
-        Seconds.
+        Time in seconds.
 
     Raises:
         InputError: the notebook refused its input.
         StageError: the notebook failed.
     """
-    params, began = Params(**values), time.monotonic()
+    params = Params(**values)
+    began = time.monotonic()
     with workplace(outputs, params.run, donor) as folder:
         if donor:
             if not is_done(params, stage, data_key(load_dataset(params.dataset)), folder):
@@ -113,29 +114,36 @@ def run_task(values: dict[str, Any], stage: str, donor: str | None, outputs: str
             file = folder / params.run / "params.yaml"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(yaml.safe_dump(params.of(Params), sort_keys=False), encoding="utf-8")
-            # dask has its workers give freed memory back at once; a training would take it again at every step
+            # dask makes its workers return freed memory at once; a training would request it again in every step.
             os.environ.pop("MALLOC_TRIM_THRESHOLD_", None)
-            say = functools.partial(LOG.info, f"{params.run}: %s")  # and no bar, which would tear the client's table
-            run_chain(params, stages=[stage], outputs=folder, report=say, bar=False)
+            # No progress bar: it would break the table on the client's terminal.
+            report = functools.partial(LOG.info, f"{params.run}: %s")
+            run_chain(params, stages=[stage], outputs=folder, report=report, bar=False)
     return time.monotonic() - began
 
 
 @contextlib.contextmanager
 def workplace(outputs: str, job: str, donor: str | None) -> Iterator[Path]:
-    """The folder above the jobs' folders: a local one itself, else a copy of the jobs, of which one goes back.
+    """A local folder that holds the folders of a job and its donor.
+
+    A local sweep is used itself. From a URL both jobs are copied to a temporary folder; the job is copied back when the
+    block ends, also after an error.
 
     Args:
-        outputs: folder, or URL of any file system that fsspec knows.
-        job: is written to the URL when the block ends, also after an error.
-        donor: another job that is looked at.
+        outputs: the sweep's folder, or its URL on a file system that fsspec supports.
+        job: name of the job that the block works on.
+        donor: name of another job that the block reads, if any.
+
+    Yields:
+        The folder.
     """
     system, root = fsspec.url_to_fs(outputs)
     if is_local(outputs):
         yield Path(root)
         return
     with tempfile.TemporaryDirectory(prefix="fustal-") as folder:
-        for name in filter(None, (job, donor)):
-            if system.exists(f"{root}/{name}"):
+        for name in (job, donor):
+            if name and system.exists(f"{root}/{name}"):
                 system.get(f"{root}/{name}/", f"{folder}/{name}/", recursive=True)
         try:
             yield Path(folder)
@@ -144,22 +152,33 @@ def workplace(outputs: str, job: str, donor: str | None) -> Iterator[Path]:
 
 
 def is_local(outputs: str) -> bool:
-    """Whether runs are written where they stay."""
+    """Whether the sweep's folder is a folder and not a URL."""
     return "://" not in outputs
 
 
-def look(outputs: str, token: str, datasets: Sequence[str]) -> dict[str, Any]:
-    """What must be the same for the client and for all workers."""
+def environment_of(outputs: str, token: str, datasets: Sequence[str]) -> dict[str, Any]:
+    """Everything that must be the same on the client and on all workers.
+
+    Args:
+        outputs: the sweep's folder or URL.
+        token: name of a file that the client has written there.
+        datasets: names of the data sets of all jobs.
+
+    Returns:
+        Name -> value: code, versions, data sets, and whether the token is found.
+    """
     system, root = fsspec.url_to_fs(outputs)
-    for name in datasets:
-        ensure(name)
-    return {
+    environment = {
         "code": digest_of([code_digest(stage.notebook) for stage in CHAIN.values()]),
         "Python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("torch", "numpy", "pandas")},
-        **{f"data set {name}": data_key(load_dataset(name))[:16] for name in datasets},
-        f"sight of {outputs}": system.exists(f"{root}/{token}"),
     }
+    for name in ("torch", "numpy", "pandas"):
+        environment[name] = importlib.metadata.version(name)
+    for name in datasets:
+        ensure(name)
+        environment[f"data set {name}"] = data_key(load_dataset(name))[:16]
+    environment[f"access to {outputs}"] = system.exists(f"{root}/{token}")
+    return environment
 
 
 # --- in the client ---
@@ -171,9 +190,12 @@ def connect(address: str | None, workers: int | None, jobs: Sequence[Params], me
 
     Args:
         address: of the scheduler; None for a local cluster.
-        workers: of the local cluster; None for as many as there are GPUs or, without any, as cores and memory bear.
-        jobs: what will run.
-        memory_gib: that a job may need.
+        workers: number of workers of the local cluster; None for a number that fits the machine.
+        jobs: parameters of all jobs.
+        memory_gib: maximum memory of a job in GiB.
+
+    Yields:
+        The client.
 
     Raises:
         InputError: there is no scheduler, or it has no workers.
@@ -181,7 +203,7 @@ def connect(address: str | None, workers: int | None, jobs: Sequence[Params], me
     if address:
         try:
             client = Client(address, timeout=10)
-            client.wait_for_workers(1, timeout=PATIENCE)
+            client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
         except (OSError, TimeoutError, ValueError) as error:
             raise InputError(f"--scheduler {address}: no workers there: {error}") from None
         with client:
@@ -194,81 +216,121 @@ def connect(address: str | None, workers: int | None, jobs: Sequence[Params], me
 
 
 def local_workers(count: int | None, jobs: Sequence[Params], memory_gib: float) -> dict[int, dict[str, Any]]:
-    """Workers of one task each that do not fight for cores, memory or GPUs.
+    """Workers of one thread each that share cores, memory and GPUs without conflicts.
 
     Args:
-        count: how many, if it was said.
-        jobs: what will run.
-        memory_gib: that a job may need.
+        count: number of workers; None for one per GPU or, without GPUs, as many as cores and memory allow.
+        jobs: parameters of all jobs.
+        memory_gib: maximum memory of a job in GiB.
+
+    Returns:
+        Specifications for dask's `SpecCluster`, by number.
     """
     gpus = 0 if all(params.device == "cpu" for params in jobs) else torch.cuda.device_count()
-    threads = max(params.threads or os.cpu_count() or 1 for params in jobs)
-    room = int(psutil.virtual_memory().total / 2**30 / memory_gib)
-    count = count or max(1, min(gpus or (os.cpu_count() or 1) // threads, room))
-    options: dict[str, Any] = {"nthreads": 1, "memory_limit": None, "host": "127.0.0.1", "silence_logs": 50}
-    cards = [
-        {"env": {"CUDA_VISIBLE_DEVICES": str(i % gpus)}, "resources": {"GPU": 1}} if gpus else {} for i in range(count)
-    ]
-    return {i: {"cls": Nanny, "options": options | card} for i, card in enumerate(cards)}
+    if count is None:
+        cores = os.cpu_count() or 1
+        threads = max(params.threads or cores for params in jobs)
+        by_memory = int(psutil.virtual_memory().total / 2**30 / memory_gib)
+        count = max(1, min(gpus or cores // threads, by_memory))
+    workers = {}
+    for number in range(count):
+        options: dict[str, Any] = {"nthreads": 1, "memory_limit": None, "host": "127.0.0.1", "silence_logs": 50}
+        if gpus:
+            options["env"] = {"CUDA_VISIBLE_DEVICES": str(number % gpus)}
+            options["resources"] = {"GPU": 1}
+        workers[number] = {"cls": Nanny, "options": options}
+    return workers
 
 
 def check(client: Client, jobs: Sequence[Params], outputs: str) -> None:
-    """Looks, before anything starts, whether all workers see the same code, versions, data and run folders.
+    """Checks before anything runs that all workers have the same code, versions, data and sweep folder as the client.
+
+    Args:
+        client: of the scheduler.
+        jobs: parameters of all jobs.
+        outputs: the sweep's folder or URL; is made.
 
     Raises:
-        InputError: a worker does not, or would run several notebooks at once.
+        InputError: a worker differs from the client, or has several threads and would run several notebooks at once.
     """
     system, root = fsspec.url_to_fs(outputs)
-    token, datasets = f".seen-{uuid.uuid4().hex}", sorted({params.dataset for params in jobs})
+    token = f".seen-{uuid.uuid4().hex}"
+    datasets = sorted({params.dataset for params in jobs})
     system.makedirs(root, exist_ok=True)
     with system.open(f"{root}/{token}", "w") as file:
-        file.write("written by the client, to be seen by all workers\n")
+        file.write("written by the client; all workers must find this file\n")
     try:
         for worker, threads in client.nthreads().items():
             if threads > 1:
                 raise InputError(f"worker {worker}: has {threads} threads: start workers with --nthreads 1")
-        mine = look(outputs, token, datasets)
-        for worker, theirs in client.run(look, outputs, token, datasets).items():
-            for name, value in mine.items():
-                if theirs[name] != value:
-                    raise InputError(f"worker {worker}: has another {name} ({theirs[name]}) than the client ({value})")
+        own = environment_of(outputs, token, datasets)
+        for worker, environment in client.run(environment_of, outputs, token, datasets).items():
+            for name, value in own.items():
+                if environment[name] != value:
+                    raise InputError(f"worker {worker}: {name} is {environment[name]}, but {value} on the client")
     finally:
         system.rm(f"{root}/{token}")
 
 
-def submit(client: Client, tasks: Sequence[Task], outputs: str) -> dict[tuple[str, str], Future]:
-    """Hands the tasks that are not done to the scheduler, job by job.
+def submit(client: Client, tasks: Sequence[SweepTask], outputs: str) -> dict[Name, Future]:
+    """Submits the tasks that are not done to the scheduler; earlier jobs have priority.
 
     Args:
         client: of the scheduler.
-        tasks: of `fustal.tools.sweeps.plan.plan`: each behind those that it needs.
+        tasks: of `fustal.tools.sweeps.plan.plan`: each one after those that it needs.
         outputs: the sweep's folder or URL.
 
     Returns:
         A future for each, by job and stage.
     """
-    order = {run: number for number, run in enumerate(dict.fromkeys(task.params.run for task in tasks))}
-    has_gpus = any("GPU" in worker["resources"] for worker in client.scheduler_info(n_workers=-1)["workers"].values())
-    names, futures = list(CHAIN), {}
+    runs = list(dict.fromkeys(task.params.run for task in tasks))
+    order = {run: number for number, run in enumerate(runs)}
+    with_gpu = has_gpus(client)
+    futures: dict[Name, Future] = {}
     for task in tasks:
         if task.done:
             continue
-        run, stage = task.name
-        needed = [(run, names[i - 1]) for i in [names.index(stage)] if i] + [(task.donor, stage)] * bool(task.donor)
-        wants_gpu = (
-            stage in TRAINING
-            and not task.donor
-            and (task.params.device == "cuda" or (task.params.device == "auto" and has_gpus))
-        )
+        # Tasks that were done before have no future: nothing has to wait for them.
+        needed = [futures[name] for name in needed_by(task) if name in futures]
         futures[task.name] = client.submit(
             run_task,
             task.params.of(Params),
-            stage,
+            task.stage,
             task.donor,
             outputs,
-            *[futures[name] for name in needed if name in futures],
-            key=f"{stage}-{digest_of((outputs, run, task.key))}",
-            priority=-order[run],
-            resources={"GPU": 1} if wants_gpu else None,
+            *needed,
+            key=f"{task.stage}-{digest_of((outputs, task.params.run, task.key))}",
+            priority=-order[task.params.run],
+            resources={"GPU": 1} if runs_on_gpu(task, with_gpu) else None,
         )
     return futures
+
+
+def needed_by(task: SweepTask) -> list[Name]:
+    """Tasks that must end before: the stage before in the same job, and the same stage of the donor."""
+    stages = list(CHAIN)
+    number = stages.index(task.stage)
+    needed = []
+    if number > 0:
+        needed.append((task.params.run, stages[number - 1]))
+    if task.donor:
+        needed.append((task.donor, task.stage))
+    return needed
+
+
+def has_gpus(client: Client) -> bool:
+    """Whether any worker offers the resource "GPU"."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return any("GPU" in worker["resources"] for worker in workers)
+
+
+def runs_on_gpu(task: SweepTask, with_gpu: bool) -> bool:
+    """Whether a task needs the resource "GPU".
+
+    Args:
+        task: to be submitted.
+        with_gpu: whether any worker has a GPU.
+    """
+    if task.stage not in TRAINING or task.donor:
+        return False
+    return task.params.device == "cuda" or (task.params.device == "auto" and with_gpu)

@@ -1,19 +1,19 @@
-"""Sweeps: many chains from one file, as stages of which equal ones are computed once.
+"""Plans of sweeps: the jobs that a file describes, as stages of which equal ones are computed once.
 
-What runs them is `fustal.tools.sweeps.cluster`. The page "From a laptop to a cluster" (docs/cluster.md) tells how.
+`fustal.tools.sweeps.cluster` runs them. docs/cluster.md explains how to use it.
 """
 
 import hashlib
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from fustal import ROOT
-from fustal.data.cards import load_dataset
+from fustal.data.cards import Dataset, load_dataset
 from fustal.data.demo import ensure
 from fustal.data.files import validated
 from fustal.data.names import read_as
@@ -27,28 +27,28 @@ Scalar = str | int | float | bool
 
 
 class Sweep(BaseModel):
-    """A file of `params/sweeps`: every base with every variant, combination of the grid and seed is a job."""
+    """A file of `params/sweeps`. Each combination of a base, a variant, values of the grid and a seed is a job."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     base: str | dict[str, dict[str, Scalar]] = Field(
-        description="preset, a name in params/ or a path; or several -> parameters that differ from theirs"
+        description="preset, a name in params/ or a path; or several presets -> parameters that differ from them"
     )
     seeds: list[int] = Field(default=[0], min_length=1)
     grid: dict[str, list[Scalar]] = Field(default={}, description="parameter -> values; all combinations")
     variants: dict[str, dict[str, Scalar]] = Field(default={}, description="name -> parameters of one variant")
-    memory_gib: float = Field(default=4.0, gt=0, description="that a job may need")
+    memory_gib: float = Field(default=4.0, gt=0, description="maximum memory of a job in GiB")
 
 
-class Task(NamedTuple):
-    """A stage of a job.
+class SweepTask(NamedTuple):
+    """One stage of one job of a sweep.
 
     Attributes:
-        params: of the job; its run is the job's name.
-        stage: its name.
-        key: hash; tasks with the same one have equal parameters, data, code and inputs, and thus results.
-        donor: the job that computes it, where another one does.
-        done: whether the job's folder holds it already.
+        params: of the job; `run` is the job's name.
+        stage: name of the stage.
+        key: hash of parameters, data, code and inputs; tasks with equal keys have equal results.
+        donor: name of the job that computes the stage, if it is another one.
+        done: whether the job's folder has the result already.
     """
 
     params: Params
@@ -64,89 +64,139 @@ class Task(NamedTuple):
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Reads a sweep file, whose path `names.find` gives.
+    """Reads a sweep file.
+
+    Args:
+        path: from `names.find`.
 
     Raises:
-        InputError: missing, not YAML, another kind of file, or with unknown or mistyped entries.
+        InputError: the file is missing, not YAML, of another kind, or has unknown entries or entries of a wrong type.
     """
     return validated(Sweep, read_as("sweep", path, Sweep.model_fields), path)
 
 
 def jobs_of(sweep: Sweep, path: Path) -> list[Params]:
-    """The jobs of a sweep, each with its own name; those of the first seed first.
+    """The jobs of a sweep, each with its own name; jobs of the first seed come first.
 
     Args:
         sweep: what to combine.
-        path: of its file, for messages and for presets that are named relative to it.
+        path: of the sweep file, for messages and for presets with a path relative to it.
+
+    Returns:
+        Parameters of each job; `run` is its name.
 
     Raises:
-        InputError: an unknown preset or parameter, a value out of range, or two jobs that are the same.
+        InputError: an unknown preset or parameter, a value out of range, or two jobs with the same name.
     """
     bases = {sweep.base: {}} if isinstance(sweep.base, str) else sweep.base
-    varied = {*sweep.grid, *itertools.chain(*bases.values(), *sweep.variants.values())}
-    if reserved := {"run", "seed"} & varied:
-        raise InputError(f"{path}: {sorted(reserved)[0]} cannot be varied by hand (there is 'seeds')")
-    values = [[(name, value) for value in choices] for name, choices in sweep.grid.items()]
+    variants = sweep.variants or {"": {}}
+    _check_varied(sweep, bases, path)
     jobs: dict[str, Params] = {}
-    for seed, (base, own), (variant, changes), *point in itertools.product(
-        sweep.seeds, bases.items(), (sweep.variants or {"": {}}).items(), *values
-    ):
-        preset = ROOT / "params" / f"{base}.yaml" if re.fullmatch(r"[\w-]+", base) else path.parent / base
-        parts = [preset.stem] * (len(bases) > 1) + [variant] * bool(variant)
-        parts += [f"{name}-{value}" for name, value in point] + [f"seed{seed}"]
-        run = re.sub(r"[^\w.-]", "_", "-".join(parts))
+    for seed, base, variant, point in itertools.product(sweep.seeds, bases, variants, _points(sweep.grid)):
+        preset = _preset(base, path)
+        parts = [f"{name}-{value}" for name, value in point.items()]
+        if variant:
+            parts.insert(0, variant)
+        if len(bases) > 1:
+            parts.insert(0, preset.stem)
+        run = re.sub(r"[^\w.-]", "_", "-".join([*parts, f"seed{seed}"]))
         if run in jobs:
             raise InputError(f"{path}: two jobs have the name {run}")
+        changes = bases[base] | variants[variant] | point | {"seed": seed, "run": run}
         try:
-            changed = own | changes | dict(point) | {"seed": seed, "run": run}
-            jobs[run] = Params.read(preset, **changed)
+            jobs[run] = Params.read(preset, **changes)
         except InputError as error:
             raise InputError(f"{path}: job {run}: {error}") from None
     return list(jobs.values())
 
 
-def plan(jobs: Sequence[Params], outputs: Path | None) -> list[Task]:
-    """The stages of all jobs, each behind those that it needs.
+def _check_varied(sweep: Sweep, bases: Mapping[str, Mapping[str, Scalar]], path: Path) -> None:
+    """Refuses a sweep that varies the parameters that `jobs_of` sets itself."""
+    varied = set(sweep.grid)
+    for changes in [*bases.values(), *sweep.variants.values()]:
+        varied.update(changes)
+    for name in ("run", "seed"):
+        if name in varied:
+            raise InputError(f"{path}: {name} cannot be varied by hand (use 'seeds')")
+
+
+def _points(grid: Mapping[str, Sequence[Scalar]]) -> list[dict[str, Scalar]]:
+    """All combinations of the values of a grid; one empty combination without a grid.
+
+    >>> _points({"a": [1, 2], "b": [3]})
+    [{'a': 1, 'b': 3}, {'a': 2, 'b': 3}]
+    """
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def _preset(base: str, path: Path) -> Path:
+    """File of a preset: a name is in params/, a path is relative to the sweep file."""
+    if re.fullmatch(r"[\w-]+", base):
+        return ROOT / "params" / f"{base}.yaml"
+    return path.parent / base
+
+
+def plan(jobs: Sequence[Params], outputs: Path | None) -> list[SweepTask]:
+    """The stages of all jobs, each one after those that it needs.
 
     Args:
-        jobs: parameters of each.
-        outputs: the folder above the jobs' folders; None where this process cannot look into it.
+        jobs: parameters of each job.
+        outputs: folder that holds the jobs' folders; None if this process cannot read it.
 
     Returns:
-        Tasks. Of those with the same key one has no donor: one that is done already, else the first.
+        Tasks. Of those with the same key exactly one has no donor: the first that is done, else the first.
 
     Raises:
         InputError: a data set is missing.
     """
-    data, datasets = {}, {}
-    for name in {params.dataset: None for params in jobs}:
+    datasets: dict[str, Dataset] = {}
+    data_keys: dict[str, str] = {}
+    for name in dict.fromkeys(params.dataset for params in jobs):
         ensure(name)
         datasets[name] = load_dataset(name)
-        data[name] = data_key(datasets[name])
-    tasks: dict[str, list[Task]] = {}
+        data_keys[name] = data_key(datasets[name])
+    tasks = []
     for params in jobs:
+        data = data_keys[params.dataset]
         key = ""
-        for stage in (CHAIN[name] for name in stages_of(params, datasets[params.dataset])):
-            key = hashlib.sha256(f"{key} {stage_key(params, stage, data[params.dataset])}".encode()).hexdigest()
-            done = outputs is not None and is_done(params, stage.name, data[params.dataset], outputs)
-            tasks.setdefault(key, []).append(Task(params, stage.name, key, None, done))
-    donors = {key: next((t for t in equal if t.done), equal[0]).params.run for key, equal in tasks.items()}
-    shared = [
-        t if t.params.run == donors[t.key] else t._replace(donor=donors[t.key]) for e in tasks.values() for t in e
-    ]
-    order = {params.run: number for number, params in enumerate(jobs)}
-    return sorted(shared, key=lambda task: order[task.params.run])  # a donor is the first of its equals, or done
+        for stage in stages_of(params, datasets[params.dataset]):
+            # The key contains that of the stage before: equal keys mean equal inputs as well.
+            key = hashlib.sha256(f"{key} {stage_key(params, CHAIN[stage], data)}".encode()).hexdigest()
+            done = outputs is not None and is_done(params, stage, data, outputs)
+            tasks.append(SweepTask(params, stage, key, None, done))
+    donors = _donors(tasks)
+    shared = []
+    for task in tasks:
+        donor = donors[task.key]
+        shared.append(task if task.params.run == donor else task._replace(donor=donor))
+    return shared
 
 
-def describe(tasks: Sequence[Task]) -> list[str]:
-    """A line for each job of a plan: what is done, what another job computes, what is to be computed."""
+def _donors(tasks: Sequence[SweepTask]) -> dict[str, str]:
+    """Name of the job that computes each key: the first that is done, else the first."""
+    donors: dict[str, str] = {}
+    for task in tasks:
+        if task.done:
+            donors.setdefault(task.key, task.params.run)
+    for task in tasks:
+        donors.setdefault(task.key, task.params.run)
+    return donors
+
+
+def describe(tasks: Sequence[SweepTask]) -> list[str]:
+    """A line for each job of a plan: which stages are done, taken from another job, or computed."""
     lines: dict[str, list[str]] = {}
     for task in tasks:
-        what = "done" if task.done else f"from {task.donor}" if task.donor else "compute"
+        if task.done:
+            what = "done"
+        elif task.donor:
+            what = f"from {task.donor}"
+        else:
+            what = "compute"
         lines.setdefault(task.params.run, []).append(f"{task.stage}: {what}")
     return [f"{run}: {', '.join(stages)}" for run, stages in lines.items()]
 
 
 def digest_of(values: Any) -> str:
-    """Short name of a task for the scheduler."""
+    """Hash of values, short enough for a name."""
     return hashlib.sha256(repr(values).encode()).hexdigest()[:16]

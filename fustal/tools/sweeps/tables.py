@@ -1,4 +1,4 @@
-"""The table of results: read from the `metrics.json` of runs, mean ± std over seeds."""
+"""Tables of results: `metrics.json` files of runs and sweeps as frames, and as Markdown with mean ± std over seeds."""
 
 import json
 import os
@@ -26,26 +26,31 @@ STAGE_NAMES = {
     "upper_bound": "same student on true segments",
     "given": "another method's detections",
 }
-
+"""Title of each stage in the table, in the order of its rows."""
 
 LABEL_MEASURES = (
-    *("precision at 0.5", "recall at 0.5", "f1 at 0.5", "mean tIoU", "boundary error (s)", "coverage", "labels"),
+    "precision at 0.5",
+    "recall at 0.5",
+    "f1 at 0.5",
+    "mean tIoU",
+    "boundary error (s)",
+    "coverage",
+    "labels",
 )
 """Measures of labels that the table shows; `metrics.json` has more."""
 
-
 ENOUGH = 3
-"""Seeds that an interval needs: that of two would only be their two values."""
+"""Minimum number of seeds for an interval: of two seeds it would only be their two values."""
 
 TIoU = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(:\d+(\.\d+)?)?$")]
 """A threshold, or the ends of a range of them."""
 
 Values = Annotated[dict[TIoU, FiniteFloat], Field(min_length=1)]
-"""Percent at each threshold and over ranges of them, the widest last."""
+"""Percent at each threshold and over ranges of thresholds, the widest range last."""
 
 
 class Seeded(BaseModel):
-    """Parameters, of which only the seed is looked at here."""
+    """Parameters of a run; only the seed is checked here."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -68,7 +73,7 @@ class Metrics(BaseModel):
     provenance: dict[str, Any] = {}
 
     def measures(self) -> list[dict[str, Any]]:
-        """Stage, measure and value of everything that the run measured, but for single classes."""
+        """A dictionary of stage, measure and value for each value, without those of single classes."""
         labels = {f"labels/{name}": values for name, values in self.labels.items()}
         video_level = {stage: {"video-level mAP": value} for stage, value in self.video_level.items()}
         rows = []
@@ -82,13 +87,14 @@ def read_metrics(runs: Sequence[str | Path]) -> dict[Path, Metrics]:
     """Reads the metrics of runs.
 
     Args:
-        runs: see `names.find_run`; or paths of `metrics.json` files.
+        runs: names or folders of runs (see `names.find_run`), or paths of `metrics.json` files.
 
     Returns:
-        File -> what it says. A run is called as its folder is, as the metrics of equal jobs of a sweep are copies.
+        File -> its content. `run` is the name of the folder without the seed: the name in the file can be another one,
+        as jobs of a sweep share the files of equal stages.
 
     Raises:
-        InputError: there is no such run, it has not been evaluated, its file is broken, or one is given twice.
+        InputError: there is no such run, it has not been evaluated, its file is broken, or it is given twice.
     """
     found: dict[Path, Metrics] = {}
     seen: set[tuple[str, int]] = set()
@@ -111,25 +117,38 @@ def read_metrics(runs: Sequence[str | Path]) -> dict[Path, Metrics]:
 
 
 def changed_since(runs: Sequence[str | Path]) -> list[str]:
-    """A line for each run of which a stage was made again after the evaluation, so that its table is of the old one.
+    """Runs whose files were made again after their evaluation: their metrics are out of date.
 
     Args:
         runs: see `read_metrics`.
+
+    Returns:
+        A line for each such run.
     """
     lines = []
     for path in read_metrics(runs):
         record = path.with_name("stage.json")
         inputs = read_json(record).get("inputs") if record.is_file() else None
-        for name, value in inputs.items() if isinstance(inputs, dict) else ():
+        if not isinstance(inputs, dict):
+            continue
+        for name, value in inputs.items():
             file = path.parents[1] / name
             if file.is_file() and digest(file) != value:
-                lines.append(f"{path}: {name} was made again since: the table is of the one before (fustal run)")
+                lines.append(f"{path}: is out of date: {name} was made again since (evaluate again with fustal run)")
                 break
     return lines
 
 
 def parsed(values: Any, path: str | Path) -> Metrics:
-    """What a `metrics.json` holds, validated; one line names the file and the first entry that does not fit."""
+    """Validates the content of a `metrics.json`.
+
+    Args:
+        values: the content.
+        path: of the file, for messages.
+
+    Raises:
+        InputError: the first entry that is missing or of a wrong type.
+    """
     try:
         return Metrics.model_validate(values)
     except ValidationError as error:
@@ -138,7 +157,7 @@ def parsed(values: Any, path: str | Path) -> Metrics:
 
 
 def collect(runs: Sequence[str | Path]) -> pd.DataFrame:
-    """Reads the metrics of runs into one tidy frame.
+    """Reads the metrics of runs into one frame, one row per value.
 
     Args:
         runs: see `read_metrics`.
@@ -154,26 +173,27 @@ def collect(runs: Sequence[str | Path]) -> pd.DataFrame:
 
 
 def collect_sweeps(folders: Sequence[str]) -> pd.DataFrame:
-    """All that the jobs of some sweeps measured, with what they were made with.
+    """Reads the metrics of all jobs of sweeps, with their parameters, versions and hardware.
 
     Args:
-        folders: of the sweeps; or their URLs on any file system that fsspec knows.
+        folders: of the sweeps, or their URLs on a file system that fsspec supports.
 
     Returns:
-        Tidy frame: sweep, run (the job, by its folder: the metrics of equal jobs are copies), dataset, test, stage,
-        measure, value, the parameters, and versions and hardware with the prefix "made.".
+        One row per value: sweep, run (name of the job's folder), dataset, test, stage, measure, value, the parameters,
+        and versions and hardware with the prefix "made.".
 
     Raises:
-        InputError: there are no metrics in one of them.
+        InputError: a folder without metrics, or broken metrics.
     """
     frames = []
     for folder in folders:
         system, root = fsspec.url_to_fs(folder)
-        # listed, as a pattern would take brackets in the folder's name for its own
+        # Listed without a pattern: the folder's name may contain brackets, which have a meaning in patterns.
         jobs = sorted(system.ls(root, detail=False)) if system.isdir(root) else []
-        paths = [path for path in (f"{job}/evaluation/metrics.json" for job in jobs) if system.isfile(path)]
+        candidates = [f"{job}/evaluation/metrics.json" for job in jobs]
+        paths = [path for path in candidates if system.isfile(path)]
         if not paths:
-            raise InputError(f"{folder}: holds no <job>/evaluation/metrics.json")
+            raise InputError(f"{folder}: contains no <job>/evaluation/metrics.json")
         for path in paths:
             job = {"sweep": Path(root).name, "run": Path(path).parts[-3]}
             frames.append(_job_rows(path, system.cat_file(path), job))
@@ -183,56 +203,82 @@ def collect_sweeps(folders: Sequence[str]) -> pd.DataFrame:
 
 
 def _job_rows(path: str, content: bytes, job: dict[str, str]) -> pd.DataFrame:
-    """What one job measured, a row a measure; its parameters and what it was made with are the same in all."""
+    """The rows of one job: a value each, with the same parameters, versions and hardware in all rows."""
     try:
         values = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON: {one_line(error)}") from None
     metrics = parsed(values, path)
     rows = pd.DataFrame(metrics.measures()).assign(**job, dataset=metrics.dataset, test=metrics.test)
-    packages = metrics.provenance.get("packages")
-    made = metrics.provenance | (packages if isinstance(packages, dict) else {})
-    made = {f"made.{name}": value for name, value in made.items() if name != "packages"}
-    about = {name: value for name, value in metrics.parameters.model_dump().items() if name not in rows}
-    return rows.assign(**about | made)
+    columns = {name: value for name, value in metrics.parameters.model_dump().items() if name not in rows}
+    made = dict(metrics.provenance)
+    packages = made.pop("packages", None)  # versions, which become columns of their own
+    if isinstance(packages, dict):
+        made |= packages
+    for name, value in made.items():
+        columns[f"made.{name}"] = value
+    return rows.assign(**columns)
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> Path:
-    """Writes a frame as CSV or Parquet, as the file's name says, atomically; returns the path."""
+    """Writes a frame as CSV or Parquet, atomically.
+
+    Args:
+        frame: any.
+        path: a .csv or .parquet file.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: another ending, or the file cannot be written.
+    """
     if path.suffix not in (".csv", ".parquet"):
         raise InputError(f"{path}: must end in .csv or .parquet")
     check_output(path)
     with atomic(path) as temporary:
-        frame.to_parquet(temporary) if path.suffix == ".parquet" else frame.to_csv(temporary, index=False)
+        if path.suffix == ".parquet":
+            frame.to_parquet(temporary)
+        else:
+            frame.to_csv(temporary, index=False)
     return path
 
 
 def table(results: pd.DataFrame) -> str:
-    """Markdown: for each run, mAP of every stage and quality of the labels, in percent, mean ± std over seeds."""
+    """Markdown: for each run the mAP of every stage and the quality of the labels, in percent, mean ± std over seeds.
+
+    Args:
+        results: of `collect`.
+    """
     blocks = []
     for run, part in results.groupby("run", sort=False):
         blocks.append(_heading(run, part))
         seeds = part.seed.nunique()
         stages = [name for name in STAGE_NAMES if name in set(part.stage)]
         mean_ap = part[part.measure.str.match(r"[\d.:]+$")]
-        blocks.append(_markdown(mean_ap, {STAGE_NAMES[name]: name for name in stages}, "mAP at tIoU", seeds))
-        blocks += [line for line in (_gain(mean_ap, seeds), _ratio(mean_ap, seeds)) if line]
+        titles = {STAGE_NAMES[name]: name for name in stages}
+        blocks.append(_markdown(mean_ap, titles, "mAP at tIoU", seeds))
+        for line in (_gain(mean_ap, seeds), _ratio(mean_ap, seeds)):
+            if line:
+                blocks.append(line)
         labels = {name.removeprefix("labels/"): name for name in part.stage.unique() if name.startswith("labels/")}
         if labels:
-            blocks.append(
-                _markdown(part[part.measure.isin(LABEL_MEASURES)], labels, "labels of training videos", seeds)
-            )
+            measures = part[part.measure.isin(LABEL_MEASURES)]
+            blocks.append(_markdown(measures, labels, "labels of training videos", seeds))
     return "\n\n".join(blocks)
 
 
 def class_table(runs: Sequence[str | Path]) -> str:
-    """Markdown: for each run, the average precision of each class, a column a stage, in percent, mean ± std over seeds.
+    """Markdown: for each run the average precision of each class, in percent, mean ± std over seeds.
 
     Args:
         runs: see `read_metrics`.
 
+    Returns:
+        A table per run: a row per class, a column per stage.
+
     Raises:
-        InputError: see there; or a run was evaluated before classes were recorded.
+        InputError: as `read_metrics`; or metrics of an older version without single classes.
     """
     rows = []
     for path, metrics in read_metrics(runs).items():
@@ -254,6 +300,7 @@ def class_table(runs: Sequence[str | Path]) -> str:
 
 
 def _heading(run: str, part: pd.DataFrame) -> str:
+    """Name of a run, its data set, and its seeds."""
     seeds = sorted(part.seed.unique())
     spread = "mean ± std, " if len(seeds) > 1 else ""
     return (
@@ -263,24 +310,28 @@ def _heading(run: str, part: pd.DataFrame) -> str:
 
 
 def _seeds(count: int) -> str:
-    return f"{count} seed{'s' * (count != 1)}"
+    """A number of seeds in words: "1 seed", "3 seeds"."""
+    return "1 seed" if count == 1 else f"{count} seeds"
 
 
 def _gain(mean_ap: pd.DataFrame, seeds: int) -> str:
-    """What all stages together are worth, paired by seed; empty where one of the two ends is missing."""
+    """A line on the gain of the distilled student over the generator, paired by seed; empty if one is missing."""
     measure, by_stage = _averages(mean_ap)
     if not {"generator", "distilled"} <= set(by_stage):
         return ""
     gain = (by_stage.distilled - by_stage.generator).dropna().to_numpy()
     if not len(gain):
         return ""
-    between = " [{:+.1f}, {:+.1f}]".format(*interval(gain)) if len(gain) >= ENOUGH else ""
+    between = ""
+    if len(gain) >= ENOUGH:
+        low, high = interval(gain)
+        between = f" [{low:+.1f}, {high:+.1f}]"
     pairs = "" if len(gain) == seeds else f" ({_seeds(len(gain))})"
     return f"Distilled student - generator, average over {measure}: {gain.mean():+.1f}{between}{pairs}"
 
 
 def _ratio(mean_ap: pd.DataFrame, seeds: int) -> str:
-    """What weak labels reach of what true segments do; empty where there is no upper bound."""
+    """A line on the ratio of the distilled student to the upper bound, paired by seed; empty if one is missing."""
     measure, by_stage = _averages(mean_ap)
     if not {"distilled", "upper_bound"} <= set(by_stage):
         return ""
@@ -292,7 +343,7 @@ def _ratio(mean_ap: pd.DataFrame, seeds: int) -> str:
 
 
 def _averages(mean_ap: pd.DataFrame) -> tuple[str, pd.DataFrame]:
-    """The widest range of tIoU, and the mAP over it: a row a seed, a column a stage."""
+    """The widest range of tIoU, and the mAP over it: a row per seed, a column per stage."""
     measure = mean_ap.measure.iloc[-1]
     return measure, mean_ap[mean_ap.measure == measure].pivot_table(index="seed", columns="stage", values="value")
 
@@ -300,8 +351,13 @@ def _averages(mean_ap: pd.DataFrame) -> tuple[str, pd.DataFrame]:
 def interval(values: np.ndarray) -> tuple[float, float]:
     """Percentile bootstrap interval of 95 % of the mean; the same values give the same interval.
 
-    With five values it is too narrow: it holds the true mean in some 85 of 100 cases, not 95. Of fewer than `ENOUGH`
-    values there is none: NaN.
+    With five values it is too narrow: it contains the true mean in about 85 of 100 cases, not 95.
+
+    Args:
+        values: (N,).
+
+    Returns:
+        Both ends; NaN with fewer than `ENOUGH` values.
 
     >>> low, high = interval(np.array([1.0, 2.0, 3.0]))
     >>> 1 <= low < 2 < high <= 3
@@ -315,8 +371,18 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def insert(text: str, path: Path, name: str = "results") -> None:
-    """Puts a text between two markers of a file, `<!-- name: begin -->` and `<!-- name: end -->`."""
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    """Replaces the text between two markers of a file, `<!-- name: begin -->` and `<!-- name: end -->`.
+
+    Args:
+        text: the new text.
+        path: of the file.
+        name: of the markers.
+
+    Raises:
+        InputError: the file cannot be read, or has no such markers.
+    """
+    begin = f"<!-- {name}: begin -->"
+    end = f"<!-- {name}: end -->"
     page = read_text(path)
     if begin not in page or end not in page.split(begin)[1]:
         raise InputError(f"{path}: has no lines {begin} and {end}")
@@ -327,25 +393,34 @@ def insert(text: str, path: Path, name: str = "results") -> None:
 
 
 def _markdown(part: pd.DataFrame, stages: dict[str, str], corner: str, seeds: int) -> str:
-    """A row a stage, a column a measure; a row or a cell of fewer seeds than the run has says how many."""
+    """A table with a row per stage and a column per measure.
+
+    Args:
+        part: rows of one run: stage, seed, measure, value.
+        stages: title of a row -> its stage.
+        corner: text of the first cell.
+        seeds: number of seeds of the run. A row or a cell with fewer seeds shows their number.
+    """
     measures = list(dict.fromkeys(part.measure[part.stage.isin(stages.values())]))
     lines = [[corner, *measures], ["---"] + ["---:"] * len(measures)]
     for title, stage in stages.items():
         row = part[part.stage == stage]
-        most = row.seed.nunique()
-        values = {name: row.value[row.measure == name] for name in measures}
-        cells = [_cell(value, 0 if name == "labels" else 1, most) for name, value in values.items()]
-        lines.append([title if most == seeds else f"{title} ({_seeds(most)})", *cells])
+        row_seeds = row.seed.nunique()
+        line = [title if row_seeds == seeds else f"{title} ({_seeds(row_seeds)})"]
+        for name in measures:
+            digits = 0 if name == "labels" else 1
+            line.append(_cell(row.value[row.measure == name], digits, row_seeds))
+        lines.append(line)
     return markdown_lines(lines)
 
 
 def markdown_lines(lines: Sequence[Sequence[str]]) -> str:
-    """Cells as the lines of a table."""
+    """Lines of a Markdown table from lists of cells."""
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cell(values: pd.Series, digits: int, seeds: int) -> str:
-    """Mean ± std; and how many seeds it has where these are not all of the row's."""
+    """Mean ± std, and the number of seeds if it has fewer than the row; a dash without values."""
     if values.empty:
         return "—"
     spread = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""

@@ -1,4 +1,4 @@
-"""Kinds of errors and mAP by length, against a slow reading of their definitions."""
+"""Kinds of errors and mAP by length, compared with a slow implementation of their definitions."""
 
 import numpy as np
 import pandas as pd
@@ -118,7 +118,7 @@ def test_a_range_without_an_action_is_left_out():
     assert ap.to_dict() == {"1.0–2.6 s": 1, "7.4–9.0 s": 1}
 
 
-def test_what_is_wrong_counts_against_its_own_length():
+def test_a_false_positive_counts_in_the_bin_of_its_own_length():
     wrong = found(("a", "run", 0.9, 100, 130), ("a", "run", 0.8, 0, 4), ("a", "run", 0.7, 10, 20))
     run = TRUTH[TRUTH.label == "run"]
     assert average_precision_by_length(wrong, run, bins=2).tolist() == [1, 1], "longer than any action"

@@ -1,4 +1,4 @@
-"""Evaluation: hand-made cases, degenerate ones, and agreement with a slow reading of the definition."""
+"""Evaluation: cases made by hand, degenerate ones, and a comparison with a slow implementation of the definition."""
 
 import numpy as np
 import pandas as pd
@@ -68,12 +68,12 @@ def test_a_detection_takes_the_best_free_segment():
     near = truth(("a", "run", 0, 4), ("a", "run", 4, 8))
     detections = found(("a", "run", 0.9, 1, 8), ("a", "run", 0.8, 2, 8))
     ap = mean_average_precision(detections, near, [0.2, 0.6])
-    # The first takes 4-8 at .2, and the second settles for 0-4 (tIoU 2/8); at .6 only the second is good enough.
+    # At .2 the first takes 4-8, and the second takes 0-4 (tIoU 2/8). At .6 only the second reaches the threshold.
     assert ap.loc["run"].tolist() == [1.0, 0.25]
 
 
 def test_of_equal_overlaps_the_last_true_segment_is_taken():
-    """The better detection lies between two true segments; only the first of them is left for the other, if any."""
+    """The better detection covers both true segments equally and takes the last one; the first is left."""
     twins = truth(("a", "run", 0, 4), ("a", "run", 6, 10))
     detections = found(("a", "run", 0.9, 0, 10), ("a", "run", 0.8, 6, 10))
     assert mean_average_precision(detections, twins, [0.4]).loc["run", 0.4] == 0.5
@@ -101,7 +101,7 @@ def test_one_detection_far_away_changes_nothing(far):
 
 
 def test_times_of_a_clock():
-    """Milliseconds since 1970, many videos: exact, too."""
+    """Milliseconds since 1970 in many videos are compared exactly."""
     start = 1.7e12 + np.arange(2000.0)
     late = pd.DataFrame({"video": [f"v{i}" for i in range(2000)], "label": "run", "start": start, "end": start + 2})
     assert (mean_average_precision(late.assign(score=0.5), late, [1.0]) == 1).all(axis=None)
@@ -125,7 +125,7 @@ def test_no_true_segments():
 
 
 def _slow_average_precision(detections, ground_truth, label, tiou):
-    """One detection after the other, and the area under the interpolated curve over recall."""
+    """Matches one detection after the other; sums the interpolated precision over the hits."""
     left = [row for row in ground_truth.itertuples() if row.label == label]
     count, hits = len(left), []
     for one in detections[detections.label == label].sort_values("score", ascending=False).itertuples():
@@ -178,8 +178,8 @@ def test_agrees_with_a_loop_on_ties(true, count, coarse, seed):
     np.testing.assert_allclose(ap, plain_mean_average_precision(detections, ground_truth, tious), atol=1e-12)
 
 
-def test_whoever_loses_its_choice_takes_the_next_one():
-    # Each detection likes best what the one before it takes, and settles for the next; the last finds nothing.
+def test_a_detection_whose_best_segment_is_taken_takes_the_next_one():
+    # The best segment of each detection is taken by the one before it, so it takes the next; the last one takes none.
     start = np.arange(20.0)
     ground_truth = pd.DataFrame({"video": "a", "label": "run", "start": start, "end": start + 1})
     chain = pd.DataFrame({"video": "a", "label": "run", "start": start + 0.45, "end": start + 1.5})
@@ -190,16 +190,16 @@ def test_whoever_loses_its_choice_takes_the_next_one():
 
 
 @pytest.mark.parametrize("pairs", [1, 7, 50])
-def test_pairs_are_looked_at_in_parts(monkeypatch, pairs):
+def test_a_group_in_slices_gives_the_same_matches(monkeypatch, pairs):
     rng = np.random.default_rng(0)
     start = rng.integers(0, 20, 60).astype(float)
     frame = pd.DataFrame({"video": rng.choice(["a", "b"], 60), "label": "run", "start": start, "end": start + 5})
-    whole = matching.overlaps(frame, frame[:20])
+    detections = frame.assign(score=rng.random(60))
+    whole = matching.matches(detections, frame[:20], TIOUS)
+    highest = matching.highest_tiou(detections, frame[:20])
     monkeypatch.setattr(matching, "PAIRS", pairs)
-    for part, all_at_once in zip(matching.overlaps(frame, frame[:20]), whole, strict=True):
-        np.testing.assert_array_equal(part, all_at_once)
-    near = whole[2] >= 0.5
-    np.testing.assert_array_equal(matching.overlaps(frame, frame[:20], 0.5)[0], whole[0][near])
+    np.testing.assert_array_equal(matching.matches(detections, frame[:20], TIOUS), whole)
+    np.testing.assert_array_equal(matching.highest_tiou(detections, frame[:20]), highest)
 
 
 def test_the_order_and_index_of_the_rows_do_not_matter():
@@ -275,7 +275,7 @@ def test_measures_of_labels():
     assert "mean tIoU" not in nothing
 
 
-def test_video_level_precision_asks_for_no_times():
+def test_video_level_precision_does_not_depend_on_times():
     right = found(("a", "run", 0.9, 90, 91), ("a", "run", 0.1, 0, 4))
     truth = TRUTH[TRUTH.label == "run"]
     videos = truth.video.nunique()

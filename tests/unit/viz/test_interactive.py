@@ -1,4 +1,4 @@
-"""Figures that a reader can change."""
+"""Figures with controls."""
 
 import pandas as pd
 import pytest
@@ -37,7 +37,7 @@ def test_the_figure_follows_its_controls(shown, monkeypatch):
     assert 'alt="a 0.5"' in bundle["text/html"], "for pages that have no controls"
 
 
-def test_static_where_nobody_is_there(shown, monkeypatch):
+def test_static_figures_have_no_controls(shown, monkeypatch):
     monkeypatch.setenv("FUSTAL_STATIC", "1")
     viz.explore(draw, share=[0.5])
     assert set(shown[0]) == {"text/html", "text/plain"}

@@ -1,4 +1,4 @@
-"""Every figure has axes with names and a text for those who cannot see it, on small and on empty input."""
+"""Every figure has names of axes and an alt text, on small and on empty input."""
 
 import base64
 import re
@@ -15,6 +15,7 @@ from PIL import Image
 from fustal import viz
 from fustal.data.features import VideoGrid
 from fustal.evaluation.diagnosis import KINDS
+from fustal.viz.common import DescribedFigure
 
 RNG = np.random.default_rng(0)
 NONE = np.zeros(0)
@@ -134,13 +135,17 @@ def test_figure_is_labelled_and_described(name, size, tmp_path):
     named = [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
     assert named[-1].get_xlabel()
     assert named[0].get_ylabel()
-    said = any("nothing to show" in text.get_text() for axis in figure.axes for text in axis.texts)
-    assert said == (size == "empty")
+    shown = any("nothing to show" in text.get_text() for axis in figure.axes for text in axis.texts)
+    assert shown == (size == "empty")
     assert not pyplot.get_fignums()
 
 
 def test_every_figure_is_tested():
-    made = {name for name, item in vars(viz).items() if getattr(item, "__annotations__", {}).get("return") is Figure}
+    made = {
+        name
+        for name, item in vars(viz).items()
+        if getattr(item, "__annotations__", {}).get("return") is DescribedFigure
+    }
     assert made == set(FIGURES) | {"overview"}
 
 
@@ -151,7 +156,7 @@ def test_the_overview_shows_every_stage():
         assert word in viz.overview().alt_text or word == "evaluation"
 
 
-def test_alt_texts_say_what_is_seen():
+def test_alt_texts_give_the_numbers_of_the_figure():
     scores, true = np.array([0.1, 0.1, 0.9, 0.9]), np.array([True, False, True, True])
     assert "0.2 lie 1 true and 1 false ones" in viz.score_histogram(scores, true, 0.2).alt_text
     kept = viz.selection_scatter(scores, np.array([1, 1, 1, 0.4]), true, 0.9, 0.4).alt_text
@@ -208,13 +213,13 @@ def test_names_are_drawn_as_they_are(name, tmp_path):
             assert viz.common.drawn(name) in [text.get_text() for text in texts], kind
 
 
-def test_math_of_others_is_left_alone():
+def test_the_setting_for_formulas_is_kept():
     with rc_context({"text.parse_math": True}):
         viz.as_source(_named("$")["timeline"])
         assert Figure().text(0, 0, "$x$").get_parse_math()
 
 
-def test_a_timeline_of_many_classes_names_as_many_as_there_is_room_for():
+def test_the_legend_of_a_timeline_of_many_classes_is_cut():
     labels = [f"class {i} with a long name" for i in range(200)]
     rows = pd.DataFrame({"label": labels, "start": np.arange(200.0), "end": np.arange(200.0) + 1})
     figure = viz.timeline({"truth": rows})
@@ -232,7 +237,7 @@ def test_features_of_few_snippets_are_drawn(length):
     assert figure.axes[0].get_xlim() == (0, length)
 
 
-def test_embeddings_of_one_number_are_drawn():
+def test_embeddings_of_one_dimension_are_drawn():
     kinds = {name: RNG.random((1, 1)) for name in "abcd"}
     viz.as_source(viz.embeddings({"before": kinds}))
 

@@ -15,7 +15,7 @@ from fustal.tools.sweeps.ablation import (
     GENERATOR,
     REMOVED,
     STAGES,
-    Row,
+    TableRow,
     compare,
     in_words,
     interval,
@@ -24,7 +24,7 @@ from fustal.tools.sweeps.ablation import (
 )
 from fustal.tools.sweeps.tables import write_table
 
-ROWS = [Row("no MIL loss", "no-mil"), Row("fused", "fusion"), Row("never run", "nothing")]
+ROWS = [TableRow("no MIL loss", "no-mil"), TableRow("fused", "fusion"), TableRow("never run", "nothing")]
 
 
 def lines(variant, values, stage="distilled", dataset="sbhar"):
@@ -45,7 +45,7 @@ def table(tmp_path):
 
 def test_differences_are_paired_by_seed(table):
     found = compare(table, ROWS)
-    assert found.title.tolist() == ["no MIL loss", "fused"], "what has not run is left out"
+    assert found.title.tolist() == ["no MIL loss", "fused"], "variants that have not run are left out"
     mil, fused = found.itertuples()
     assert (mil.dataset, mil.seeds, mil.mean, mil.difference) == ("sbhar", 3, 45.0, -5.0)
     assert -6 <= mil.low < -5 < mil.high <= -4, "the spread over seeds does not count, as all move alike"
@@ -59,12 +59,12 @@ def test_against_another_stage(table):
 
 
 def test_in_words(table):
-    said = in_words(compare(table, ROWS))
-    assert said.sbhar.to_dict() == {"no MIL loss": "worse (-5.0)", "fused": "too few seeds (+0.0)"}
+    verdicts = in_words(compare(table, ROWS))
+    assert verdicts.sbhar.to_dict() == {"no MIL loss": "worse (-5.0)", "fused": "too few seeds (+0.0)"}
     two = table[table.seed < 2]
     assert in_words(compare(two, ROWS[:1])).sbhar.tolist() == ["too few seeds (-4.5)"]
-    assert in_words(compare(table, [Row("x", "y")])).empty
-    elsewhere = compare(table, [*ROWS, Row("full", "full")])
+    assert in_words(compare(table, [TableRow("x", "y")])).empty
+    elsewhere = compare(table, [*ROWS, TableRow("full", "full")])
     assert in_words(elsewhere).loc["fused"].tolist() == ["too few seeds (+0.0)", "not run"]
 
 
@@ -76,7 +76,7 @@ def test_page(table):
     assert len({line.count("|") for line in text.split("\n\n")[1].splitlines()}) == 1
 
 
-def test_interval_covers_the_mean_about_as_often_as_it_says():
+def test_interval_contains_the_mean_in_about_95_of_100_cases():
     random = np.random.default_rng(0)
     inside = [low <= 0 <= high for low, high in (interval(random.normal(size=30)) for _ in range(100))]
     assert 87 <= sum(inside) <= 100
@@ -90,23 +90,23 @@ def test_csv_and_parquet_are_read_alike(table, tmp_path):
 
 def test_a_job_that_two_sweeps_have_run_is_refused(tmp_path):
     file = write_table(pd.DataFrame(lines("full", [1.0, 2.0]) + lines("full", [3.0])), tmp_path / "twice.csv")
-    with pytest.raises(InputError, match="job sbhar-full-seed0 on sbhar is there twice"):
+    with pytest.raises(InputError, match="job sbhar-full-seed0 on sbhar appears twice"):
         read_table(file)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("name", "content", "message"),
     [
         ("missing.parquet", None, "no such table"),
-        ("broken.parquet", b"PAR1 but not really", "is no table"),
-        ("other.csv", b"a,b\n1,2\n", "is no table"),
-        ("empty.csv", b"", "is no table"),
+        ("broken.parquet", b"PAR1 but not really", "is not a table"),
+        ("other.csv", b"a,b\n1,2\n", "is not a table"),
+        ("empty.csv", b"", "is not a table"),
     ],
 )
-def test_what_is_no_table_is_refused(tmp_path, name, content, says):
+def test_files_that_are_not_tables_are_refused(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=says) as error:
+    with pytest.raises(InputError, match=message) as error:
         read_table(tmp_path / name)
     assert name in str(error.value)
     assert "\n" not in str(error.value)
@@ -125,5 +125,5 @@ def test_more_seeds_of_a_variant_are_of_the_same_system():
     files = (ROOT / "params" / "sweeps" / f"{name}.yaml" for name in ("ablation", "additions"))
     whole, more = (yaml.safe_load(file.read_text()) for file in files)
     assert more["base"].items() <= whole["base"].items()
-    assert {**more["variants"], FULL: {}}.items() <= {**whole["variants"], FULL: {}}.items(), "but for the upper bound"
+    assert {**more["variants"], FULL: {}}.items() <= {**whole["variants"], FULL: {}}.items(), "except the upper bound"
     assert not set(more["seeds"]) & set(whole["seeds"])

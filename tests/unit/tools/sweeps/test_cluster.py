@@ -1,4 +1,4 @@
-"""What the scheduler is told and what is checked before, on a cluster in this process whose tasks leave a trace."""
+"""Checks before a sweep, submitted tasks and progress, on a cluster in this process whose tasks write a trace."""
 
 import contextlib
 import os
@@ -33,7 +33,7 @@ def tasks(tmp_path):
 
 
 def leave_a_trace(values, stage, donor, outputs, *before):
-    """Stands in for a notebook: job b's student fails."""
+    """Replaces the execution of a notebook; the student of job b fails."""
     if (values["run"], stage) == ("b-seed0", "student"):
         raise StageError("03: too hard\n (see x)")
     with open(f"{outputs}/trace", "a") as file:
@@ -53,7 +53,7 @@ def test_tasks_run_in_order_and_a_failing_job_stands_alone(client, tasks, tmp_pa
         + ["b-seed0 generator a-seed0", "b-seed0 selection None"]
     )
     assert done.index("a-seed0 generator None") < done.index("b-seed0 generator a-seed0")
-    assert sum("failed" in line for line in lines[:-1]) == 1, "what follows a failure is not told"
+    assert sum("failed" in line for line in lines[:-1]) == 1, "later stages of a failed job get no lines"
     assert lines[-1].startswith("1 of 2 jobs done, 1 failed, 9 stages computed")
 
 
@@ -74,7 +74,7 @@ def test_the_live_table_counts_jobs_and_stages(client, tasks):
     futures = {task.name: finished for task in tasks if task.stage == "generator"}
     group = progress.board(states, futures, tasks, client, 120)
     text = "".join(str(part) for part in group.renderables[1:])
-    assert "2 min passed, time left not known yet" in text
+    assert "2 min passed, time left: unknown" in text
     table = group.renderables[0]
     assert [list(column.cells) for column in table.columns][1] == ["2", "", "", "", "", ""]
     assert [list(column.cells) for column in table.columns][3] == ["", "2", "2", "2", "2", "2"]
@@ -92,13 +92,13 @@ def test_workers_are_checked_before_anything_starts(client, tasks, tmp_path, mon
         with pytest.raises(InputError, match=r"^worker tcp://x: has 4 threads: start workers with --nthreads 1$"):
             cluster.check(client, jobs, str(tmp_path / "new"))
     seen = iter(["same", "other", "another"])
-    monkeypatch.setattr(cluster, "look", lambda *_: {"code": next(seen)})
-    with pytest.raises(InputError, match=r"^worker .*: has another code \((an)?other\) than the client \(same\)$"):
+    monkeypatch.setattr(cluster, "environment_of", lambda *_: {"code": next(seen)})
+    with pytest.raises(InputError, match=r"^worker .*: code is (an)?other, but same on the client$"):
         cluster.check(client, jobs, str(tmp_path / "new"))
     assert list((tmp_path / "new").iterdir()) == []
 
 
-@pytest.mark.filterwarnings("ignore")  # what the network layer has to say of a refused connection
+@pytest.mark.filterwarnings("ignore")  # warnings of the network layer about a refused connection
 def test_no_scheduler_there():
     connecting = cluster.connect("tcp://127.0.0.1:9", None, [Params()], 1.0)
     with pytest.raises(InputError, match=r"--scheduler tcp://127.0.0.1:9: no workers there"):
@@ -109,7 +109,7 @@ def test_no_scheduler_there():
     ("cores", "gpus", "memory", "threads", "expected"),
     [(8, 0, 64, 1, 8), (8, 0, 64, 4, 2), (8, 0, 8, 1, 2), (2, 0, 1, 1, 1), (8, 0, 64, 0, 1), (16, 4, 64, 1, 4)],
 )
-def test_local_workers_do_not_fight(monkeypatch, cores, gpus, memory, threads, expected):
+def test_local_workers_share_the_machine(monkeypatch, cores, gpus, memory, threads, expected):
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     monkeypatch.setattr(cluster.torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(cluster.psutil, "virtual_memory", lambda: SimpleNamespace(total=memory * 2**30))
@@ -156,7 +156,7 @@ def test_a_url_is_worked_on_in_a_copy():
         (folder / "d").mkdir()
         (folder / "d" / "error").write_bytes(b"6")
         raise StageError
-    assert system.cat("/runs/d/error") == b"6", "what failed is there to be looked at"
+    assert system.cat("/runs/d/error") == b"6", "files of a failed stage are kept"
 
 
 def test_a_folder_is_worked_on_itself(tmp_path):

@@ -1,4 +1,4 @@
-"""Sweep files, the jobs they name, and what these share."""
+"""Sweep files, their jobs, and the stages that jobs share."""
 
 import pytest
 import yaml
@@ -71,7 +71,7 @@ def test_a_preset_beside_the_sweep(write, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         ({}, "base: Field required"),
         ({"base": "demo", "sedes": [1]}, "unknown entry 'sedes' (did you mean 'seeds'?)"),
@@ -86,11 +86,11 @@ def test_a_preset_beside_the_sweep(write, tmp_path):
         ({"base": "nothing"}, "no such parameter file"),
     ],
 )
-def test_wrong_sweeps_are_refused(write, tmp_path, content, says):
+def test_wrong_sweeps_are_refused(write, tmp_path, content, message):
     with pytest.raises(InputError) as error:
         write(**content)
     assert str(error.value).startswith(str(tmp_path / "sweep.yaml"))
-    assert says in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -120,7 +120,7 @@ def test_the_same_parameters_after_other_ones_are_another_stage(write):
 
 @pytest.fixture
 def pretend(tmp_path):
-    """Leaves what a finished generator leaves."""
+    """Writes the files of a finished generator."""
 
     def finish(params):
         ensure(params.dataset)
@@ -156,7 +156,7 @@ def test_what_is_done_is_a_donor_and_not_run_again(write, pretend, tmp_path):
     assert f"a-seed0: generator: from b-seed0, {rest}" in describe(list(tasks.values()))
 
 
-def test_an_adopted_stage_is_done_and_says_whose_it_was(pretend, tmp_path):
+def test_an_adopted_stage_is_done_and_names_its_donor(pretend, tmp_path):
     source, params = pretend(Params(run="a")), Params(run="b", iou_score_min=0.1)
     adopt(source, params, "generator", tmp_path)
     adopt(source, params, "generator", tmp_path)

@@ -169,25 +169,25 @@ def test_a_page_without_markers_is_left_alone(tmp_path, kept):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (None, "no such file"),
         (b"caf\xe9", "is not UTF-8 but perhaps Latin-1"),
         ("folder", "cannot be read: it is a folder"),
     ],
 )
-def test_a_page_that_cannot_be_read(tmp_path, content, says):
+def test_a_page_that_cannot_be_read(tmp_path, content, message):
     page = tmp_path / "README.md"
     if content == "folder":
         page.mkdir()
     elif content is not None:
         page.write_bytes(content)
-    with pytest.raises(InputError, match=f"README.md: {says}") as error:
+    with pytest.raises(InputError, match=f"README.md: {message}") as error:
         insert("new", page)
     assert "\n" not in str(error.value)
 
 
-def test_a_table_of_files_that_were_made_again_is_told(make, tmp_path):
+def test_metrics_that_are_out_of_date_are_reported(make, tmp_path):
     folder = tmp_path / make(0)
     (folder / "student").mkdir()
     detections = folder / "student" / "detections_test.json"
@@ -216,7 +216,7 @@ def test_an_interval_needs_three_seeds(make, seeds):
     assert "seed)" not in text, "rows do not differ"
 
 
-def test_a_row_of_fewer_seeds_says_so(make):
+def test_a_row_with_fewer_seeds_shows_their_number(make):
     lacking = {"mAP": {"generator": {"0.5": 20.0, "0.1:0.7": 30.0}}, "video-level mAP": {}, "labels": {}}
     text = table(collect([make(0), make(1), make(2), make(3, **lacking)]))
     assert "; 4 seeds (0, 1, 2, 3), " in text
@@ -229,7 +229,7 @@ def test_a_row_of_fewer_seeds_says_so(make):
     assert gain(text).endswith(": +20.0 (1 seed)")
 
 
-def test_a_cell_of_fewer_seeds_says_so(make):
+def test_a_cell_with_fewer_seeds_shows_their_number(make):
     fewer = {"generator": {"0.1:0.7": 30.0}, "distilled": {"0.5": 40.0, "0.1:0.7": 50.0}}
     text = table(collect([make(0), make(1, mAP=fewer)]))
     assert "| generator | 20.0 (1 seed) | 30.0 ± 0.0 |" in text
@@ -284,7 +284,7 @@ def test_a_sweep_in_a_folder_of_any_name(make, tmp_path, folder):
     (tmp_path / folder / "results.csv").write_text("an earlier one")
     frame = collect_sweeps([str(tmp_path / folder)])
     assert set(frame.run) == {"job-seed0", "job-seed1"}
-    with pytest.raises(InputError, match=r"holds no <job>/evaluation/metrics\.json"):
+    with pytest.raises(InputError, match=r"contains no <job>/evaluation/metrics\.json"):
         collect_sweeps([str(tmp_path / "none")])
 
 
