@@ -31,6 +31,7 @@ test: setup .venv/browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/mypy --no-error-summary
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests fustal
 	outputs=$$(mktemp -d) && trap 'rm -rf "$$outputs"' EXIT && \
 	FUSTAL_OUTPUTS=$$outputs $(BIN)/python -m pytest -p tests.notebooks.compare --nbval --nbval-current-env \

@@ -7,13 +7,9 @@ from typing import Any
 import pandas as pd
 
 from fustal.data.files import read_json, shown
-
-# Result files are read in `fustal.data.results`; their names can also be imported from here
-from fustal.data.results import RESULT_COLUMNS, as_labels, read_results, read_results_to_measure, write_results
 from fustal.data.text import TABLES, read_classes, read_table
 from fustal.data.values import (
     WRONG_VALUE,
-    can_name_a_file,
     check_name,
     checked_objects,
     class_name,
@@ -26,20 +22,6 @@ from fustal.data.values import (
     video_names,
 )
 from fustal.exceptions import InputError, Problem
-
-__all__ = [
-    "RESULT_COLUMNS",
-    "SEGMENT_COLUMNS",
-    "as_labels",
-    "can_name_a_file",
-    "check_name",
-    "class_number",
-    "parse_annotations",
-    "read_annotations",
-    "read_results",
-    "read_results_to_measure",
-    "write_results",
-]
 
 SEGMENT_COLUMNS = ["video", "label", "start", "end"]
 

@@ -15,12 +15,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from fustal.data.annotations import read_results
 from fustal.data.cards import Dataset, hold_out, load_dataset
 from fustal.data.demo import ensure
 from fustal.data.features import FeatureStore
 from fustal.data.files import digest, read_json, shown
 from fustal.data.names import OUTPUTS
+from fustal.data.results import read_results
 from fustal.data.writing import STARTED, atomic, check_target, flush, held, make_folder, remove_unfinished, write_json
 from fustal.engine.checkpoint import CHECKPOINT
 from fustal.exceptions import InputError

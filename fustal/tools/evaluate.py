@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fustal.data.annotations import SEGMENT_COLUMNS, class_number, parse_annotations, read_results_to_measure
+from fustal.data.annotations import SEGMENT_COLUMNS, parse_annotations
 from fustal.data.files import printable, shown
+from fustal.data.results import read_results_to_measure
+from fustal.data.values import class_number
 from fustal.evaluation.detections import averages, mean_average_precision
 from fustal.exceptions import InputError, Problem
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from fustal.data.annotations import read_results, write_results
 from fustal.data.names import among, find_run
+from fustal.data.results import read_results, write_results
 from fustal.data.writing import atomic, atomic_folder, check_apart, check_output
 from fustal.exceptions import InputError
 

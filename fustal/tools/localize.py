@@ -23,11 +23,13 @@ import torch
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, Field
 
-from fustal.data.annotations import SEGMENT_COLUMNS, check_name, write_results
+from fustal.data.annotations import SEGMENT_COLUMNS
 from fustal.data.cards import Dataset, Grid
 from fustal.data.features import FeatureStore
 from fustal.data.files import digest, one_line, open_regular, read_json, validated
 from fustal.data.names import find_run
+from fustal.data.results import write_results
+from fustal.data.values import check_name
 from fustal.data.writing import check_output
 from fustal.engine.average import start_average
 from fustal.engine.checkpoint import load_module

@@ -18,10 +18,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from fustal import viz
-from fustal.data.annotations import read_results
 from fustal.data.cards import Dataset, hold_out, load_dataset
 from fustal.data.files import one_line, open_regular, read_json, validated
 from fustal.data.names import find_run
+from fustal.data.results import read_results
 from fustal.data.writing import STARTED, atomic, check_output
 from fustal.evaluation.balance import label_counts, label_warnings
 from fustal.evaluation.detections import mean_average_precision, precision_recall, summary

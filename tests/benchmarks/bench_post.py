@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
 
-from fustal.data.annotations import read_results
+from fustal.data.results import read_results
 from fustal.evaluation.detections import mean_average_precision
 from fustal.params import Params
 from fustal.proposals import add_iou_score, propose, select

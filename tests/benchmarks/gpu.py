@@ -31,9 +31,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fustal import ROOT, generator, student
-from fustal.data.annotations import as_labels
 from fustal.data.cards import Dataset
 from fustal.data.features import FeatureStore
+from fustal.data.results import as_labels
 from fustal.data.simulate import Look, latent, make_prototypes, observe
 from fustal.data.writing import write_json
 from fustal.distillation import Relabel

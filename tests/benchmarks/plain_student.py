@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fustal.data.annotations import RESULT_COLUMNS
+from fustal.data.results import RESULT_COLUMNS
 from tests.benchmarks.plain_post import soft_nms
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
-from fustal.data.annotations import read_annotations, read_results
+from fustal.data.annotations import read_annotations
+from fustal.data.results import read_results
 from fustal.evaluation.detections import averages, mean_average_precision
 from tests.benchmarks.plain_post import plain_mean_average_precision
 

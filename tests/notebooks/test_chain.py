@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from fustal import ROOT
-from fustal.data.annotations import read_results
 from fustal.data.cards import load_dataset
 from fustal.data.features import FeatureStore
+from fustal.data.results import read_results
 from fustal.evaluation.labels import pseudo_label_quality
 from fustal.params import Params
 from fustal.runs.chain import CHAIN

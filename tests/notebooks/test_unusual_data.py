@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from fustal import ROOT
 from fustal.data import names
-from fustal.data.annotations import read_results
+from fustal.data.results import read_results
 from fustal.params import Params
 from fustal.runs.batch import run_chain
 from fustal.runs.chain import CHAIN

@@ -16,9 +16,9 @@ import pandas as pd
 import torch
 
 from fustal import generator
-from fustal.data.annotations import as_labels
 from fustal.data.cards import Dataset
 from fustal.data.features import FeatureStore
+from fustal.data.results import as_labels
 from fustal.params import Params
 from fustal.proposals import propose_videos
 from fustal.student import detect_videos, train_student

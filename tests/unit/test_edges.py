@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from fustal import generator
-from fustal.data.annotations import RESULT_COLUMNS
 from fustal.data.features import FeatureStore
+from fustal.data.results import RESULT_COLUMNS
 from fustal.distillation import distill
 from fustal.evaluation.detections import mean_average_precision
 from fustal.evaluation.labels import pseudo_label_quality

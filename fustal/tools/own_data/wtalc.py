@@ -23,8 +23,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from fustal.data.annotations import can_name_a_file
 from fustal.data.files import one_line, open_regular, shown
+from fustal.data.values import can_name_a_file
 from fustal.data.writing import atomic_folder, write_json
 from fustal.exceptions import InputError
 

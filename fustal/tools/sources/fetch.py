@@ -12,11 +12,12 @@ from typing import Any
 import pandas as pd
 
 from fustal.data import simulate
-from fustal.data.annotations import check_name, read_annotations
+from fustal.data.annotations import read_annotations
 from fustal.data.cards import Card, Grid, read_card
 from fustal.data.demo import make_demo
 from fustal.data.files import read_json, shown
 from fustal.data.names import find_card
+from fustal.data.values import check_name
 from fustal.data.writing import atomic_folder, held_folder, overlap, write_json
 from fustal.exceptions import InputError
 from fustal.tools.sources import sbhar

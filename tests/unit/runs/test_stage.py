@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from fustal import ROOT
-from fustal.data.annotations import as_labels, write_results
 from fustal.data.cards import load_dataset
 from fustal.data.demo import ensure
 from fustal.data.files import digest
+from fustal.data.results import as_labels, write_results
 from fustal.data.writing import LOCK, UNFINISHED
 from fustal.exceptions import InputError
 from fustal.params import Params

@@ -9,7 +9,7 @@ import pandas as pd
 import pysubs2
 import pytest
 
-from fustal.data.annotations import RESULT_COLUMNS, read_results, write_results
+from fustal.data.results import RESULT_COLUMNS, read_results, write_results
 from fustal.exceptions import InputError
 from fustal.tools import export
 from fustal.tools.cli import main

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from fustal.data.annotations import RESULT_COLUMNS, as_labels, read_results, write_results
 from fustal.data.cards import load_dataset
 from fustal.data.demo import ensure
 from fustal.data.files import digest
+from fustal.data.results import RESULT_COLUMNS, as_labels, read_results, write_results
 from fustal.distillation import distill
 from fustal.exceptions import InputError
 from fustal.params import Params

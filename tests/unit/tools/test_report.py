@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from fustal.data.annotations import RESULT_COLUMNS, write_results
 from fustal.data.files import digest
+from fustal.data.results import RESULT_COLUMNS, write_results
 from fustal.exceptions import InputError
 from fustal.params import Params
 from fustal.runs.chain import CHAIN

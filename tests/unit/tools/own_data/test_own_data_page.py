@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from fustal import ROOT
-from fustal.data.annotations import write_results
 from fustal.data.cards import hold_out, load_dataset
+from fustal.data.results import write_results
 from fustal.data.text import COLUMNS
 from fustal.params import Params
 from fustal.tools.own_data.init import Given, init
