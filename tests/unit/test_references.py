@@ -7,6 +7,7 @@ import pytest
 
 from fustal import ROOT
 
+METHOD = ROOT / "docs" / "method.md"
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
