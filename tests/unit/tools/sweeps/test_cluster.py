@@ -126,7 +126,7 @@ def test_local_workers_share_the_machine(monkeypatch, cores, gpus, memory, threa
 def test_a_stage_runs_in_the_sweeps_folder_and_a_donors_is_taken_over_once(tmp_path, monkeypatch):
     ran, taken = [], []
     monkeypatch.setattr(
-        cluster, "run_chain", lambda params, *, stages, outputs, say, bar: ran.append((stages, outputs))
+        cluster, "run_chain", lambda params, *, stages, outputs, report, bar: ran.append((stages, outputs))
     )
     monkeypatch.setattr(cluster, "adopt", lambda source, params, *_: taken.append((source.name, params.run)))
     monkeypatch.setattr(cluster, "is_done", lambda params, *_: params.run == "done")
