@@ -1,5 +1,5 @@
-# make run · make test · make lab: each sets up first, once. make results and make bench make the README's tables,
-# make show the notebooks with figures in docs/notebooks, make site the web site from them.
+# make run, make test and make lab install the package first, if needed. make results and make bench write the tables of
+# the README. make show writes the notebooks with their figures to docs/notebooks, and make site makes a web site of these.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -13,7 +13,7 @@ setup: .venv/ready
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,dask]'
 	touch $@
 
-# Chromium for the tests in a browser, where it may be installed; without it they are skipped
+# Chromium for the tests in a browser. It is installed only by root; without it these tests are skipped.
 .venv/browser: .venv/ready
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[browser]'
 	command -v chromium >/dev/null || { [ $$(id -u) = 0 ] && apt-get update -qq && \
@@ -23,7 +23,7 @@ setup: .venv/ready
 run: setup
 	$(BIN)/fustal run params/demo.yaml
 
-# Two processes of one thread on two cores. Runs go to a temporary folder, never to outputs/.
+# Two processes with one thread each, for two cores. Runs are written to a temporary folder, never to outputs/.
 test: export OMP_NUM_THREADS = 1
 test: export TQDM_DISABLE = 1
 test: export FUSTAL_STATIC = 1
@@ -37,8 +37,8 @@ test: setup .venv/browser
 	FUSTAL_OUTPUTS=$$outputs $(BIN)/python -m pytest -p tests.notebooks.compare --nbval --nbval-current-env \
 		--nbval-sanitize-with tests/notebooks/sanitize.cfg docs/notebooks
 
-# Kills every stage again and again, cuts the power, fills the disk, measures memory on 20,000 videos: half an hour on two
-# cores; the power is cut on a file system in an image, which needs root and loop devices
+# Kills every stage many times, cuts the power, fills the disk, and measures the memory for up to 20,000 videos. It takes
+# half an hour on two cores. The power is cut on a file system in an image file, which needs root and loop devices.
 soak: export OMP_NUM_THREADS = 1
 soak: export TQDM_DISABLE = 1
 soak: setup
@@ -47,7 +47,7 @@ soak: setup
 lab: setup
 	$(BIN)/jupyter lab notebooks
 
-# Runs every notebook as a reader would; commit what it writes
+# Runs every notebook from top to bottom, exercises included. Commit the files that it writes.
 show: setup
 	$(BIN)/python -m docs.show
 
@@ -56,13 +56,13 @@ site: setup
 	$(BIN)/sphinx-build -q -W --keep-going docs outputs/site
 	@echo "open outputs/site/index.html"
 
-# SBHAR=folder and THUMOS=folder take recordings and annotations from there instead of downloading them
+# SBHAR=folder and THUMOS=folder: recordings and annotations are read from these folders and not downloaded.
 results: setup
 	$(BIN)/fustal fetch sbhar $(if $(SBHAR),--from $(SBHAR))
 	$(BIN)/fustal fetch thumos14-simulated $(if $(THUMOS),--from $(THUMOS))
 	$(BIN)/fustal sweep params/sweeps/results.yaml
 	$(BIN)/fustal results outputs/results/*/evaluation/metrics.json --readme README.md
 
-# Speed against plain implementations, and growth with size; wants a machine with nothing else to do
+# Speed compared with plain implementations, and growth with size. Needs a machine on which nothing else runs.
 bench: setup
 	$(BIN)/python -m tests.benchmarks --readme README.md
