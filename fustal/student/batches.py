@@ -137,7 +137,7 @@ def label_weights(scores: Tensor, labels: Tensor, params: Params) -> Tensor:
     in the video, so that the best one counts in full and doubtful ones less (docs/method.md section 9).
 
     Args:
-        scores: (N,) confidences; negative ones count 0.
+        scores: (N,) confidences; those below 1e-6 count as 1e-6.
         labels: (N,) classes.
         params: `label_weights`.
 

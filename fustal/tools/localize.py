@@ -51,7 +51,7 @@ HEAD = 500
 
 
 class LocalizerTask(BaseModel):
-    """What a run was trained for, as `Run.finish` records it.
+    """What a run was trained for, as `OpenStage.finish` records it.
 
     Attributes:
         classes: names, in the order of their indices.
