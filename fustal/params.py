@@ -144,7 +144,7 @@ class EvaluationParams(BaseModel):
     tious: str = _field("0.1:0.1:0.7", "tIoU thresholds, first:step:last")
 
 
-STAGES: dict[str, type[BaseModel]] = {
+STAGE_PARAMS: dict[str, type[BaseModel]] = {
     "generator": GeneratorParams,
     "selection": SelectionParams,
     "student": StudentParams,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fustal.data.cards import Dataset, hold_out
-from fustal.params import STAGES, Params, SharedParams, StudentParams
+from fustal.params import DistillationParams, GeneratorParams, Params, SelectionParams, SharedParams, StudentParams
 
 PROPOSALS_TRAIN = "generator/proposals_train.json"
 PSEUDO_LABELS = "selection/pseudo_labels.json"
@@ -56,14 +56,14 @@ _STAGES = (
         "01_generator_training.ipynb",
         (),
         ("generator/model.safetensors", PROPOSALS_TRAIN, DETECTIONS["generator"]),
-        (SharedParams, STAGES["generator"]),
+        (SharedParams, GeneratorParams),
     ),
     Stage(
         "selection",
         "02_proposal_filtering.ipynb",
         (PROPOSALS_TRAIN,),
         (PSEUDO_LABELS,),
-        (SharedParams, STAGES["selection"]),
+        (SharedParams, SelectionParams),
     ),
     Stage(
         "student",
@@ -83,7 +83,7 @@ _STAGES = (
             LABELS["distilled"],
             DETECTIONS["distilled"],
         ),
-        (SharedParams, StudentParams, STAGES["distilled"]),
+        (SharedParams, StudentParams, DistillationParams),
     ),
     Stage(
         "evaluation",

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from fustal.data.names import among, find_card
 from fustal.exceptions import InputError
-from fustal.params import PATHS, STAGES, Params, SharedParams, form, located
+from fustal.params import PATHS, STAGE_PARAMS, Params, SharedParams, form, located
 
 WIDE = 2000
 """Columns of a table that is not printed in a terminal: more than any line has, so no line is broken."""
@@ -88,7 +88,7 @@ def stages_to_run(only: str | None, first: str | None) -> tuple[list[str], list[
     >>> stages_to_run(None, "distilled")
     (['distilled', 'evaluation'], ['generator', 'selection', 'student'])
     """
-    stages = list(STAGES)
+    stages = list(STAGE_PARAMS)
     if only and first:
         raise InputError("--stage and --from-stage: give one of them")
     for option, name in (("--stage", only), ("--from-stage", first)):
@@ -110,7 +110,7 @@ def parameter_lines(params: Params) -> list[str]:
         The lines to print, as wide as the terminal if the output goes to one.
     """
     differing = {name for name, field in Params.model_fields.items() if getattr(params, name) != field.default}
-    groups: list[type[BaseModel]] = [SharedParams, *STAGES.values()]
+    groups: list[type[BaseModel]] = [SharedParams, *STAGE_PARAMS.values()]
     lines = []
     for group in groups:
         title = (group.__doc__ or "").splitlines()[0]

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from fustal import ROOT
-from fustal.params import STAGES, Params, SharedParams
+from fustal.params import STAGE_PARAMS, Params, SharedParams
 from fustal.runs.chain import CHAIN
 
 NOTEBOOKS = {stage.name: ROOT / "notebooks" / stage.notebook for stage in CHAIN.values()}
@@ -46,7 +46,7 @@ def test_parameters_agree_with_params(notebook, stage):
         found[name] = kind, eval(default, {}), comment
     if stage not in CHAIN:
         return  # no stage of a run: it has parameters of its own
-    fields = SharedParams.model_fields | STAGES[stage].model_fields
+    fields = SharedParams.model_fields | STAGE_PARAMS[stage].model_fields
     assert list(found) == list(fields)
     for name, (kind, default, comment) in found.items():
         expected = fields[name].annotation

@@ -95,7 +95,7 @@ def test_no_two_kinds_share_an_entry():
 
 
 def test_stages_are_those_of_the_chain():
-    assert names.STAGES == tuple(CHAIN) == tuple(params.STAGES)
+    assert names.STAGES == tuple(CHAIN) == tuple(params.STAGE_PARAMS)
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
