@@ -41,6 +41,8 @@ def main(names: list[str]) -> None:
 def write(notebook: nbformat.NotebookNode, path: Path) -> None:
     """Writes an executed notebook without what differs from run to run, its figures as images."""
     for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = moved(cell.source)
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
             if figure := FIGURE.fullmatch(output.get("data", {}).get("text/html", "")):
@@ -51,6 +53,15 @@ def write(notebook: nbformat.NotebookNode, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary:
         nbformat.write(notebook, temporary)
+
+
+def moved(text: str) -> str:
+    """Text of a notebook, with links to pages in `docs` that lead there from `docs/notebooks`.
+
+    >>> moved("[the method](../docs/method.md)")
+    '[the method](../method.md)'
+    """
+    return text.replace("](../docs/", "](../")
 
 
 def smaller(png: str) -> str:
