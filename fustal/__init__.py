@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-# PyTorch gets its memory in large pages, where Linux has them: small ones cost more than the arithmetic on them.
+# PyTorch gets its memory in large pages, where Linux has them: small pages take longer to get than to compute on.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -24,8 +24,8 @@ from fustal.student.training import StudentState, train_epochs
 class Relabel(nn.Module):
     """Replaces the labels of a batch by the teacher's predictions on the same sequences.
 
-    A video without any prediction keeps the generator's labels; in the published recipe it sends the rest of its epoch
-    back to them. A module, so that a checkpoint holds the epoch in which that happened.
+    A video without any prediction keeps its pseudo labels; `published`: from the first such video on, its batch and
+    the rest of the epoch use the pseudo labels. A module, so that a checkpoint holds the epoch in which that happened.
 
     Args:
         params: `relabel_confidence`, `recipe`, settings of decoding and soft-NMS.
@@ -43,7 +43,7 @@ class Relabel(nn.Module):
 
         Args:
             teacher: the average of the student's weights.
-            batch: sequences without noise, with the generator's labels.
+            batch: sequences without noise, with the pseudo labels.
             epoch: number of the epoch.
         """
         truth = batch.truth
@@ -96,9 +96,10 @@ def predict(teacher: Student, x: Tensor, mask: Tensor, video_labels: Tensor, par
 
 
 def most_confident(found: Detections, params: Params) -> Detections:
-    """The detections that become labels: those above `relabel_confidence` after soft-NMS, else the single best.
+    """The detections that become labels: those above `relabel_confidence` after soft-NMS, else the best.
 
-    What is not above it before soft-NMS cannot be afterwards, nor can it suppress what is: it is left out at once.
+    Soft-NMS only lowers scores, and a detection only lowers those of worse ones. So detections that are not above it
+    are left out before; with `class_agnostic_nms` they do not vote then.
 
     Args:
         found: candidates of one video before NMS; may be empty.
@@ -109,7 +110,7 @@ def most_confident(found: Detections, params: Params) -> Detections:
 
 
 def _confident(found: Detections, params: Params) -> Detections:
-    """The detections above `relabel_confidence`, or else the best; there may be none."""
+    """The detections above `relabel_confidence`, or else the best, several if their scores are equal; may be empty."""
     segments, scores, labels = found
     if not len(scores):
         return found
@@ -148,7 +149,7 @@ def distill(
     Args:
         params: of the run.
         store: features on the student's grid, of a data set whose training videos and video-level labels are used.
-        pseudo_labels: the generator's, for videos in which the teacher finds nothing.
+        pseudo_labels: for videos in which the teacher finds nothing.
         state: as notebook 03 has left it, see `StudentState.load`; it is trained.
         folder: receives weights and log.
 

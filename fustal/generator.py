@@ -180,7 +180,7 @@ def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: floa
 
 
 def contrast(snippets: Snippets, temperature: float) -> Tensor:
-    """Draws hard action to easy action and away from easy background, and hard background the other way round.
+    """Pulls hard action towards easy action and away from easy background; hard background with both exchanged.
 
     Args:
         snippets: of the batch.
@@ -213,7 +213,7 @@ def equal_label_pairs(labels: Tensor) -> Tensor:
 def cross_video_contrast(contrasts: Tensor, labels: Tensor) -> Tensor:
     """The hard snippets of one video against the easy ones of another with the same labels, both ways.
 
-    The paper's first contribution: what is at a border in one video is compared with what is certain in another.
+    The paper's first contribution: hard snippets of one video are compared with easy snippets of another.
 
     Args:
         contrasts: of each video with each, (B, B).
@@ -303,7 +303,7 @@ def train_generator(params: Params, store: FeatureStore, folder: Path) -> tuple[
             losses = batch_losses(model(features), multi_hot, params)
             optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
-            loop.record(step, losses, names)
+            loop.record(step, losses, names)  # an error here leaves the weights as they were
             optimizer.step()
             loop.save(step)
     save_module(model, folder / "model.safetensors")

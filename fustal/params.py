@@ -56,8 +56,8 @@ class GeneratorParams(BaseModel):
         5, "T // easy_ratio snippets are easy; the same top-k makes the video score", ge=1, le=1_000_000
     )
     hard_ratio: int = _field(20, "T // hard_ratio snippets are hard", ge=1, le=1_000_000)
-    erosion_small: int = _field(3, "snippets, inner length m of the border regions", ge=1, le=100_000)
-    erosion_large: int = _field(6, "snippets, outer length M of the border regions", ge=2, le=100_000)
+    erosion_small: int = _field(3, "snippets, m: size of the smaller erosion and dilation", ge=1, le=100_000)
+    erosion_large: int = _field(6, "snippets, M: size of the larger erosion and dilation", ge=2, le=100_000)
     mining_dropout: float = _field(0.6, "dropout on the actionness while mining easy snippets", ge=0, lt=1)
     generator_steps: int = _field(300, "training steps", ge=1, le=10_000_000)
     generator_batch: int = _field(16, "videos per step", ge=1, le=10_000)
@@ -79,7 +79,7 @@ class SelectionParams(BaseModel):
     iou_score_min: float = _field(0.2, "gamma, minimum IoU score of a pseudo label", ge=0, le=1e9)
     confidence_min: float = _field(0.4, "eta, a pseudo label's confidence exceeds it", ge=-1e9, le=1e9)
     iou_score_kind: Literal["paper", "class-aware"] = _field(
-        "class-aware", "over all proposals, or its class's by confidence, each once"
+        "class-aware", "over all proposals, or those of the class by confidence"
     )
 
 
@@ -91,12 +91,12 @@ class StudentParams(BaseModel):
     student_mlp: int = _field(96, "channels inside an SGP block's MLP", ge=1, le=8192)
     student_levels: int = _field(6, "levels of the pyramid, each half as long as the one before", ge=1, le=16)
     student_stem: int = _field(2, "SGP blocks before the pyramid", ge=0, le=20)
-    sgp_window: int = _field(1, "w, kernel of the instant-level and window-level branches", ge=1, le=64)
+    sgp_window: int = _field(1, "w, odd: kernel of the narrow convolutions of an SGP block", ge=1, le=64)
     sgp_factor: float = _field(5.0, "k, w' = (w + 1) k is the wide kernel", ge=1, le=100)
     sgp_init_std: float = _field(
         0.1, "standard deviation of the depthwise weights at the start; released: 0", ge=0, le=1e3
     )
-    student_bins: int = _field(16, "bins of the Trident head", ge=1, le=1024)
+    student_bins: int = _field(16, "bins of the Trident head beside the one at the point itself", ge=1, le=1024)
     student_drop_path: float = _field(0.1, "probability of dropping a residual path in the pyramid", ge=0, lt=1)
     max_snippets: int = _field(384, "length of a training sequence; longer videos are cropped", ge=16, le=100_000)
     crop_min: float = _field(0.9, "minimum share of a sequence that the random crop keeps", gt=0, le=1)
@@ -108,17 +108,17 @@ class StudentParams(BaseModel):
     mil_weight: float = _field(1.0, "weight of the video-level (MIL) loss", ge=0, le=1e6)
     mil_ratio: int = _field(5, "the top n // mil_ratio positions make the video score", ge=1, le=1_000_000)
     mil_dropout: float = _field(0.7, "dropout on the class logits of the MIL loss", ge=0, lt=1)
-    student_epochs: int = _field(12, "epochs on the generator's pseudo labels", ge=1, le=100_000)
+    student_epochs: int = _field(12, "epochs on the pseudo labels", ge=1, le=100_000)
     student_batch: int = _field(4, "videos per step", ge=1, le=10_000)
     student_lr: float = _field(1e-3, "learning rate of AdamW", gt=0, le=1e3)
     student_weight_decay: float = _field(0.05, "weight decay of AdamW", ge=0, le=1e3)
     ema_decay: float = _field(0.97, "decay of the moving average of the weights, per step", ge=0, lt=1)
     watched_videos: int = _field(
-        10, "training videos on which mAP is measured after each epoch, for a curve", ge=0, le=1_000_000
+        10, "training videos on which mAP is measured after each epoch, for the curve", ge=0, le=1_000_000
     )
-    pre_nms_score: float = _field(0.001, "minimum class score of a detection", ge=0, le=1)
+    pre_nms_score: float = _field(0.001, "a detection has a higher class score", ge=0, le=1)
     pre_nms_topk: int = _field(2000, "detections per level that go on to NMS", ge=1, le=1_000_000)
-    min_duration_snippets: float = _field(0.05, "snippets, minimum duration of a detection", ge=0, le=100_000)
+    min_duration_snippets: float = _field(0.05, "snippets, a detection is longer", ge=0, le=100_000)
     soft_nms_sigma: float = _field(0.5, "width of the Gaussian of soft-NMS", gt=0, le=1e6)
     soft_nms_score: float = _field(0.001, "minimum score after soft-NMS", ge=0, le=1)
     max_detections: int = _field(200, "detections kept per video", ge=1, le=1_000_000)
@@ -134,7 +134,7 @@ class DistillationParams(BaseModel):
 
     distill_epochs: int = _field(6, "epochs on the teacher's labels", ge=1, le=100_000)
     relabel_confidence: float = _field(0.4, "eta', a teacher's detection above it becomes a label", ge=0, le=1)
-    relabel: bool = _field(True, "the teacher's labels replace the generator's; false: continue on those")
+    relabel: bool = _field(True, "the teacher's labels replace the pseudo labels; false: continue on those")
 
 
 class EvaluationParams(BaseModel):
@@ -218,6 +218,13 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
         parse_tiou_grid(value)
         return value
 
+    @field_validator("sgp_window")
+    @classmethod
+    def _is_odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError(f"must be odd, so that a kernel has a middle, unlike {value}")
+        return value
+
     @model_validator(mode="after")
     def _fits_together(self) -> "Params":
         if self.erosion_large <= self.erosion_small:
@@ -260,8 +267,12 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
         return cls(**values)
 
     def of(self, *groups: type[BaseModel]) -> dict[str, Any]:
-        """The parameters of some groups, by name, in their order of declaration."""
-        return {name: getattr(self, name) for group in groups for name in group.model_fields}
+        """Name -> value of the parameters of some groups, in their order of declaration."""
+        values = {}
+        for group in groups:
+            for name in group.model_fields:
+                values[name] = getattr(self, name)
+        return values
 
     @property
     def corrected(self) -> bool:
@@ -288,6 +299,7 @@ def located(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 LIMITS = {"ge": "", "gt": "above ", "le": "to ", "lt": "to below "}
+"""Limit of a pydantic field -> the words before its value."""
 
 
 def form(name: str) -> str:

@@ -65,12 +65,12 @@ def predicted_classes(score: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def centred(proposals: pd.DataFrame, first_centre: float, last_end: float) -> pd.DataFrame:
-    """Moves proposals by half a window: a snippet stands for the middle of its window (docs/method.md section 1).
+    """Moves proposals by half a window: a snippet stands for the middle of its window (docs/method.md section 2).
 
     In the released code it stands for the beginning, so that all proposals are half a window early.
 
     Args:
-        proposals: frame with start and end (s) after the first snippet; what starts with it starts with the video.
+        proposals: frame with start and end (s), counted as if the first snippet were at 0 s; a start of 0 stays 0.
         first_centre: s, when the first snippet is.
         last_end: s, when the window of the last snippet ends. What lies behind is left out.
 
@@ -223,9 +223,10 @@ def outer_inner_contrast(values: np.ndarray, first: np.ndarray, last: np.ndarray
 def apply_hard_nms(segments: np.ndarray, scores: np.ndarray, params: Params) -> np.ndarray:
     """Indices of the proposals of one class that stay after hard NMS.
 
-    Many runs have equal scores, where the class is silent: the first one stays (`published`: the one that numpy's
-    unstable sort puts last, as in the released code).
+    Many runs have equal scores, where the class has no activation: the first one stays (`published`: the one that
+    numpy's unstable sort puts last, as in the released code).
     """
+    # `hard_nms` sorts again: this order only decides ties.
     if params.corrected:
         order = np.argsort(-scores, kind="stable")
     else:
@@ -250,6 +251,9 @@ def add_iou_score(proposals: pd.DataFrame, kind: str = "paper") -> pd.DataFrame:
         kind: "paper": all others count, whatever their class; or, beyond the paper and the default of `Params`,
             "class-aware": only others of the same class count, each as much as its confidence, and of exact
             duplicates only the most confident one is kept.
+
+    Returns:
+        The proposals, without duplicates if "class-aware", with a new index and the column iou_score.
     """
     if kind == "class-aware":
         ranked = proposals.sort_values("score", ascending=False, kind="stable")

@@ -141,7 +141,7 @@ class FeatureStore:
         return VideoGrid(fps, self.grid.stride, self.grid.window)
 
     def seconds_per_sample(self, video: str, count: int) -> float:
-        """Seconds from one to the next of `count` snippets that are sampled evenly from a video."""
+        """Seconds that each of `count` evenly sampled snippets stands for: those of the video over their number."""
         grid = self.grid_of(video)
         return grid.stride * self.length(video) / (count * grid.fps)
 

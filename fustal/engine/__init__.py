@@ -1,1 +1,1 @@
-"""What both trainings share: the loop, checkpoints, the device, fast convolutions on a CPU."""
+"""Training of networks: the loop, checkpoints, progress, device, average of weights, videos as batches, fast layers."""

@@ -28,6 +28,7 @@ def update_average(ema: nn.Module, student: nn.Module, decay: float) -> None:
     >>> ema.weight.item()
     0.25
     """
-    get_ema_multi_avg_fn(decay)(list(ema.parameters()), list(student.parameters()), None)
+    average_all = get_ema_multi_avg_fn(decay)  # one call for all weights; its last argument is an unused counter
+    average_all(list(ema.parameters()), list(student.parameters()), None)
     for average, value in zip(ema.buffers(), student.buffers(), strict=True):
         average.copy_(value)

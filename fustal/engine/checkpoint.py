@@ -108,7 +108,7 @@ class State:
             optimizer.load_state_dict({"state": states, "param_groups": groups})
         except Exception as error:
             reason = one_line(error)[:200]
-            raise InputError(f"{self.path}: cannot be continued from (delete it to start again): {reason}") from None
+            raise InputError(f"{self.path}: cannot be restored (delete it to start again): {reason}") from None
 
     def _below(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names begin so, without that beginning."""

@@ -2,8 +2,8 @@
 
 On other devices, and in other arithmetic than float32, they are PyTorch's own. On a CPU a convolution to few channels
 is one matrix product, and a wide one is computed in tiles by Winograd's minimal filtering F(6, 3): six outputs of a
-kernel of three cost 8 products instead of 18, forward and backward. The sums are the same but for rounding: its error
-is up to three times that of the direct computation in narrow layers, and below it in the widest.
+kernel of three cost 8 products instead of 18, forward and backward. The sums are the same except for rounding: its
+error is up to three times that of the direct computation in narrow layers, and below it in the widest.
 
 Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016.
 """
@@ -96,9 +96,11 @@ def dropout(x: Tensor, share: float) -> Tensor:
     """
     if x.device.type != "cpu":
         return F.dropout(x, share)
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # each holds four masks
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(
+        -(2**63), None
+    )  # each holds four random numbers of 16 bits
     bits = words.view(torch.int16)[: x.numel()].view(x.shape)
-    dropped = round(share * 2**16)
+    dropped = min(round(share * 2**16), 2**16 - 1)
     kept = bits >= dropped - 2**15
     return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
 

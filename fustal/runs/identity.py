@@ -85,7 +85,7 @@ def _sample(path: Path) -> bytes:
 def code_digest(notebook: str) -> str:
     """Hash of the code that makes a stage's result.
 
-    These are the code cells of its notebook, but for exercises, and the modules of fustal that they import, directly or
+    These are the code cells of its notebook, without exercises, and the modules of fustal that they import, directly or
     not: a changed loss of the student changes the student's stage and not the generator's. Figures and commands
     (`NO_RESULT`) do not count.
 

@@ -1,6 +1,7 @@
 """The layers of the student: everything works on (B, T, D) sequences with a (B, T, 1) mask of valid snippets.
 
-In the corrected recipe the output for a video does not depend on the padding behind it. The released code zeroes
+In the corrected recipe the output for a video does not depend on the padding behind it (but training adds its input
+noise to padding, too). The released code zeroes
 padding after convolutions only, so that it takes part in means, norms and pooling (docs/method.md section 7).
 """
 
@@ -109,14 +110,14 @@ class SGPBlock(nn.Module):
 
 
 def halve(x: Tensor, inside: Tensor) -> Tensor:
-    """The maximum of each second snippet and its two neighbours, of those that are `inside` (B, T, 1).
+    """The maximum of every other snippet, from the first on, and its two neighbours, of those `inside` (B, T, 1).
 
     Args:
         x: (B, T, D), T even.
         inside: the snippets that take part.
 
     Returns:
-        (B, T / 2, D), 0 where the second snippet is not inside.
+        (B, T / 2, D), 0 where the middle one of the three is not inside.
 
     >>> x = torch.tensor([[[-1.0], [-5.0], [-3.0], [-2.0], [9.0], [9.0]]])
     >>> halve(x, torch.tensor([[[True], [True], [True], [True], [False], [False]]])).flatten().tolist()

@@ -19,7 +19,7 @@ from fustal.student.network import Student
 def detect_videos(model: Student, store: FeatureStore, videos: Sequence[str], params: Params) -> pd.DataFrame:
     """Detects the actions of videos, those of similar length together.
 
-    The detections of a video do not depend on the others but for rounding: padding takes no part in the corrected
+    The detections of a video do not depend on the others, except for rounding: padding takes no part in the corrected
     recipe, and in the published one only videos that are padded to the same length share a batch.
 
     Args:

@@ -14,7 +14,7 @@ IOU_POWER = 0.2
 """Exponent of the IoU that weights a positive point in the focal loss."""
 
 POSITIVES_MOMENTUM = 0.9
-"""Of the moving average of the number of positive points, by which the losses are divided."""
+"""Momentum of the moving average of the number of positive points, by which the losses are divided."""
 
 
 def focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -106,20 +106,20 @@ def student_loss(model: Student, output: StudentOutput, truth: Truth, params: Pa
         Scalars "loss" (the weighted sum), "focal", "diou", "mil".
     """
     logits = output.class_logits
-    classes, offsets, counts = batch_targets(output, truth, params)
+    classes, offsets, label_weights = batch_targets(output, truth, params)
     positives = classes.any(dim=-1).sum().clamp(min=1)
-    if model.training:
+    if model.training:  # before it is used: the losses of this batch are divided by it
         model.positives.lerp_(positives.to(model.positives), 1 - POSITIVES_MOMENTUM)
 
     video, point, label = classes.nonzero(as_tuple=True)
     borders = model.borders(output, video, point)
     decoded = decode(borders, output.lengths, video, point, label)
     target = offsets[video, point]
-    count = counts[video, point]
+    label_weight = label_weights[video, point]
     weight = torch.ones_like(logits)
-    weight[video, point, label] = offset_iou(decoded.detach(), target) ** IOU_POWER * count
+    weight[video, point, label] = offset_iou(decoded.detach(), target) ** IOU_POWER * label_weight
     focal = (focal_loss(logits, classes) * weight * output.mask).sum() / model.positives
-    diou = (diou_loss(decoded, target) * count).sum() / model.positives
+    diou = (diou_loss(decoded, target) * label_weight).sum() / model.positives
 
     finest, mask = drop_logits(output, params, model.training)
     mil = mil_loss(finest, mask, truth.video_labels, params.mil_ratio, corrected=params.corrected)
@@ -146,8 +146,8 @@ def batch_targets(output: StudentOutput, truth: Truth, params: Params) -> tuple[
     weights = pad_sequence(list(truth.weights), batch_first=True)  # (B, largest N)
     if weights.shape[1] == 0:  # no video of the batch has a label
         weights = weights.new_zeros(len(weights), 1)
-    counts = weights.gather(1, torch.stack(winners))
-    return torch.stack(classes) * output.mask, torch.stack(offsets), counts
+    label_weights = weights.gather(1, torch.stack(winners))
+    return torch.stack(classes) * output.mask, torch.stack(offsets), label_weights
 
 
 def drop_logits(output: StudentOutput, params: Params, training: bool) -> tuple[Tensor, Tensor]:

@@ -118,7 +118,7 @@ def train_epochs(
 
             state.optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
-            loop.record(step, losses, batch.videos)
+            loop.record(step, losses, batch.videos)  # an error here leaves the weights as they were
             nn.utils.clip_grad_norm_(state.student.parameters(), max_norm=1.0)
             for group in state.optimizer.param_groups:
                 group["lr"] = params.student_lr * warm_up(step, steps_per_epoch)

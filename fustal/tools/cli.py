@@ -119,7 +119,7 @@ def sweep(
     if scheduler and workers:
         raise InputError("--workers: a scheduler has its own workers")
     folder = f"{outputs or names.OUTPUTS}/{file.stem}"
-    failures = run_sweep(file, folder, address=scheduler, workers=workers, dry_run=dry_run, say=_say)
+    failures = run_sweep(file, folder, address=scheduler, workers=workers, dry_run=dry_run, report=_say)
     for line in failures:
         _say(f"failed: {line}", err=True)
     raise typer.Exit(1 if failures else 0)

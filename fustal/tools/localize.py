@@ -415,7 +415,7 @@ def _check_video(video: str, path: Path | None = None) -> None:
 
 
 def _check_timeline(path: Path, inputs: Sequence[Path]) -> None:
-    """Raises an InputError where a timeline would replace a picture that is none, without Matplotlib's name in it."""
+    """Raises an InputError if a timeline would replace a file that is not one: without Matplotlib's name in it."""
     check_output(path, *inputs)
     if path.is_file():
         with open_regular(path) as file:

@@ -47,7 +47,7 @@ IN_TIMELINES = {"generator": 0.4, "student": MIN_SCORE, "distilled": MIN_SCORE}
 """Stage -> minimum score of the detections in the timelines."""
 
 TIMELINES = 4
-"""Number of test videos with a timeline: the first ones, and no selection."""
+"""Number of test videos with a timeline: the first ones; they are not selected."""
 
 
 MIN_AXIS = 1e-3

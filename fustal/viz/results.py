@@ -176,7 +176,7 @@ def length_ap(table: pd.DataFrame) -> DescribedFigure:
     """The mAP of each stage for short and for long actions.
 
     Args:
-        table: index stage, columns ranges of length, of `errors.average_precision_by_length`, shares.
+        table: index stage, columns ranges of length, of `evaluation.diagnosis.average_precision_by_length`, shares.
     """
     facts = []
     for stage, row in table.iterrows():

@@ -51,7 +51,7 @@ def run_sweep(
     address: str | None = None,
     workers: int | None = None,
     dry_run: bool = False,
-    say: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> list[str]:
     """Runs the stages of a sweep that are not done.
 
@@ -61,7 +61,7 @@ def run_sweep(
         address: of a scheduler; None starts a local cluster.
         workers: number of workers of the local cluster; None for a number that fits the machine.
         dry_run: only print what would run.
-        say: prints a line of progress.
+        report: prints a line of progress.
 
     Returns:
         A line for each job that failed.
@@ -73,15 +73,15 @@ def run_sweep(
     jobs = jobs_of(sweep, path)
     tasks = plan(jobs, Path(outputs) if is_local(outputs) else None)
     computed = sum(not task.done and task.donor is None for task in tasks)
-    say(f"{path.stem}: {len(jobs)} jobs, {len(tasks)} stages, of which {computed} are to be computed, in {outputs}")
+    report(f"{path.stem}: {len(jobs)} jobs, {len(tasks)} stages, of which {computed} are to be computed, in {outputs}")
     if dry_run:
         for line in describe(tasks):
-            say(line)
+            report(line)
         return []
     with connect(address, workers, jobs, sweep.memory_gib) as client:
         check(client, jobs, outputs)
-        say(f"{len(client.nthreads())} workers; dashboard: {dashboard(client)}")
-        return follow(client, submit(client, tasks, outputs), tasks, say)
+        report(f"{len(client.nthreads())} workers; dashboard: {dashboard(client)}")
+        return follow(client, submit(client, tasks, outputs), tasks, report)
 
 
 # --- on a worker ---

@@ -25,7 +25,7 @@ def follow(
     client: Client,
     futures: Mapping[Name, Future],
     tasks: Sequence[SweepTask],
-    say: Callable[[str], None],
+    report: Callable[[str], None],
     every: float = 1.0,
 ) -> list[str]:
     """Reports the tasks of a sweep until all have ended.
@@ -34,7 +34,7 @@ def follow(
         client: of the scheduler.
         futures: of the submitted tasks, by job and stage.
         tasks: all tasks, also those that are not submitted because they were done before.
-        say: prints a line: for each task that ends, if there is no terminal, and the summary.
+        report: prints a line: for each task that ends, if there is no terminal, and the summary.
         every: seconds between two updates.
 
     Returns:
@@ -49,13 +49,13 @@ def follow(
             if console.is_terminal:
                 live.update(board(states, futures, tasks, client, time.monotonic() - began), refresh=True)
             else:
-                _report(futures, states, reported, say)
+                _report(futures, states, reported, report)
             if not {"running", "waiting"} & set(states.values()):
                 break
             time.sleep(every)
     jobs = Counter(jobs_by_state(states).values())
     computed = sum(task.name in futures and not task.donor for task in tasks)
-    say(
+    report(
         f"{jobs['done']} of {jobs.total()} jobs done, {jobs['failed']} failed, {computed} stages computed, "
         f"{time.monotonic() - began:.0f} s"
     )
@@ -63,7 +63,7 @@ def follow(
 
 
 def _report(
-    futures: Mapping[Name, Future], states: Mapping[Name, str], reported: set[Name], say: Callable[[str], None]
+    futures: Mapping[Name, Future], states: Mapping[Name, str], reported: set[Name], report: Callable[[str], None]
 ) -> None:
     """Prints a line for each task that has ended since the last call; adds it to `reported`."""
     failed_jobs = {job for job, stage in reported if states[job, stage] == "failed"}
@@ -74,7 +74,7 @@ def _report(
         job, stage = name
         # After the first failure of a job its later stages fail as well: they need no lines.
         if job not in failed_jobs:
-            say(f"{len(reported)}/{len(futures)} {job} {stage}: {ending(future)}")
+            report(f"{len(reported)}/{len(futures)} {job} {stage}: {ending(future)}")
         if states[name] == "failed":
             failed_jobs.add(job)
 

@@ -354,7 +354,7 @@ def test_after_a_broken_checkpoint_or_log_the_training_begins_anew(tmp_path, eve
 def test_a_checkpoint_of_other_modules_is_refused(tmp_path):
     toy = Toy()
     save_state(tmp_path / "s.safetensors", {"other": toy.model}, toy.optimizer, step=1)
-    with pytest.raises(InputError, match="cannot be continued from"):
+    with pytest.raises(InputError, match="cannot be restored"):
         read_state(tmp_path / "s.safetensors").restore({"model": toy.model}, toy.optimizer)
     save_file({"a": torch.ones(1)}, tmp_path / "no_step.safetensors")
     for name in ("no_step", "absent"):
