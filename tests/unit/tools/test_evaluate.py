@@ -3,17 +3,13 @@
 import json
 import sys
 
-import numpy as np
-import pandas as pd
 import pytest
 
-from fustal.data import results as results_module
 from fustal.data.annotations import read_annotations
 from fustal.data.files import read_json
-from fustal.data.results import RESULT_COLUMNS, read_results, write_results
+from fustal.data.results import read_results
 from fustal.exceptions import InputError
 from fustal.tools.cli import main
-from fustal.tools.export import export
 
 HIT = {"label": "Run", "score": 0.5, "segment": [0, 10]}
 TRUTH = {
@@ -380,44 +376,7 @@ def test_any_text_names_a_video(call):
     assert "1, 'b\\nc'; detections counted" in err[0]
 
 
-def test_in_bulk_and_one_by_one_are_the_same(tmp_path):
-    random = np.random.default_rng(0)
-    count = 500
-    table = {"video": random.choice(["a", "b", "c"], count), "label": random.choice(["Run", "Jump"], count)}
-    frame = pd.DataFrame(table).assign(score=random.random(count).round(3), start=random.integers(0, 9, count))
-    write_results(frame.assign(end=frame.start + 1.5), tmp_path / "a.json")
-    results = read_json(tmp_path / "a.json")["results"]
-    one_by_one = results_module._one_by_one(results, tmp_path, None, False)
-    pd.testing.assert_frame_equal(read_results(tmp_path / "a.json"), one_by_one)
-    pd.testing.assert_frame_equal(results_module._in_bulk(results), one_by_one)
-
-
 # --- tables -----------------------------------------------------------------------------------------------------------
-
-TABLE = [
-    ("001", "NA", 0.5, 0.0, 10.0),
-    ("001", "nan", 0.4, 1.0, 2.0),
-    ("1", "1", 0.25, 0.0, 1e-7),
-    ("NA", "a,b", 1, 2, 3),
-]
-
-
-@pytest.mark.parametrize("name", ["a.csv", "a.CSV", "a.txt", "detections"])
-def test_a_table_of_export_is_read_back(tmp_path, name):
-    frame = pd.DataFrame(TABLE, columns=RESULT_COLUMNS).astype({"score": float, "start": float, "end": float})
-    write_results(frame, tmp_path / "a.json")
-    export(str(tmp_path / "a.json"), tmp_path / name, "csv")
-    pd.testing.assert_frame_equal(read_results(tmp_path / name), read_results(tmp_path / "a.json"))
-
-
-@pytest.mark.parametrize("mark", ["", "\ufeff"])
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_tables_of_other_programs(tmp_path, mark, end, separator):
-    lines = ["End,Start, Label,note,VIDEO,score", "10,0,Run,,001,.5", "", "3,1,Sit,x,v,1e-3"]
-    text = mark + end.join(lines).replace(",", separator)
-    (tmp_path / "a.csv").write_text(text, encoding="utf-8", newline="")
-    assert read_results(tmp_path / "a.csv").values.tolist() == [["001", "Run", 0.5, 0, 10], ["v", "Sit", 1e-3, 1, 3]]
 
 
 def test_evaluating_tables(call, tmp_path):
@@ -426,31 +385,6 @@ def test_evaluating_tables(call, tmp_path):
     status, out, err = call.on_files("found.csv", "gt.csv")
     assert (status, map_of(out), err) == (0, 50, [])
     assert out[0] == "found.csv, 1 detections, on gt.csv, subset all: 2 videos, 2 segments"
-
-
-COLUMNS = "video,label,score,start,end\n"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        'video, label, score, start, end\na, "Run", 0.5, 0, 10\n',
-        "sep=;\n" + f"{COLUMNS}a,Run,0.5,0,10\n".replace(",", ";"),
-        f"# mine, of today\n\n# {COLUMNS}{COLUMNS}a,Run,0.5,0,10\n# the end\n",
-        f",,,,\n{COLUMNS},,,,\na,Run,0.5,0,10\n   \n , ,,,\n",
-        f"{COLUMNS}a,Run,0.5,0,10\n".replace(",", "|"),
-        f"{COLUMNS}a,Run,0.5,0,10,, \n",
-        f"{COLUMNS} a ,Run,0.5,0,10\n".replace("\n", "\r"),
-    ],
-)
-def test_a_table_of_results_is_read_like_one_of_labels(tmp_path, text):
-    (tmp_path / "a.csv").write_text(text, newline="")
-    assert read_results(tmp_path / "a.csv").values.tolist() == [["a", "Run", 0.5, 0, 10]]
-
-
-def test_a_video_of_a_table_may_begin_as_a_comment(tmp_path):
-    (tmp_path / "a.csv").write_text(f"{COLUMNS}#1,Run,0.5,0,10\n")
-    assert read_results(tmp_path / "a.csv").video.tolist() == ["#1"]
 
 
 FORMS = "is neither an ActivityNet result file (JSON) nor a CSV whose first line names the columns "
@@ -521,11 +455,3 @@ def test_nothing_that_is_read_is_replaced(call, tmp_path, out):
     assert (status, printed, len(err)) == (2, [], 1)
     assert err[0].startswith(f"error: {out.removeprefix('./')}: is also read, as ")
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_problems_that_are_warnings_do_not_stop_a_reader(tmp_path):
-    database = TRUTH | {"d": {"subset": "test", "annotations": [{"label": "Run", "segment": [0, 0]}]}}
-    (tmp_path / "gt.json").write_text(json.dumps({"database": database}))
-    videos, segments = read_annotations(tmp_path / "gt.json")
-    assert list(videos.index) == list("abcd")
-    assert list(segments.video) == list("abc")

@@ -253,3 +253,19 @@ def test_the_command_takes_the_detections_of_a_run(some, tmp_path, monkeypatch, 
         "",
         f"error: none: no such result file; {tmp_path / 'none'}: no such run (there are tiny)\n",
     )
+
+
+TABLE = [
+    ("001", "NA", 0.5, 0.0, 10.0),
+    ("001", "nan", 0.4, 1.0, 2.0),
+    ("1", "1", 0.25, 0.0, 1e-7),
+    ("NA", "a,b", 1, 2, 3),
+]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.CSV", "a.txt", "detections"])
+def test_a_table_of_export_is_read_back(tmp_path, name):
+    frame = pd.DataFrame(TABLE, columns=RESULT_COLUMNS).astype({"score": float, "start": float, "end": float})
+    write_results(frame, tmp_path / "a.json")
+    export.export(str(tmp_path / "a.json"), tmp_path / name, "csv")
+    pd.testing.assert_frame_equal(read_results(tmp_path / name), read_results(tmp_path / "a.json"))
