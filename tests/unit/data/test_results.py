@@ -29,7 +29,7 @@ def test_true_segments_as_labels():
     assert as_labels(segments).values.tolist() == [["b", "Run", 1.0, 0.0, 3.5]]
 
 
-def test_in_bulk_and_one_by_one_are_the_same(tmp_path):
+def test_reading_in_bulk_and_one_by_one_gives_the_same(tmp_path):
     random = np.random.default_rng(0)
     count = 500
     table = {"video": random.choice(["a", "b", "c"], count), "label": random.choice(["Run", "Jump"], count)}
@@ -71,6 +71,6 @@ def test_a_table_of_results_is_read_like_one_of_labels(tmp_path, text):
     assert read_results(tmp_path / "a.csv").values.tolist() == [["a", "Run", 0.5, 0, 10]]
 
 
-def test_a_video_of_a_table_may_begin_as_a_comment(tmp_path):
+def test_the_name_of_a_video_may_begin_like_a_comment(tmp_path):
     (tmp_path / "a.csv").write_text(f"{COLUMNS}#1,Run,0.5,0,10\n")
     assert read_results(tmp_path / "a.csv").video.tolist() == ["#1"]
