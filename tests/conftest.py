@@ -1,4 +1,4 @@
-"""Fixtures: the golden vectors and the real data, where they are at hand."""
+"""Fixtures: the golden vectors and the real data; tests that need them are skipped where they are missing."""
 
 import os
 from pathlib import Path
@@ -16,22 +16,22 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Says how many kinds of rubbish were refused and how many properties held."""
+    """Reports how many invalid inputs were refused and how many properties held."""
     passed = terminalreporter.stats.get("passed", [])
-    rubbish = sum("test_rubbish.py" in report.nodeid for report in passed)
+    invalid = sum("test_invalid_input.py" in report.nodeid for report in passed)
     properties = sum("hypothesis" in report.keywords for report in passed)
-    if rubbish or properties:
-        terminalreporter.write_line(f"{rubbish} kinds of rubbish tried, {properties} properties checked")
+    if invalid or properties:
+        terminalreporter.write_line(f"{invalid} invalid inputs refused, {properties} properties checked")
 
 
 @pytest.fixture(scope="session")
 def golden():
-    """Reads one file of golden vectors by name."""
+    """A function that reads a file of golden vectors by its name."""
 
     def read(name):
         path = GOLDEN / f"{name}.npz"
         if not path.exists():
-            pytest.skip(f"golden vectors are not here: {path} (set FUSTAL_GOLDEN)")
+            pytest.skip(f"no golden vectors: {path} (set FUSTAL_GOLDEN)")
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
 
@@ -42,5 +42,5 @@ def golden():
 def shared():
     """The folder of real data."""
     if not (SHARED / "data").is_dir():
-        pytest.skip(f"real data is not here: {SHARED / 'data'} (set FUSTAL_SHARED)")
+        pytest.skip(f"no real data: {SHARED / 'data'} (set FUSTAL_SHARED)")
     return SHARED / "data"

@@ -1,4 +1,4 @@
-"""Data sets for tests and benchmarks, of features in files `<video>.npy`."""
+"""Data sets for tests and benchmarks, with features in files `<video>.npy`."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ def dataset_of(folder: Path, videos: pd.DataFrame, segments: pd.DataFrame, class
     """A data set of features in a folder.
 
     Args:
-        folder: of the files.
+        folder: with the feature files.
         videos: video, subset, duration (s), fps.
         segments: video, label, start (s), end (s).
-        classes: sorted names.
+        classes: their names, sorted.
         fps: snippets per second.
     """
     return Dataset(
@@ -41,16 +41,21 @@ def planted_in(folder: Path) -> tuple[Dataset, FeatureStore]:
         folder: receives the files.
     """
     random = np.random.default_rng(0)
-    videos, segments = [], []
+    video_rows = []
+    segment_rows = []
     for i in range(10):
-        video, label, length = f"{'train' if i < 8 else 'test'}{i % 8}", i % 2, 90 if i == 0 else 40 + 3 * i
+        subset = "train" if i < 8 else "test"
+        video = f"{subset}{i % 8}"
+        length = 90 if i == 0 else 40 + 3 * i
+        label = i % 2
         first = 12 + i
         features = random.normal(0, 0.3, (length, 6)).astype(np.float32)
         features[first : first + 10, label] += 3
         np.save(folder / f"{video}.npy", features)
-        videos.append((video, video[:-1], np.nan if i == 8 else length / 2, np.nan))
-        segments.append((video, "ab"[label], first / 2, (first + 10) / 2))
-    videos = pd.DataFrame(videos, columns=["video", "subset", "duration", "fps"])
-    segments = pd.DataFrame(segments, columns=["video", "label", "start", "end"])
+        duration = np.nan if i == 8 else length / 2
+        video_rows.append((video, subset, duration, np.nan))
+        segment_rows.append((video, "ab"[label], first / 2, (first + 10) / 2))
+    videos = pd.DataFrame(video_rows, columns=["video", "subset", "duration", "fps"])
+    segments = pd.DataFrame(segment_rows, columns=["video", "label", "start", "end"])
     dataset = dataset_of(folder, videos, segments, ["a", "b"], fps=2.0)
     return dataset, FeatureStore(dataset, "student")

@@ -1,8 +1,8 @@
 """Mean average precision of two published result files against the values of the field's evaluator.
 
-The evaluator's sort of tIoU is not stable where a video has more than 16 true segments of a class. There it depends on
-the processor: for CRNet's detections the mAP at tIoU .1 is 66.24 with AVX2 and 66.27 without. Here the last of equal
-tIoU is taken, as the evaluator does where its sort is stable, and the mAP is 66.26.
+The evaluator's sort of tIoU is not stable where a video has more than 16 true segments of a class. There its result
+depends on the processor: for CRNet's detections the mAP at tIoU .1 is 66.24 with AVX2 and 66.27 without. Here the last
+of equal tIoU is matched, as in the evaluator where its sort is stable, and the mAP is 66.26.
 """
 
 import json
@@ -32,9 +32,9 @@ def test_thumos14(shared, name):
     assert sorted(ap.index) == sorted(expected["ap"])
     assert_allclose(ap, plain_mean_average_precision(detections, truth, expected["tiou"]).loc[ap.index], rtol=1e-9)
     # A long detection has the same low tIoU with several short segments: low thresholds depend on the order of ties.
-    wanted = pd.DataFrame(expected["ap"], index=ap.columns).T.loc[ap.index]
+    released = pd.DataFrame(expected["ap"], index=ap.columns).T.loc[ap.index]
     low = ap.columns < 0.25
-    assert_allclose(ap.loc[:, low], wanted.loc[:, low], atol=7e-3, rtol=0)
-    assert_allclose(ap.loc[:, ~low], wanted.loc[:, ~low], rtol=1e-9)
+    assert_allclose(ap.loc[:, low], released.loc[:, low], atol=7e-3, rtol=0)
+    assert_allclose(ap.loc[:, ~low], released.loc[:, ~low], rtol=1e-9)
     assert_allclose(ap.mean(), expected["mAP"], atol=3e-4)
     assert averages(ap)["0.1:0.7"] == pytest.approx(expected["average_mAP"], abs=5e-5)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from scipy.ndimage import binary_dilation, binary_erosion
 
 from fustal.generator import (
     Snippets,
@@ -18,7 +19,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def _sorted_rows(array):
-    """Order inside k does not matter: sort the embeddings of each video."""
+    """The embeddings of each video, sorted: the order of the top k does not matter."""
     return np.stack([video[np.lexsort(video.T)] for video in array])
 
 
@@ -34,28 +35,29 @@ def test_mining(golden):
     )
     for name in ("easy_action", "easy_background"):
         np.testing.assert_allclose(_sorted_rows(getattr(found, name).numpy()), _sorted_rows(g[name]), **CLOSE)
-    for name in ("hard_action", "hard_background"):  # ties: those with a product of 0 are arbitrary
-        ours, theirs = getattr(found, name).numpy(), g[name]
+    # Hard snippets are compared where their product is above 0: ties at 0 are arbitrary.
+    for name in ("hard_action", "hard_background"):
+        ours = getattr(found, name).numpy()
+        released = g[name]
         for video in range(len(ours)):
             score = _border(g, name, video)
-            sure = score[_positions(theirs[video], g["embeddings"][video])] > 0
-            mine = score[_positions(ours[video], g["embeddings"][video])] > 0
-            assert sure.sum() == mine.sum()
-            np.testing.assert_allclose(
-                _sorted_rows(ours[video][mine][None]), _sorted_rows(theirs[video][sure][None]), **CLOSE
-            )
+            our_rows = ours[video][score[_positions(ours[video], g["embeddings"][video])] > 0]
+            released_rows = released[video][score[_positions(released[video], g["embeddings"][video])] > 0]
+            assert len(our_rows) == len(released_rows)
+            np.testing.assert_allclose(_sorted_rows(our_rows[None]), _sorted_rows(released_rows[None]), **CLOSE)
 
 
 def _positions(rows, embeddings):
+    """Positions of embeddings in their video."""
     return [int(np.abs(embeddings - row).sum(1).argmin()) for row in rows]
 
 
 def _border(g, name, video):
-    """The products that the hard snippets are the top of, with scipy's morphology."""
-    from scipy.ndimage import binary_dilation, binary_erosion
-
+    """Actionness times border region, with scipy's morphology: hard snippets have the highest products."""
     a = g["actionness"][video]
-    binary, small, large = a > np.median(a), np.ones(int(g["m"])), np.ones(int(g["M"]))
+    binary = a > np.median(a)
+    small = np.ones(int(g["m"]))
+    large = np.ones(int(g["M"]))
     if name == "hard_action":
         region = binary_erosion(binary, small).astype(int) - binary_erosion(binary, large).astype(int)
     else:
@@ -71,20 +73,18 @@ def test_video_score(golden):
 
 def test_losses_and_gradients(golden):
     g = golden("losses")
-    score, ea, eb, ha, hb = (
-        torch.from_numpy(g[name]).requires_grad_() for name in ("video_score", "EA", "EB", "HA", "HB")
-    )
-    labels, params = torch.from_numpy(g["labels"]), Params(recipe="published")
-    snippets = Snippets(ea, eb, ha, hb)
-    losses = generator_loss(score, labels, snippets, params)
+    tensors = {name: torch.from_numpy(g[name]).requires_grad_() for name in ("video_score", "EA", "EB", "HA", "HB")}
+    snippets = Snippets(tensors["EA"], tensors["EB"], tensors["HA"], tensors["HB"])
+    labels = torch.from_numpy(g["labels"])
+    params = Params(recipe="published")
+    losses = generator_loss(tensors["video_score"], labels, snippets, params)
+    in_video = in_video_contrast(contrast(snippets, params.contrast_temperature))
     both = losses["in_video"] + params.cross_video_weight * losses["cross_video"]
-    assert sorted(map(tuple, equal_label_pairs(labels).tolist())) == sorted(map(tuple, np.sort(g["pairs"], 1).tolist()))
+    assert sorted(equal_label_pairs(labels).tolist()) == sorted(np.sort(g["pairs"], 1).tolist())
     np.testing.assert_allclose(losses["classification"].item(), g["loss_classification"], **CLOSE)
-    np.testing.assert_allclose(
-        in_video_contrast(contrast(snippets, params.contrast_temperature)).item(), g["loss_in_video"], **CLOSE
-    )
+    np.testing.assert_allclose(in_video.item(), g["loss_in_video"], **CLOSE)
     np.testing.assert_allclose(both.item(), g["loss_contrast"], **CLOSE)
     np.testing.assert_allclose(losses["loss"].item(), g["loss_total"], **CLOSE)
     losses["loss"].backward()
-    for name, tensor in (("video_score", score), ("EA", ea), ("EB", eb), ("HA", ha), ("HB", hb)):
+    for name, tensor in tensors.items():
         np.testing.assert_allclose(tensor.grad.numpy(), g[f"grad_{name}"], **CLOSE)

@@ -6,33 +6,32 @@ import pandas as pd
 from fustal.params import Params, parse_grid
 from fustal.proposals import add_iou_score, contrasted_runs, normalise, propose, select, upsample
 
+GRIDS = ("cas_thresholds", "actionness_thresholds")
+
 
 def _params(g):
-    text = {name: f"{v[0]}:{round(float(v[1] - v[0]), 6)}:{v[-1]}" for name, v in _grids(g).items()}
+    """The settings of the vectors as parameters."""
+    grids = {}
+    for name in GRIDS:
+        values = g[name]
+        step = round(float(values[1] - values[0]), 6)
+        grids[name] = f"{values[0]}:{step}:{values[-1]}"
     return Params(
         recipe="published",
         upscale=int(g["upscale"]),
         oic_flank=float(g["oic_lambda"]),
         oic_video_weight=float(g["oic_gamma"]),
         proposal_nms=float(g["nms_threshold"]),
-        **text,
+        **grids,
     )
 
 
-def _grids(g):
-    return {"cas_thresholds": g["cas_thresholds"], "actionness_thresholds": g["actionness_thresholds"]}
-
-
-def _sorted(rows):
-    """Rows in an order that rounding does not change."""
-    rows = np.asarray(rows, float)
-    return rows[np.lexsort(np.round(rows[:, [1, 3, 2, 0]], 3).T)]
-
-
-def _same_set(ours, theirs):
-    ours, theirs = np.asarray(ours, float), np.asarray(theirs, float)
-    assert ours.shape == theirs.shape
-    distance = np.abs(ours[:, None] - theirs[None]).max(2)
+def _assert_same_rows(ours, released):
+    """Each row of one array is near a row of the other."""
+    ours = np.asarray(ours, float)
+    released = np.asarray(released, float)
+    assert ours.shape == released.shape
+    distance = np.abs(ours[:, None] - released[None]).max(2)
     assert distance.min(0).max() <= 1e-4
     assert distance.min(1).max() <= 1e-4
 
@@ -40,27 +39,32 @@ def _same_set(ours, theirs):
 def test_thresholds_are_the_released_ones(golden):
     g = golden("proposals")
     params = _params(g)
-    for name, values in _grids(g).items():
-        np.testing.assert_allclose(parse_grid(getattr(params, name)), values, atol=1e-9)
+    for name in GRIDS:
+        np.testing.assert_allclose(parse_grid(getattr(params, name)), g[name], atol=1e-9)
 
 
 def test_proposals(golden):
     g = golden("proposals")
     params = _params(g)
     for i in range(int(g["num_cases"])):
-        case = {name: g[f"case{i}_{name}"] for name in ("cas", "actionness", "video_score", "classes", "num_snippets")}
-        seconds = float(g["snippet_frames"] * case["num_snippets"] / (len(case["cas"]) * g["fps"]))
-        found = propose(case["cas"], case["actionness"], case["video_score"], case["classes"], seconds, params)
-        _same_set(found[["label", "score", "start", "end"]], g[f"case{i}_proposals_after_nms"])
-        before, action = [], upsample(normalise(case["actionness"]), params.upscale)
-        for c in case["classes"]:
-            first, last, contrast = contrasted_runs(
-                upsample(normalise(case["cas"][:, c]), params.upscale), action, params
-            )
-            score = contrast + params.oic_video_weight * case["video_score"][c]
-            position = seconds / params.upscale
-            before.append(np.stack([np.full(len(first), c), score, first * position, (last + 1) * position], 1))
-        _same_set(np.concatenate(before), g[f"case{i}_proposals_before_nms"])
+        cas = g[f"case{i}_cas"]
+        actionness = g[f"case{i}_actionness"]
+        video_score = g[f"case{i}_video_score"]
+        classes = g[f"case{i}_classes"]
+        seconds = float(g["snippet_frames"] * g[f"case{i}_num_snippets"] / (len(cas) * g["fps"]))
+        found = propose(cas, actionness, video_score, classes, seconds, params)
+        _assert_same_rows(found[["label", "score", "start", "end"]], g[f"case{i}_proposals_after_nms"])
+
+        action = upsample(normalise(actionness), params.upscale)
+        position = seconds / params.upscale
+        before = []
+        for c in classes:
+            activation = upsample(normalise(cas[:, c]), params.upscale)
+            first, last, contrast = contrasted_runs(activation, action, params)
+            score = contrast + params.oic_video_weight * video_score[c]
+            label = np.full(len(first), c)
+            before.append(np.stack([label, score, first * position, (last + 1) * position], 1))
+        _assert_same_rows(np.concatenate(before), g[f"case{i}_proposals_before_nms"])
 
 
 def test_iou_filter(golden):

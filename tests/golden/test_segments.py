@@ -10,6 +10,7 @@ from fustal.segments import hard_nms, iou_score, soft_nms, vote
 
 @pytest.fixture
 def case(golden):
+    """The vectors as tensors of one dimension and more."""
     return {name: torch.from_numpy(np.atleast_1d(value)) for name, value in golden("soft_nms").items()}
 
 

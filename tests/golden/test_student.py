@@ -38,20 +38,25 @@ STUDENT_NAMES = {
 
 
 def rename(name, names):
-    """This project's name of a released weight: each pattern in turn."""
+    """This project's name of a released weight: each pattern is replaced, one after the other."""
     for old, new in names.items():
         name = re.sub(old, new, name)
     return name
 
 
 def read_weights(vectors, prefix, names):
-    """The weights below `prefix`, under this project's names and shapes."""
-    released = {key.removeprefix(prefix): value for key, value in vectors.items() if key.startswith(prefix)}
-    weights = {rename(key, names | BLOCK_NAMES): torch.from_numpy(value) for key, value in released.items()}
-    weights = {key: value[..., 0] if "mlp" in key and value.ndim == 3 else value for key, value in weights.items()}
-    return {
-        key: value.flatten() if value.shape[:1] == (1,) and "norm" in key else value for key, value in weights.items()
-    }
+    """The weights below `prefix`, under this project's names and in its shapes."""
+    weights = {}
+    for key, value in vectors.items():
+        if not key.startswith(prefix):
+            continue
+        name = rename(key.removeprefix(prefix), names | BLOCK_NAMES)
+        if "mlp" in name and value.ndim == 3:  # a convolution of kernel 1, here a linear layer
+            value = value[..., 0]
+        if "norm" in name and value.shape[:1] == (1,):
+            value = value.flatten()
+        weights[name] = torch.from_numpy(value)
+    return weights
 
 
 def compare(ours, released):
@@ -72,7 +77,9 @@ def test_sgp_block(golden, case):
     )
     block = SGPBlock(params, halve=bool(vectors[f"{case}.stride"] == 2))
     block.load_state_dict(weights)
-    y, mask = block(*(torch.from_numpy(vectors[f"{case}.{name}"]).mT for name in ("x", "mask")))
+    x = torch.from_numpy(vectors[f"{case}.x"]).mT
+    mask = torch.from_numpy(vectors[f"{case}.mask"]).mT
+    y, mask = block(x, mask)
     compare(y.mT, vectors[f"{case}.y"])
     np.testing.assert_array_equal(mask.mT, vectors[f"{case}.mask_out"])
 
@@ -93,7 +100,8 @@ def student(golden):
     levels = sum(name.startswith("fpn") for name in vectors)
     weights["scales"] = torch.stack([weights.pop(f"offset_head.scale.{level}.scale") for level in range(levels)])
     dim, in_dim, _ = weights["embedding.0.conv.weight"].shape
-    window, wide = (weights[f"stem.0.{name}.weight"].shape[-1] for name in ("gate", "wide"))
+    window = weights["stem.0.gate.weight"].shape[-1]
+    wide = weights["stem.0.wide.weight"].shape[-1]
     params = Params(
         recipe="published",
         student_dim=dim,
@@ -109,22 +117,31 @@ def student(golden):
     model.load_state_dict(weights | {"positives": model.positives})
     videos = range(sum(name.startswith("feats") for name in vectors))
     x, mask = pad([torch.from_numpy(vectors[f"feats{i}"].T) for i in videos], vectors["fpn0"].shape[-1])
-    segments, labels = ([torch.from_numpy(vectors[f"gt_{name}{i}"]) for i in videos] for name in ("segments", "labels"))
+    segments = [torch.from_numpy(vectors[f"gt_segments{i}"]) for i in videos]
+    labels = [torch.from_numpy(vectors[f"gt_labels{i}"]) for i in videos]
     return vectors, model, (x, mask), (segments, labels)
 
 
 def test_pyramid_and_heads(student):
     vectors, model, batch, _ = student
-    features, output = model.pyramid(*batch)[0], model(*batch)
-    everywhere = torch.ones(output.mask.shape[:2]).nonzero(as_tuple=True)
-    borders = model.borders(output, *everywhere)
-    split = [values.split(output.lengths, dim=1) for values in (output.class_logits, *borders, output.mask)]
+    features, _ = model.pyramid(*batch)
     for level, feature in enumerate(features):
         compare(feature.mT, vectors[f"fpn{level}"])
-        *values, mask = (levels[level].mT for levels in split)
-        np.testing.assert_array_equal(mask, vectors[f"mask{level}"])
-        for name, value in zip(["cls", "start", "end", "reg"], values, strict=True):
-            compare(value, vectors[f"{name}_head{level}"])
+
+    output = model(*batch)
+    everywhere = torch.ones(output.mask.shape[:2]).nonzero(as_tuple=True)
+    borders = model.borders(output, *everywhere)
+    heads = {
+        "cls": output.class_logits,
+        "start": borders.start_logits,
+        "end": borders.end_logits,
+        "reg": borders.offsets,
+    }
+    for name, values in heads.items():
+        for level, value in enumerate(values.split(output.lengths, dim=1)):
+            compare(value.mT, vectors[f"{name}_head{level}"])
+    for level, mask in enumerate(output.mask.split(output.lengths, dim=1)):
+        np.testing.assert_array_equal(mask.mT, vectors[f"mask{level}"])
 
 
 def test_targets(student):

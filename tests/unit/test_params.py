@@ -1,4 +1,4 @@
-"""Parameters: what is accepted, and what is refused in one line."""
+"""Parameters: valid values, and errors of one line for the others."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_demo_is_the_default():
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("sead: 1", "unknown parameter 'sead' (did you mean 'seed'?)"),
         ("seed: x", "seed: Input should be a valid integer, not 'x'"),
@@ -51,12 +51,12 @@ def test_demo_is_the_default():
         ("seed: [", "cannot be read as YAML"),
     ],
 )
-def test_wrong_parameters_are_refused_in_one_line(tmp_path, text, says):
+def test_wrong_parameters_are_refused_in_one_line(tmp_path, text, message):
     path = tmp_path / "p.yaml"
     path.write_text(text)
     with pytest.raises(InputError) as error:
         Params.read(path)
-    assert says in str(error.value)
+    assert message in str(error.value)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -74,7 +74,7 @@ def test_yaml_numbers(tmp_path, text):
     assert Params.read(path).student_weight_decay == 1.0
 
 
-def test_from_notebook_takes_what_is_defined_over_what_is_inherited():
+def test_values_of_a_notebook_take_precedence_over_inherited_ones():
     params = Params.from_notebook({"seed": 3, "unrelated": object()}, inherited={"seed": 1, "run": "other"})
     assert (params.seed, params.run) == (3, "other")
 
@@ -100,27 +100,27 @@ def test_a_card_named_in_a_preset_is_relative_to_it(tmp_path, monkeypatch):
     assert Params.read("mine/preset.yaml", dataset="sbhar").dataset == "sbhar"
     (tmp_path / "mine" / "preset.yaml").write_text("dataset: sbhar\n")
     (tmp_path / "mine" / "sbhar").write_text("")
-    assert Params.read("mine/preset.yaml").dataset == "sbhar", "names of params/datasets go first"
+    assert Params.read("mine/preset.yaml").dataset == "sbhar", "names in params/datasets take precedence"
 
 
 @pytest.mark.parametrize("change", ["model_copy", "copy"])
 def test_changed_parameters_are_validated(change):
     params = Params(seed=3)
-    again = getattr(params, change)(update={"upscale": 1, "generator_lr": 1})
-    assert (again.seed, again.upscale, again.generator_lr) == (3, 1, 1.0)
+    changed = getattr(params, change)(update={"upscale": 1, "generator_lr": 1})
+    assert (changed.seed, changed.upscale, changed.generator_lr) == (3, 1, 1.0)
     assert params.upscale == 24
     assert getattr(params, change)() == params
-    for update, says in (
+    for update, message in (
         ({"upscal": 1}, r"unknown parameter 'upscal' \(did you mean 'upscale'\?\)"),
         ({"upscale": 0}, "upscale: Input should be greater than or equal to 1"),
         ({"seed": "3"}, "seed: Input should be a valid integer"),
         ({"erosion_large": 1}, "erosion_large"),
     ):
-        with pytest.raises(InputError, match=says):
+        with pytest.raises(InputError, match=message):
             getattr(params, change)(update=update)
 
 
-def test_nothing_makes_parameters_that_are_not_validated():
+def test_model_construct_validates():
     assert Params.model_construct(seed=3) == Params(seed=3)
     with pytest.raises(InputError, match="unknown parameter 'sead'"):
         Params.model_construct(sead=3)
@@ -150,16 +150,15 @@ def test_many_wrong_parameters_are_counted():
         Params(**dict.fromkeys("abcdefg", 1))
 
 
-def test_a_folder_stands_for_its_preset(tmp_path):
+def test_a_preset_is_found_by_its_folder(tmp_path):
     (tmp_path / "params.yaml").write_text("seed: 3\n")
     assert Params.read(tmp_path).seed == 3
 
 
 @pytest.mark.parametrize("name", Params.model_fields)
-def test_what_a_parameter_may_be_is_told(name):
+def test_the_form_of_a_parameter_is_described(name):
     words = form(name)
-    field = Params.model_fields[name]
-    assert words.startswith(
-        {int: "whole number, ", float: "number, ", bool: "true or false", str: "text"}.get(field.annotation, "")
-    )
+    beginnings = {int: "whole number, ", float: "number, ", bool: "true or false", str: "text"}
+    kind = Params.model_fields[name].annotation
+    assert words.startswith(beginnings.get(kind, ""))
     assert (" to " in words) == (name in NUMBERS)

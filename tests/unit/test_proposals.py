@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from fustal.generator import activations, train_generator
 from fustal.params import Params
 from fustal.proposals import (
     add_iou_score,
@@ -16,7 +17,9 @@ from fustal.proposals import (
     find_runs,
     normalise,
     outer_inner_contrast,
+    predicted_classes,
     propose,
+    propose_videos,
     select,
     upsample,
 )
@@ -29,6 +32,7 @@ from tests.benchmarks.plain_post import (
     plain_runs,
     plain_upsample,
 )
+from tests.networks import SMALL_GENERATOR, copying_generator
 
 SEQUENCES = arrays(float, st.integers(1, 40), elements=st.floats(0, 1, width=16))
 
@@ -41,7 +45,7 @@ def test_runs_against_a_loop(mask):
 
 def test_no_runs():
     assert [len(part) for part in find_runs(np.zeros(5, bool))] == [0, 0]
-    assert [len(part) for part in find_runs(np.ones(1, bool))] == [0, 0], "one position is no run"
+    assert [len(part) for part in find_runs(np.ones(1, bool))] == [0, 0], "a run has at least two positions"
 
 
 @given(arrays(float, st.integers(2, 30), elements=st.floats(-5, 5, width=16)), st.integers(1, 24))
@@ -57,13 +61,15 @@ def test_upsampling_one_snippet_repeats_it():
 def test_normalised_sequences_reach_from_0_to_1(sequence):
     result = normalise(sequence)
     assert ((result >= 0) & (result <= 1)).all()
-    low, high = max(0.0, float(sequence.min())), max(0.0, float(sequence.max()))
-    expected = (sequence.astype(float) - low) / (high - low if high > low else 1.0)
+    low = max(0.0, float(sequence.min()))
+    high = max(0.0, float(sequence.max()))
+    span = high - low if high > low else 1.0
+    expected = (sequence.astype(float) - low) / span
     np.testing.assert_allclose(result, np.clip(expected, 0, 1))
 
 
-def test_normalising_what_is_constant_or_negative():
-    assert normalise(np.array([-3.0, -1.0])).tolist() == [0, 0], "what is below 0 is silent"
+def test_normalising_constant_and_negative_sequences():
+    assert normalise(np.array([-3.0, -1.0])).tolist() == [0, 0], "values below 0 become 0"
     assert normalise(np.array([-1.0, 2.0])).tolist() == [0, 1]
     assert normalise(np.array([0.5, 0.5])).tolist() == [0, 0]
 
@@ -76,17 +82,17 @@ def test_normalising_what_is_constant_or_negative():
 def test_contrast_against_a_loop(values, flank, data):
     position = st.integers(0, len(values) - 1)
     spans = data.draw(st.lists(st.tuples(position, position), max_size=6))
-    first, last = np.sort(np.array(spans, int).reshape(-1, 2)).T
+    first, last = np.sort(np.array(spans, int).reshape(-1, 2)).T  # each span in order, (N,) each
     expected = [plain_contrast(values, a, b, flank) for a, b in zip(first, last, strict=True)]
     np.testing.assert_allclose(outer_inner_contrast(values, first, last, flank), expected, atol=1e-9)
 
 
 def test_contrast_by_hand():
     values = np.array([0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 0.3, 0.0])
-    one = (np.array([2]), np.array([5]))
-    np.testing.assert_allclose(outer_inner_contrast(values, *one, 0.25), [1.0 - 0.4])
-    whole = (np.array([0]), np.array([7]))
-    np.testing.assert_allclose(outer_inner_contrast(values, *whole, 0.25), [values.mean()], err_msg="no flank counts 0")
+    found = outer_inner_contrast(values, np.array([2]), np.array([5]), 0.25)
+    np.testing.assert_allclose(found, [1.0 - 0.4])
+    whole = outer_inner_contrast(values, np.array([0]), np.array([7]), 0.25)
+    np.testing.assert_allclose(whole, [values.mean()], err_msg="without a flank the mean outside is 0")
 
 
 @given(SEQUENCES, st.integers(0, 2**32 - 1))
@@ -111,7 +117,7 @@ def _propose(cas, classes=(0,), **changes):
 
 @pytest.mark.parametrize("recipe", ["corrected", "published"])
 @pytest.mark.parametrize("length", [1, 2, 9])
-def test_silent_activations_propose_nothing(length, recipe):
+def test_activations_of_zero_have_no_proposals(length, recipe):
     found = _propose(np.zeros((length, 2)), (0, 1), recipe=recipe)
     assert found.empty
     assert list(found.columns) == ["label", "score", "start", "end"]
@@ -119,7 +125,7 @@ def test_silent_activations_propose_nothing(length, recipe):
     assert [found[name].dtype for name in ("score", "start", "end")] == [float] * 3
 
 
-def test_no_classes_propose_nothing():
+def test_no_classes_have_no_proposals():
     found = _propose(np.ones((4, 1)) * np.arange(4)[:, None], ())
     assert found.empty
     assert found.label.dtype == int
@@ -129,13 +135,15 @@ def test_one_rectangle():
     cas = np.zeros((10, 1))
     cas[4:6] = 1.0
     found = _propose(cas, cas_thresholds="0.5:1:0.5", actionness_thresholds="0.5:1:0.5", upscale=4)
-    # upsampled, the trapezium 4..5 falls to 0.5 two positions before and after: positions 14 to 22 of 4 a snippet
+    # Upsampled, the rectangle is a trapezium that falls to 0.5 two positions before and after: positions 14 to 22,
+    # four for each snippet.
     trapezium = np.interp(np.arange(40) / 4, np.arange(10), cas[:, 0])
     above = np.where(trapezium >= 0.5, trapezium, 0)
     assert (found.label.tolist(), found.start.tolist(), found.end.tolist()) == ([0], [14 / 4 * 2], [23 / 4 * 2])
-    silenced, plain = (plain_contrast(values, 14, 22, 0.25) + 0.2 * 0.6 for values in (above, trapezium))
-    assert silenced > plain, "a CAS threshold silences the flanks"
-    assert found.score.tolist() == pytest.approx([silenced]), "equal proposals: the better one stays"
+    by_cas = plain_contrast(above, 14, 22, 0.25) + 0.2 * 0.6
+    by_actionness = plain_contrast(trapezium, 14, 22, 0.25) + 0.2 * 0.6
+    assert by_cas > by_actionness, "a CAS threshold sets the flanks to 0"
+    assert found.score.tolist() == pytest.approx([by_cas]), "of equal proposals the better one stays"
 
 
 @pytest.mark.parametrize("length", [1, 2, 40, 200])
@@ -143,15 +151,17 @@ def test_proposals_against_loops(length):
     random = np.random.default_rng(length)
     cas = np.maximum(random.normal(0.3, 1, (length, 3)), 0).repeat(3, axis=0).astype(np.float32)
     case = cas, cas.sum(1), np.array([0.9, 0.5, 0.1]), np.array([0, 2]), 0.64, Params()
-    ours, plain = propose(*case), plain_propose(*case)
-    # the order of equal scores depends on how their means are rounded
-    ours, plain = (frame.round(9).sort_values(["label", "start", "end"], ignore_index=True) for frame in (ours, plain))
+    # Sorted by times: the order of equal scores depends on how their means are rounded.
+    order = ["label", "start", "end"]
+    ours = propose(*case).round(9).sort_values(order, ignore_index=True)
+    plain = plain_propose(*case).round(9).sort_values(order, ignore_index=True)
     pd.testing.assert_frame_equal(ours, plain, check_dtype=False)
 
 
 def test_each_class_has_its_own_proposals():
     cas = np.zeros((20, 3))
-    cas[2:6, 0], cas[10:16, 2] = 1.0, 2.0
+    cas[2:6, 0] = 1.0
+    cas[10:16, 2] = 2.0
     found = _propose(cas, (0, 2))
     assert set(found.label) == {0, 2}
     best = found.loc[found.groupby("label").score.idxmax()].set_index("label")
@@ -178,9 +188,10 @@ def test_the_published_nms_adds_a_second_to_every_length():
 
 def test_the_first_of_equal_scores_stays():
     assert apply_hard_nms(np.array([[0.0, 10.0], [0.0, 11.0], [0.0, 12.0]]), np.ones(3), Params()).tolist() == [0]
-    scores = np.random.default_rng(0).choice([0.9, 0.5], 200)  # many, as numpy's sort is stable for a few
+    scores = np.random.default_rng(0).choice([0.9, 0.5], 200)  # numpy's default sort is stable for short arrays
     apart = np.stack([2.0 * np.arange(200), 2.0 * np.arange(200) + 1], axis=1)
-    assert apply_hard_nms(apart, scores, Params()).tolist() == sorted(range(200), key=lambda i: (-scores[i], i))
+    by_score_then_position = sorted(range(200), key=lambda i: (-scores[i], i))
+    assert apply_hard_nms(apart, scores, Params()).tolist() == by_score_then_position
     assert apply_hard_nms(np.empty((0, 2)), np.empty(0), Params()).tolist() == []
 
 
@@ -206,14 +217,14 @@ def test_iou_score_against_a_loop(count, seed):
     pd.testing.assert_frame_equal(found.drop(columns="iou_score"), frame)
 
 
-def test_iou_score_of_nothing():
+def test_iou_score_of_no_proposals():
     empty = pd.DataFrame({name: [] for name in ("video", "label", "score", "start", "end")})
     found = add_iou_score(empty)
     assert list(found.columns) == [*empty.columns, "iou_score"]
     assert select(found, 0.2, 0.4).empty
 
 
-def test_selection_keeps_at_least_gamma_and_above_eta():
+def test_selection_keeps_scores_from_gamma_and_confidences_above_eta():
     frame = pd.DataFrame({"iou_score": [0.2, 0.19, 0.2, 5.0], "score": [0.41, 0.9, 0.4, 0.5]}, index=[4, 5, 6, 7])
     kept = select(frame, 0.2, 0.4)
     assert kept.to_dict("list") == {"iou_score": [0.2, 5.0], "score": [0.41, 0.5]}
@@ -227,10 +238,140 @@ def test_class_aware_iou_score_against_a_loop(count, seed):
     columns = {"video": random.choice(["v", "w"], count), "label": random.choice(["a", "b"], count)}
     frame = pd.DataFrame(columns | {"score": random.normal(size=count), "start": start, "end": start + 2})
     found = add_iou_score(frame, "class-aware")
-    best = frame.groupby(["video", "label", "start", "end"]).score.max()  # duplicates once, the most confident one
+    best = frame.groupby(["video", "label", "start", "end"]).score.max()  # of duplicates the most confident one
     assert found.set_index(best.index.names).score.to_dict() == best.to_dict()
     for row in found.itertuples():
         others = found[(found.video == row.video) & (found.label == row.label)].drop(row.Index)
         pair = torch.tensor([[row.start, row.end]]), torch.tensor(others[["start", "end"]].to_numpy(float))
         expected = (tiou_matrix(*pair)[0].numpy() * others.score.clip(lower=0)).sum()
         assert row.iou_score == pytest.approx(expected)
+
+
+# --- proposals of whole videos ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_video(planted):
+    """Writes the features of the video `train1`; returns data set and store."""
+    dataset, store = planted
+
+    def build(features):
+        np.save(dataset.root / "train1.npy", features.astype(np.float32))
+        return dataset, store
+
+    return build
+
+
+def test_the_trained_generator_finds_the_planted_actions(planted, tmp_path):
+    dataset, store = planted
+    params = Params(**(SMALL_GENERATOR | {"generator_steps": 60}), device="cpu")
+    model, _ = train_generator(params, store, tmp_path)
+    found = propose_videos(model, store, ["test0", "test1"], params)
+    best = found.loc[found.groupby("video").score.idxmax()].set_index("video")
+    for row in dataset.segments_of("test").itertuples():
+        top = best.loc[row.video]
+        overlap = min(top.end, row.end) - max(top.start, row.start)
+        assert top.label == row.label
+        assert overlap / (max(top.end, row.end) - min(top.start, row.start)) > 0.5
+
+
+def test_known_labels_restrict_proposals_of_the_corrected_recipe_only(one_video):
+    features = np.zeros((40, 6))
+    features[5:12, 0] = 4.0
+    features[20:30, 1] = 4.0  # both classes are active, and the only label of train1 is "b"
+    _, store = one_video(features)
+
+    def proposed_labels(recipe, known):
+        params = Params(recipe=recipe, device="cpu")
+        return set(propose_videos(copying_generator(), store, ["train1"], params, known=known).label)
+
+    assert proposed_labels("corrected", known=True) == {"b"}
+    assert proposed_labels("corrected", known=False) == {"a", "b"}
+    assert proposed_labels("published", known=True) == {"a", "b"}
+    assert proposed_labels("published", known=False) == {"a", "b"}
+
+
+def test_a_known_label_is_proposed_even_when_the_network_misses_it(one_video):
+    features = np.zeros((40, 6))
+    features[5:15, 0] = 9.0  # the network predicts class a, the label is b
+    features[25:27, 1] = 1.0
+    _, store = one_video(features)
+    params = Params(device="cpu")
+    assert set(propose_videos(copying_generator(), store, ["train1"], params).label) == {"a"}
+    found = propose_videos(copying_generator(), store, ["train1"], params, known=True)
+    assert set(found.label) == {"b"}
+
+
+def test_proposals_are_in_seconds(one_video):
+    features = np.zeros((40, 6))
+    features[10:20, 1] = 4.0
+    _, store = one_video(features)
+    found = propose_videos(copying_generator(), store, ["train1"], Params(device="cpu"))
+    assert list(found.columns) == ["video", "label", "score", "start", "end"]
+    best = found.loc[found.score.idxmax()]
+    assert (best.video, best.label) == ("train1", "b")
+    assert abs(best.start - 10 * 0.5) <= 0.5, "a snippet lasts half a second"
+    assert abs(best.end - 20 * 0.5) <= 0.5
+
+
+def test_proposals_lie_round_the_middle_of_their_snippets_windows(one_video):
+    features = np.zeros((40, 6))
+    features[[0, 1, *range(10, 20), 38, 39], 1] = 4.0  # symmetrical, except behind the last snippet
+    _, store = one_video(features)
+
+    def proposals(recipe):
+        params = Params(recipe=recipe, device="cpu", proposal_nms=1.0)
+        return propose_videos(copying_generator(), store, ["train1"], params)
+
+    corrected = proposals("corrected")
+    published = proposals("published")
+    grid = store.grid_of("train1")
+    inside = corrected[(corrected.start > 4) & (corrected.end < 11)]
+    middle = (inside.start + inside.end) / 2
+    assert (middle - grid.to_seconds(14.5)).abs().max() <= 1.5 * 0.5 / 24, "within a position and a half"
+    early = published[(published.start > 4) & (published.end < 11)]
+    assert set((early.start + grid.to_seconds(0)).round(6)) == set(inside.start.round(6))
+    assert corrected.start.min() == 0, "a proposal that starts with the first snippet starts with the video"
+    assert corrected.end.max() == store.covered("train1")
+    assert (corrected.start < corrected.end).all()
+
+
+def test_long_videos_are_sampled_and_times_scaled_back(planted):
+    dataset, store = planted  # train0 has 90 snippets of half a second
+    features = np.zeros((90, 6), np.float32)
+    features[60:80, 0] = 4.0
+    np.save(dataset.root / "train0.npy", features)
+    params = Params(generator_snippets=30, device="cpu")
+    assert activations(copying_generator(), store, "train0", params).cas.shape == (1, 30, 2)
+    assert store.seconds_per_sample("train0", 30) == pytest.approx(1.5)
+    assert store.seconds_per_sample("train0", 90) == pytest.approx(0.5)
+    found = propose_videos(copying_generator(), store, ["train0"], params)
+    best = found.loc[found.score.idxmax()]
+    assert abs(best.start - 30) <= 1.5
+    assert abs(best.end - 40) <= 1.5
+
+
+@pytest.mark.parametrize("recipe", ["corrected", "published"])
+@pytest.mark.parametrize("length", [1, 2])
+def test_videos_of_one_and_two_snippets(one_video, length, recipe):
+    features = np.zeros((length, 6))
+    features[-1, 1] = 3.0
+    _, store = one_video(features)
+    found = propose_videos(copying_generator(), store, ["train1"], Params(recipe=recipe, device="cpu"), known=True)
+    assert set(found.label) <= {"b"}
+    assert np.isfinite(found[["score", "start", "end"]].to_numpy(float)).all()
+    assert (found.end > found.start).all()
+    assert (found.end <= length * 0.5 + 1e-9).all()
+    assert len(found) == (length > 1), "a sequence of one snippet is constant after normalisation"
+
+
+def test_a_video_where_nothing_is_active_has_no_proposals(one_video):
+    _, store = one_video(np.zeros((20, 6)))
+    found = propose_videos(copying_generator(), store, ["train1"], Params(device="cpu"), known=True)
+    assert found.empty
+    assert list(found.columns) == ["video", "label", "score", "start", "end"]
+
+
+def test_predicted_classes_fall_back_to_the_best():
+    assert predicted_classes(np.array([0.2, 0.5, 0.3]), 0.2).tolist() == [0, 1, 2], "scores at the threshold count"
+    assert predicted_classes(np.array([0.1, 0.1, 0.15]), 0.2).tolist() == [2]

@@ -15,9 +15,10 @@ OPTIONS = {"sigma": 0.5, "min_score": 0.001, "max_segments": 100}
 
 
 @st.composite
-def segment_sets(draw, most=25, ties=False):
-    """Segments, scores and labels of one video; times on a coarse grid, so that ties and touching segments occur."""
-    count, classes = draw(st.integers(0, most)), draw(st.sampled_from([1, 3, 30]))
+def segment_sets(draw, maximum=25, ties=False):
+    """Segments, scores and labels of one video; times on a coarse grid: ties and touching segments occur."""
+    count = draw(st.integers(0, maximum))
+    classes = draw(st.sampled_from([1, 3, 30]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     start = rng.integers(0, 20, count)
     segments = torch.tensor(np.stack([start, start + rng.integers(0, 9, count)], axis=1), dtype=torch.float32)
@@ -41,7 +42,7 @@ def test_plus_one_lengthens_segments_and_overlaps():
     assert_close(found, torch.tensor([[0.5 / (2 + 1.5 - 0.5)]]))
 
 
-def test_nothing_in_nothing_out():
+def test_no_segments_give_no_segments():
     empty = torch.zeros(0)
     assert tiou_matrix(NONE, torch.ones(3, 2)).shape == (0, 3)
     assert iou_score(NONE).shape == (0,)
@@ -57,7 +58,7 @@ def test_tiou_is_symmetric_and_bounded(case):
     assert ((tiou >= 0) & (tiou <= 1)).all()
 
 
-def test_iou_score_of_a_lonely_segment_is_zero():
+def test_iou_score_of_a_single_segment_is_zero():
     assert iou_score(torch.tensor([[1.0, 2.0]])).tolist() == [0]
     assert iou_score(torch.tensor([[1.0, 1.0], [1.0, 1.0]])).tolist() == [0, 0]
 
@@ -70,7 +71,7 @@ def test_hard_nms_suppresses_at_the_threshold():
 
 
 @given(segment_sets())
-def test_hard_nms_leaves_no_overlap_and_covers_what_it_drops(case):
+def test_kept_segments_do_not_overlap_and_each_dropped_one_overlaps_a_better_one(case):
     segments, scores, _ = case
     kept = hard_nms(segments, scores, 0.4)
     tiou = tiou_matrix(segments, segments[kept])
@@ -88,29 +89,35 @@ def test_hard_nms_against_a_loop(case, threshold, plus_one):
 
 
 def test_hard_nms_of_a_chain():
-    start = torch.arange(50.0)  # each one would go for the better one before it, were that not gone itself
+    start = torch.arange(50.0)  # each segment overlaps the better one before it, which may have been dropped itself
     chain = torch.stack([start, start + 2], dim=1)
     assert hard_nms(chain, -start, 1 / 3).tolist() == list(range(0, 50, 2))
     assert hard_nms(chain, -start, 0.34).tolist() == list(range(50))
 
 
-def test_of_equal_scores_the_first_wins():
+def test_of_equal_scores_the_first_is_kept():
     segments = torch.tensor([[0.0, 4.0], [0.0, 5.0]])
     assert hard_nms(segments, torch.ones(2), 0.5).tolist() == [0]
 
 
 def _soft_nms_slowly(segments, scores, groups, sigma, min_score, max_segments):
-    """The definition, one pick after the other."""
-    left, score, tiou = set(range(len(scores))), scores.clone(), tiou_matrix(segments, segments)
-    picked, decayed = [], []
-    while len(picked) < max_segments and (left := {i for i in left if score[i] >= min_score}):
-        best = max(left, key=lambda i: score[i].item())
+    """The definition of soft-NMS, one picked segment after the other."""
+    scores = scores.clone()
+    tiou = tiou_matrix(segments, segments)
+    left = list(range(len(scores)))
+    picked = []
+    decayed = []
+    while len(picked) < max_segments:
+        left = [i for i in left if scores[i] >= min_score]
+        if not left:
+            break
+        best = max(left, key=lambda i: scores[i].item())
         picked.append(best)
-        decayed.append(score[best].item())
-        left = left - {best}
+        decayed.append(scores[best].item())
+        left.remove(best)
         for i in left:
             if groups[i] == groups[best]:
-                score[i] *= torch.exp(-(tiou[i, best] ** 2) / sigma)
+                scores[i] *= torch.exp(-(tiou[i, best] ** 2) / sigma)
     return picked, decayed
 
 
@@ -126,9 +133,11 @@ def test_soft_nms_agrees_with_its_definition(case, class_agnostic):
     assert found[2].tolist() == labels[picked].tolist()
 
 
-@given(
-    case=segment_sets(120, ties=True), options=st.sampled_from([(0.5, 0.001, 2000), (0.05, 0.0, 2000), (2.0, 0.1, 7)])
-)
+OPTIONS_WITH_TIES = [(0.5, 0.001, 2000), (0.05, 0.0, 2000), (2.0, 0.1, 7)]
+"""Sigma, minimum score and maximum number of segments."""
+
+
+@given(case=segment_sets(120, ties=True), options=st.sampled_from(OPTIONS_WITH_TIES))
 def test_soft_nms_equals_a_loop_on_ties(case, options):
     sigma, min_score, max_segments = options
     found = soft_nms(*case, sigma=sigma, min_score=min_score, max_segments=max_segments)
@@ -138,38 +147,43 @@ def test_soft_nms_equals_a_loop_on_ties(case, options):
 @pytest.mark.parametrize("classes", [1, 5, 40])
 def test_soft_nms_equals_a_loop_on_many(classes):
     rng = np.random.default_rng(classes)
-    start, length = rng.uniform(0, 500, 600), rng.lognormal(3, 1, 600)
-    segments = np.stack([start, start + length], axis=1).astype(np.float32)
-    parts = segments, rng.random(600).astype(np.float32), rng.integers(0, classes, 600)
-    case = tuple(map(torch.from_numpy, parts))
-    for most in (50, 600):
-        found = soft_nms(*case, sigma=0.5, min_score=0.001, max_segments=most)
-        assert_same(found, plain_post.soft_nms(*case, 0.5, 0.001, most))
+    start = rng.uniform(0, 500, 600)
+    length = rng.lognormal(3, 1, 600)
+    segments = torch.from_numpy(np.stack([start, start + length], axis=1).astype(np.float32))
+    scores = torch.from_numpy(rng.random(600).astype(np.float32))
+    labels = torch.from_numpy(rng.integers(0, classes, 600))
+    for maximum in (50, 600):
+        found = soft_nms(segments, scores, labels, sigma=0.5, min_score=0.001, max_segments=maximum)
+        assert_same(found, plain_post.soft_nms(segments, scores, labels, 0.5, 0.001, maximum))
 
 
 def test_soft_nms_of_one_large_class_among_many():
     rng = np.random.default_rng(0)
-    labels, start = np.where(np.arange(90) < 60, 7, rng.integers(0, 40, 90)), rng.uniform(0, 30, 90)
-    case = tuple(map(torch.from_numpy, (np.stack([start, start + 5], axis=1), rng.random(90), labels)))
-    found = soft_nms(*case, sigma=0.5, min_score=0.001, max_segments=90)
-    assert_same(found, plain_post.soft_nms(*case, 0.5, 0.001, 90))
+    labels = torch.from_numpy(np.where(np.arange(90) < 60, 7, rng.integers(0, 40, 90)))
+    start = rng.uniform(0, 30, 90)
+    segments = torch.from_numpy(np.stack([start, start + 5], axis=1))
+    scores = torch.from_numpy(rng.random(90))
+    found = soft_nms(segments, scores, labels, sigma=0.5, min_score=0.001, max_segments=90)
+    assert_same(found, plain_post.soft_nms(segments, scores, labels, 0.5, 0.001, 90))
 
 
-def test_soft_nms_with_a_narrow_gaussian_ends():
+def test_soft_nms_with_a_narrow_gaussian_keeps_one():
     twins = torch.tensor([[0.0, 4.0]] * 3 + [[0.0, 5.0]] * 3)
     found = soft_nms(twins, torch.ones(6), torch.zeros(6).long(), sigma=1e-3, min_score=0.001, max_segments=6)
-    assert found[1].tolist() == [1.0], "what overlaps falls to nothing"
+    assert found[1].tolist() == [1.0], "the scores of all others fall to 0"
 
 
-def test_soft_nms_of_no_more_than_asked_for():
-    segments, scores = torch.tensor([[0.0, 4.0], [9.0, 12.0]]), torch.tensor([0.9, 0.8])
-    for most in (0, 1, 2):
-        found = soft_nms(segments, scores, torch.tensor([0, 1]), **OPTIONS | {"max_segments": most})
-        assert found[1].tolist() == scores[:most].tolist()
+def test_soft_nms_returns_at_most_max_segments():
+    segments = torch.tensor([[0.0, 4.0], [9.0, 12.0]])
+    scores = torch.tensor([0.9, 0.8])
+    for maximum in (0, 1, 2):
+        found = soft_nms(segments, scores, torch.tensor([0, 1]), **OPTIONS | {"max_segments": maximum})
+        assert found[1].tolist() == scores[:maximum].tolist()
 
 
-def test_soft_nms_leaves_its_inputs_alone():
-    segments, scores = torch.tensor([[0.0, 4.0], [0.0, 4.0]]), torch.tensor([0.9, 0.8])
+def test_soft_nms_does_not_change_its_inputs():
+    segments = torch.tensor([[0.0, 4.0], [0.0, 4.0]])
+    scores = torch.tensor([0.9, 0.8])
     soft_nms(segments, scores, torch.zeros(2, dtype=torch.long), **OPTIONS)
     assert scores.tolist() == pytest.approx([0.9, 0.8])
 

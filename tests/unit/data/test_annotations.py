@@ -1,11 +1,10 @@
-"""Cards, annotations and result files: they are read, or refused with an error of one line."""
+"""Cards and annotations: they are read, or refused with an error of one line."""
 
 import json
 import math
 import re
 
 import numpy as np
-import pandas as pd
 import pytest
 import yaml
 from numpy.testing import assert_allclose as assert_close
@@ -13,7 +12,6 @@ from numpy.testing import assert_allclose as assert_close
 from fustal.data.annotations import parse_annotations, read_annotations
 from fustal.data.cards import hold_out, inspect_dataset, load_dataset
 from fustal.data.features import FeatureStore
-from fustal.data.results import as_labels, read_results, write_results
 from fustal.exceptions import InputError
 
 CARD = {
@@ -32,7 +30,7 @@ DATABASE = {
 
 @pytest.fixture
 def make(tmp_path):
-    """Writes a card and annotations, and gives the card's path."""
+    """Writes a card and annotations, and returns the path of the card."""
 
     def write(database=None, splits=None, **changes):
         (tmp_path / "data").mkdir(exist_ok=True)
@@ -85,20 +83,6 @@ def test_modalities_that_would_be_the_same_file(make, pattern, modalities, messa
     with pytest.raises(InputError, match=re.escape(message)) as error:
         load_dataset(make(grids={"generator": grid}))
     assert "card.yaml" in str(error.value)
-
-
-def test_results_survive_a_round_trip(tmp_path):
-    results = pd.DataFrame(
-        {"video": ["a", "b"], "label": ["Run", "Sit"], "score": [0.5, 1.0], "start": [0.0, 2.0], "end": [1.25, 3.0]}
-    )
-    write_results(results, tmp_path / "r.json")
-    pd.testing.assert_frame_equal(read_results(tmp_path / "r.json"), results)
-    write_results(results[:0], tmp_path / "r.json")
-    assert read_results(tmp_path / "r.json").empty
-
-
-def test_true_segments_as_labels(make):
-    assert as_labels(load_dataset(make()).segments_of("test")).values.tolist() == [["b", "Run", 1.0, 0.0, 3.5]]
 
 
 def test_held_out_videos_take_the_place_of_the_test_videos(planted):
@@ -177,3 +161,11 @@ def test_a_video_in_training_and_test(make):
 def test_no_label_to_train_on(make):
     with pytest.raises(InputError, match="no training video has a label"):
         load_dataset(make(DATABASE | {"a": {"subset": "training"}}))
+
+
+def test_problems_that_are_warnings_do_not_stop_a_reader(tmp_path):
+    database = DATABASE | {"d": {"subset": "test", "annotations": [{"label": "Run", "segment": [0, 0]}]}}
+    (tmp_path / "gt.json").write_text(json.dumps({"database": database}))
+    videos, segments = read_annotations(tmp_path / "gt.json")
+    assert list(videos.index) == list("abd")
+    assert list(segments.video) == list("ab")

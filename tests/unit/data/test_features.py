@@ -1,4 +1,4 @@
-"""Feature files: what is read, what is refused in one line, and how they are sampled."""
+"""Feature files: reading, errors of one line, and sampling."""
 
 import dataclasses
 import os
@@ -71,7 +71,7 @@ def test_read_takes_rows_of_all_modalities(store, index, dtype):
     assert found.dtype == torch.float32
     np.testing.assert_array_equal(found.numpy(), expected)
     found += 1
-    np.testing.assert_array_equal(features.read("train1", index).numpy(), expected, "a copy, not the file")
+    np.testing.assert_array_equal(features.read("train1", index).numpy(), expected, "the tensor is a copy")
     batch = torch.full((2, len(expected), 5), 9.0)
     features.read("train1", index, out=batch[1])
     np.testing.assert_array_equal(batch[1].numpy(), expected)
@@ -87,8 +87,8 @@ def test_a_video_with_other_numbers_does_not_fit_a_batch(store):
 def test_headers_are_parsed_and_values_checked_once(store, monkeypatch):
     features = store(Grid(pattern="{video}.npy", fps=1, stride=1, window=1))
     first = features["train0"]
-    monkeypatch.setattr("fustal.data.features.open_features", lambda path: pytest.fail("the header again"))
-    monkeypatch.setattr(FeatureStore, "_check_values", lambda self, video: pytest.fail("the values again"))
+    monkeypatch.setattr("fustal.data.features.open_features", lambda path: pytest.fail("the header was read again"))
+    monkeypatch.setattr(FeatureStore, "_check_values", lambda self, video: pytest.fail("the values were checked again"))
     assert np.array_equal(features["train0"], first)
     assert features.read("train0", np.array([3])).shape == (1, 6)
     assert (features.length("train0"), features.dim) == (90, 6)
@@ -106,7 +106,10 @@ def test_a_sample_beside_the_bad_value_is_refused_too_and_stays_refused(store):
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files as Linux lists them")
 def test_no_file_stays_open(store):
     features = store(Grid(pattern="{video}.npy", fps=1, stride=1, window=1))
-    opened = lambda: len(os.listdir("/proc/self/fd"))  # noqa: E731
+
+    def opened():
+        return len(os.listdir("/proc/self/fd"))
+
     before = opened()
     kept = [features.read(video, np.array([0])) for video in features.dataset.videos.index]
     assert len(kept) == 10
@@ -158,7 +161,7 @@ def test_wrong_arrays(tmp_path, array, message):
         open_features(tmp_path / "v.npy")
 
 
-class Bomb:
+class Harm:
     """Leaves a file behind when it is unpickled."""
 
     def __init__(self, path):
@@ -169,12 +172,12 @@ class Bomb:
 
 
 def test_pickles_are_never_loaded(tmp_path):
-    np.save(tmp_path / "v.npy", np.array([[Bomb(tmp_path / "exploded")]], object), allow_pickle=True)
-    np.array(Bomb(tmp_path / "exploded"), object).dump(tmp_path / "raw.npy")
+    np.save(tmp_path / "v.npy", np.array([[Harm(tmp_path / "harmed")]], object), allow_pickle=True)
+    np.array(Harm(tmp_path / "harmed"), object).dump(tmp_path / "raw.npy")
     for name in ("v.npy", "raw.npy"):
         with pytest.raises(InputError, match=rf"{name}: is not a readable \.npy file"):
             open_features(tmp_path / name)
-    assert not (tmp_path / "exploded").exists()
+    assert not (tmp_path / "harmed").exists()
 
 
 @pytest.mark.parametrize("keep", [0, 5, 70, 150])
@@ -211,9 +214,9 @@ def test_duration_is_annotated_or_the_end_of_the_last_window(store):
 
 def test_dim_is_that_of_the_first_video(store):
     assert store(Grid(pattern="{video}.npy", fps=1, stride=1, window=1)).dim == 6
-    assert (
-        store(train__rgb__train0=np.ones((2, 3), np.float32), train__flow__train0=np.ones((2, 4), np.float32)).dim == 7
-    )
+    rgb = np.ones((2, 3), np.float32)
+    flow = np.ones((2, 4), np.float32)
+    assert store(train__rgb__train0=rgb, train__flow__train0=flow).dim == 7
 
 
 @given(st.integers(1, 300), st.integers(1, 120), st.integers(0, 99))
@@ -224,7 +227,7 @@ def test_a_training_sample_has_one_snippet_from_each_bin(length, count, seed):
     assert (chosen.diff() >= 0).all()
     assert chosen.min() >= 0
     assert chosen.max() < length
-    # a position p lies in bin i where [p, p + 1) meets [i, i + 1) * length / count; float32 may move it by a little
+    # Position p lies in bin i when [p, p + 1) overlaps [i, i + 1) * length / count; float32 may move it a little.
     bins = torch.arange(count) * (length / count)
     assert (chosen + 1 > bins - 1e-3).all()
     assert (chosen < bins + length / count + 1e-3).all()

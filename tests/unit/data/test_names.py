@@ -23,7 +23,7 @@ TEXTS = {
 ENTRIES = {"card": Card.model_fields, "preset": Params.model_fields, "sweep": Sweep.model_fields}
 
 
-def test_near_names_go_first():
+def test_near_names_are_listed_first():
     assert among("thumos", ["activitynet13", "thumos14-simulated", "thumos14"]) == (
         "(did you mean 'thumos14'? there are thumos14, thumos14-simulated, activitynet13)"
     )
@@ -60,7 +60,7 @@ def test_a_pipe_is_no_file(tmp_path):
 
 @pytest.mark.parametrize("given", KINDS)
 @pytest.mark.parametrize("wanted", KINDS)
-def test_the_wrong_kind_is_named_with_what_it_is_for(tmp_path, given, wanted):
+def test_the_error_of_a_wrong_kind_names_kind_and_command(tmp_path, given, wanted):
     file = tmp_path / "some.yaml"
     file.write_text(TEXTS[given])
     if given == wanted:
@@ -72,7 +72,7 @@ def test_the_wrong_kind_is_named_with_what_it_is_for(tmp_path, given, wanted):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_that_the_repository_has_is_of_its_kind(kind):
+def test_the_kinds_of_the_files_of_the_repository(kind):
     for file in KINDS[kind].folder.glob("*.yaml"):
         assert read_as(kind, file, ENTRIES[kind])
         for other in KINDS.keys() - {kind}:
@@ -80,7 +80,7 @@ def test_all_that_the_repository_has_is_of_its_kind(kind):
                 read_as(other, file, ENTRIES[other])
 
 
-def test_a_misspelt_file_is_still_of_its_kind(tmp_path):
+def test_a_file_with_a_misspelt_entry_is_of_its_kind(tmp_path):
     (tmp_path / "p.yaml").write_text("run: mine\nseeds: 3\n")
     with pytest.raises(InputError, match=r"unknown parameter 'seeds' \(did you mean 'seed'\?\)"):
         Params.read(tmp_path / "p.yaml")
@@ -145,7 +145,7 @@ def test_a_folder_of_data_is_no_run(outputs, monkeypatch, tmp_path):
             find_run(given)
 
 
-def test_runs_that_there_are_near_ones_first(outputs):
+def test_existing_runs_are_listed_near_ones_first(outputs):
     with pytest.raises(InputError, match=r"dmo: no such run \(did you mean 'demo'\? there are demo, grid/job-seed0\)$"):
         find_run("dmo")
     with pytest.raises(InputError, match=r"\(there are demo\)$"):
@@ -156,7 +156,7 @@ def test_runs_that_there_are_near_ones_first(outputs):
 
 
 class Process:
-    """Stands in for papermill's."""
+    """Replaces the process of papermill."""
 
     def __init__(self, words, folder):
         self.words, self.folder = words, folder

@@ -19,7 +19,7 @@ def test_many_equal_ones_are_one_with_a_count_and_three_examples():
     assert (one.warning, one.fix, one.video) == (True, "add one", None)
 
 
-def test_values_do_not_make_kinds_but_warnings_and_files_do():
+def test_problems_are_grouped_by_warning_and_file_but_not_by_values():
     late = [Problem(FILE, f"segment [{i}.5, 99] ends after 'x{i}'", "v", warning=True) for i in range(4)]
     wrong = [Problem(FILE, "segment [1, 99] ends after 'x'", "v")]
     other = [Problem(Path("other.json"), "segment [1, 99] ends after 'x'", "v", warning=True)]
@@ -30,7 +30,7 @@ def test_values_do_not_make_kinds_but_warnings_and_files_do():
     ]
 
 
-def test_feature_files_are_one_kind_by_their_pattern():
+def test_problems_of_feature_files_are_grouped_by_their_pattern():
     problems = [Problem(Path(f"rgb/{v}_x.npy"), "no such feature file", v) for v in "abcd"]
     problems.append(Problem(Path("flow/a_x.npy"), "no such feature file", "a"))
     assert lines(problems) == [
@@ -44,10 +44,10 @@ def test_problems_of_no_video_name_some_of_their_values():
     assert lines(problems) == ["gt.json: class 'A' has no training video; 4 more like it, such as 'B', 'C'"]
 
 
-def test_three_stay_three():
+def test_up_to_three_problems_are_not_grouped():
     assert len(lines([Problem(FILE, "empty", v) for v in "abc"])) == 3
     assert len(lines([Problem(FILE, "empty", v) for v in "abcd"])) == 1
 
 
-def test_nothing():
+def test_no_problems():
     assert grouped([]) == []

@@ -1,4 +1,4 @@
-"""Simulated features and the invented annotations of the demo."""
+"""Simulated features, and the random annotations of the demo."""
 
 import dataclasses
 
@@ -121,7 +121,7 @@ def test_a_scene_is_present_before_and_after_its_action():
     times = (np.arange(len(signal)) + 0.5) / RATE
     present = signal @ prototypes.scene["A"] / 64 > 0.5
     assert present[(times > 90) & (times < 100)].all()
-    assert 10 < present.sum() / RATE < 30  # it comes before the action and stays after it
+    assert 10 < present.sum() / RATE < 30  # it begins before the action and ends after it
     assert not present[(times < 70) | (times > 120)].any()
 
 
@@ -139,7 +139,7 @@ def test_scenes_and_bursts_appear_outside_actions(constant):
     kind = prototypes.scene if constant == "scene" else prototypes.core
     outside = signal[round(3 * RATE) :]
     assert (outside @ kind["A"]).max() / 64 > 0.9
-    assert np.abs(outside @ kind["B"]).max() / 64 < 0.5  # a class that the video does not have stays away
+    assert np.abs(outside @ kind["B"]).max() / 64 < 0.5  # no pattern of a class that the video does not have
 
 
 def test_noise_is_correlated_in_time():
@@ -160,7 +160,7 @@ def test_a_video_without_segments_and_one_shorter_than_a_window(tmp_path):
     assert all(np.isfinite(array).all() for array in read_all(tmp_path).values())
 
 
-def test_invented_annotations_are_sound():
+def test_random_annotations_are_valid():
     videos, segments = invent()
     assert (videos.subset == "train").sum() == 80
     assert (videos.subset == "test").sum() == 20
@@ -175,7 +175,8 @@ def test_invented_annotations_are_sound():
 
 
 def test_classes_have_durations_of_their_own():
-    median = invent(train=100, test=0)[1].assign(length=lambda s: s.end - s.start).groupby("label").length.median()
+    _, segments = invent(train=100, test=0)
+    median = (segments.end - segments.start).groupby(segments.label).median()
     np.testing.assert_allclose(median, median.index.map(DEMO_CLASSES), rtol=0.15)
 
 

@@ -48,7 +48,7 @@ def written(folder, rows, name="labels.csv", encoding="utf-8"):
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
-def test_tables_as_people_write_them(rows, encoding, tmp_path):
+def test_tables_in_several_formats(rows, encoding, tmp_path):
     assert labels_of(written(tmp_path, rows, encoding=encoding)) == EXPECTED
 
 
@@ -79,7 +79,7 @@ def test_quotes_hold_separators_and_line_ends(tmp_path):
         ([row.replace(",", ";").replace(".", ",") for row in ROWS], "'1,5' is not a finite number: write a point"),
     ],
 )
-def test_what_would_be_read_wrong_is_refused(rows, message, tmp_path):
+def test_ambiguous_tables_are_refused(rows, message, tmp_path):
     try:
         _, _, problems = parse_annotations(written(tmp_path, rows))
         found = next(str(problem) for problem in problems if not problem.warning)
@@ -229,7 +229,7 @@ def test_names_are_not_looked_up(tmp_path):
         "v1\nv1\nv 2.x",
     ],
 )
-def test_lists_of_videos_as_people_write_them(text, encoding, tmp_path):
+def test_lists_of_videos_in_several_formats(text, encoding, tmp_path):
     (tmp_path / "train.txt").write_bytes(text.encode(encoding))
     assert read_video_list(tmp_path / "train.txt", {"v1", "v 2.x"}) == ["v1", "v 2.x"]
 

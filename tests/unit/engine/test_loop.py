@@ -1,4 +1,4 @@
-"""The training loop: log, checkpoints, resuming to the last bit, and what it refuses."""
+"""The training loop: log, checkpoints, resumption with equal bits, and errors."""
 
 import contextlib
 import threading
@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fustal.data.files import digest
-from fustal.engine import device, loop
+from fustal.engine import loop
 from fustal.engine.checkpoint import fingerprint, load_module, read_state, save_module, save_state
-from fustal.engine.device import epoch_order, pick_device, precision, random_generator, seed_step, send
+from fustal.engine.device import random_generator
 from fustal.engine.loop import Loop, load_ahead
 from fustal.exceptions import InputError
 from fustal.params import Params
@@ -37,7 +37,7 @@ def fit(
     videos_of=lambda i: (),
     after_step=lambda i: None,
 ):
-    """A training: its loop is that of the generator and the student."""
+    """A training with the loop of the generator and the student."""
     trained = next(iter(modules.values()))
     steps = range(first_step, last_step)
     options = {"seed": seed, "folder": folder, "modules": modules, "optimizer": optimizer, "about": about}
@@ -112,7 +112,7 @@ def test_the_log_has_a_row_for_each_step(tmp_path):
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["checkpoint.safetensors", "log.csv"]
 
 
-def test_a_later_training_counts_on(tmp_path):
+def test_a_later_training_continues_the_numbers_of_steps(tmp_path):
     log = Toy().fit(tmp_path, first_step=10, last_step=12)
     assert log.step.tolist() == [10, 11]
 
@@ -128,7 +128,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path):
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("fail_at", [3, 12, 21])
-def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path, every_five, fail_at, fused):
+def test_an_interrupted_training_continues_with_equal_bits(tmp_path, every_five, fail_at, fused):
     whole = Toy(fused=fused)
     log = whole.fit(tmp_path / "whole")
     broken = Toy(fail_at=fail_at, fused=fused)
@@ -138,8 +138,9 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path, every_five, fail_
     assert (tmp_path / "broken" / "checkpoint.safetensors").exists() == (kept > 0)
     resumed = Toy(fused=fused)
     torch.manual_seed(99)
-    for weights in resumed.model.parameters():
-        nn.init.normal_(weights) if kept else None  # everything must come from the checkpoint
+    if kept:
+        for weights in resumed.model.parameters():
+            nn.init.normal_(weights)  # all weights must come from the checkpoint
     again = resumed.fit(tmp_path / "broken")
     assert resumed.seen == list(range(kept, 23))
     pd.testing.assert_frame_equal(again, log, check_exact=True)
@@ -147,11 +148,11 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path, every_five, fail_
     assert_same_weights(whole, resumed)
     once_more = Toy(fused=fused)
     pd.testing.assert_frame_equal(once_more.fit(tmp_path / "broken"), log, check_exact=True)
-    assert once_more.seen == [], "it is done, and is not repeated"
+    assert once_more.seen == [], "a finished training is not repeated"
     assert_same_weights(whole, once_more)
 
 
-def test_a_checkpoint_of_another_training_is_not_continued_from(tmp_path):
+def test_a_checkpoint_of_another_training_is_ignored(tmp_path):
     Toy().fit(tmp_path, about="one")
     other, plain = Toy(), Toy()
     other.fit(tmp_path, about="another")
@@ -208,15 +209,15 @@ def test_each_batch_is_loaded_once_in_order_and_goes_to_its_step(tmp_path):
         return {"loss": toy.model(torch.ones(1, 3)).sum()}
 
     fit(load, step, {"model": toy.model}, toy.optimizer, first_step=4, last_step=9, seed=0, folder=tmp_path)
-    assert loaded == [(i, False) for i in range(4, 9)], "in a thread, and none after the last"
+    assert loaded == [(i, False) for i in range(4, 9)], "in a thread, and no batch after the last"
     assert used == [(i, i) for i in range(4, 9)]
 
 
 def test_the_next_batch_is_loaded_while_a_step_computes():
-    asked = [threading.Event() for _ in range(4)]
+    started = [threading.Event() for _ in range(4)]
 
     def load(i):
-        asked[i].set()
+        started[i].set()
         return i
 
     with contextlib.closing(load_ahead(load, range(3))) as batches:
@@ -224,8 +225,8 @@ def test_the_next_batch_is_loaded_while_a_step_computes():
             assert batch == i
             assert seconds >= 0
             if i < 2:
-                assert asked[i + 1].wait(timeout=10), "without waiting for the next to be asked for"
-    assert not asked[3].is_set()
+                assert started[i + 1].wait(timeout=10), "before the next batch is requested"
+    assert not started[3].is_set()
 
 
 def test_nothing_is_loaded_for_no_steps(tmp_path):
@@ -241,16 +242,16 @@ def test_waiting_is_the_share_of_the_time_without_a_batch(tmp_path, monkeypatch)
     monkeypatch.setattr(loop, "load_ahead", lambda load, steps: ((load(i), 0.5) for i in steps))
     log = Toy().fit(tmp_path, last_step=12)
     assert log.attrs["waiting"] == 12 * 0.5 / 20
-    assert "waiting" not in (tmp_path / "log.csv").read_text(), "the log is the same each time"
+    assert "waiting" not in (tmp_path / "log.csv").read_text(), "the file is the same in each run"
 
 
-def test_seconds_of_waiting_are_those_from_asking_to_having(monkeypatch):
+def test_seconds_of_waiting_are_those_between_request_and_batch(monkeypatch):
     clock = iter([1.0, 1.5, 7.0, 7.25])
     monkeypatch.setattr(loop, "perf_counter", lambda: next(clock))
     assert list(load_ahead(lambda i: i, range(2))) == [(0, 0.5), (1, 0.25)]
 
 
-def test_an_error_while_loading_is_raised_as_it_is(tmp_path, every_five):
+def test_an_error_while_loading_is_raised_unchanged(tmp_path, every_five):
     toy = Toy()
 
     def load(i):
@@ -271,21 +272,21 @@ def test_no_thread_stays_when_a_step_fails(tmp_path):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("loading")]
 
 
-def test_loading_does_not_disturb_what_a_step_draws(tmp_path):
-    """The thread draws from its own generator: however long it takes, dropout sees the same random numbers."""
+def test_loading_does_not_change_the_random_numbers_of_a_step(tmp_path):
+    """The thread has its own generator, so dropout has the same random numbers for any loading time."""
 
     def losses(folder, delay):
         toy = Toy()
         load = toy.load
-        toy.load = lambda i: (time.sleep(delay * (i % 3)), load(i))[1]
+
+        def load_late(i):
+            time.sleep(delay * (i % 3))
+            return load(i)
+
+        toy.load = load_late
         return toy.fit(folder)
 
     pd.testing.assert_frame_equal(losses(tmp_path / "a", 0.0), losses(tmp_path / "b", 0.003), check_exact=True)
-
-
-def test_send_keeps_a_tensor_that_is_where_it_should_be():
-    x = torch.ones(3)
-    assert send(x, torch.device("cpu")) is x
 
 
 # --- state on disk ----------------------------------------------------------------------------------------------------
@@ -324,7 +325,7 @@ def test_state_before_the_first_step_has_no_moments(tmp_path):
 
 @pytest.mark.parametrize("name", ["checkpoint.safetensors", "log.csv"])
 @pytest.mark.parametrize("damage", ["cut off", "empty", "zeros", "rubbish", "a folder", "gone"])
-def test_after_a_broken_checkpoint_or_log_the_training_begins_anew(tmp_path, every_five, capsys, name, damage):
+def test_after_a_broken_checkpoint_or_log_the_training_starts_again(tmp_path, every_five, capsys, name, damage):
     whole = Toy()
     log = whole.fit(tmp_path / "whole")
     with pytest.raises(RuntimeError):
@@ -335,8 +336,13 @@ def test_after_a_broken_checkpoint_or_log_the_training_begins_anew(tmp_path, eve
     if damage == "a folder":
         file.mkdir()
     elif damage != "gone":
-        half, zeros = content[: len(content) // 2], bytes(len(content))
-        file.write_bytes({"cut off": half, "empty": b"", "zeros": zeros, "rubbish": b"not a checkpoint"}[damage])
+        contents = {
+            "cut off": content[: len(content) // 2],
+            "empty": b"",
+            "zeros": bytes(len(content)),
+            "rubbish": b"not a checkpoint",
+        }
+        file.write_bytes(contents[damage])
     again = Toy()
     if damage == "a folder":
         with pytest.raises(InputError, match="is a folder, and a file never replaces one"):
@@ -345,10 +351,10 @@ def test_after_a_broken_checkpoint_or_log_the_training_begins_anew(tmp_path, eve
     pd.testing.assert_frame_equal(again.fit(tmp_path / "broken"), log, check_exact=True)
     assert again.seen == list(range(23))
     assert_same_weights(whole, again)
-    said = capsys.readouterr().err
-    silent = name == "checkpoint.safetensors" and damage == "gone"
-    assert said.count("the training starts again") == (not silent)
-    assert said.count("\n") == (not silent)
+    message = capsys.readouterr().err
+    expected = 0 if name == "checkpoint.safetensors" and damage == "gone" else 1
+    assert message.count("the training starts again") == expected
+    assert message.count("\n") == expected
 
 
 def test_a_checkpoint_of_other_modules_is_refused(tmp_path):
@@ -364,7 +370,7 @@ def test_a_checkpoint_of_other_modules_is_refused(tmp_path):
 
 def test_weights_survive_a_round_trip(tmp_path):
     one, other = nn.Linear(3, 2), nn.Linear(3, 2)
-    one.weight.data = one.weight.data.T.contiguous().T  # not contiguous, as some layers' weights are
+    one.weight.data = one.weight.data.T.contiguous().T  # not contiguous, like the weights of some layers
     save_module(one, tmp_path / "m.safetensors")
     load_module(other, tmp_path / "m.safetensors")
     assert one.weight.equal(other.weight)
@@ -383,90 +389,3 @@ def test_weights_that_do_not_fit(tmp_path):
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(InputError, match="does not fit the model"):
         load_module(nn.Linear(3, 2), path)
-
-
-# --- devices and seeds ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("device", "gpu", "expected"),
-    [("auto", False, "cpu"), ("auto", True, "cuda"), ("cpu", True, "cpu"), ("cuda", True, "cuda")],
-)
-def test_pick_device(monkeypatch, device, gpu, expected):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    assert pick_device(Params(device=device)) == torch.device(expected)
-
-
-def test_a_gpu_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="no GPU"):
-        pick_device(Params(device="cuda"))
-
-
-# --- precision --------------------------------------------------------------------------------------------------------
-
-BFLOAT16 = Params(precision="bfloat16")
-
-
-def test_float32_is_asked_of_no_hardware(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: pytest.fail("asked"))
-    with precision(Params(), torch.device("cpu")):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-
-
-@pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16", "bf16"])
-def test_bfloat16_where_the_cpu_has_it_and_only_inside(monkeypatch, flag):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, flag: True})
-    arithmetic = precision(BFLOAT16, torch.device("cpu"))
-    for _ in range(2):
-        with arithmetic:
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-
-
-@pytest.mark.parametrize("capabilities", [{}, {"avx512_bf16": False, "amx_bf16": False, "avx512_f": True}])
-def test_bfloat16_that_the_cpu_could_only_emulate_is_refused(monkeypatch, capabilities):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    with pytest.raises(InputError, match=r"^precision: 'bfloat16' .* this CPU does not have it \(use 'float32'\)$"):
-        precision(BFLOAT16, torch.device("cpu"))
-
-
-def test_bfloat16_that_the_gpu_could_only_emulate_is_refused(monkeypatch):
-    gpu = torch.device("cuda")
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
-    with pytest.raises(InputError, match="this GPU does not have it"):
-        precision(BFLOAT16, gpu)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
-    assert device.has_bfloat16(gpu)
-
-
-def test_generator_of_depends_on_seed_and_step_alone():
-    state = torch.get_rng_state()
-    draws = [
-        torch.rand(1, generator=random_generator(*at)).item() for at in ((0, 1), (1, 0), (0, 0), (0, 1), (2**31 - 1, 7))
-    ]
-    assert torch.get_rng_state().equal(state), "the global state is left alone"
-    assert draws[0] == draws[3]
-    assert len(set(draws)) == 4
-    seed_step(0, 1)
-    assert torch.rand(1).item() != draws[0], "the data's numbers are not those of the computation"
-
-
-def test_epoch_order_depends_on_seed_and_epoch_alone():
-    order = epoch_order(50, 2, seed=7)
-    assert sorted(order.tolist()) == list(range(50))
-    state = torch.get_rng_state()
-    assert epoch_order(50, 2, seed=7).equal(order)
-    assert torch.get_rng_state().equal(state), "the global state is left alone"
-    assert not epoch_order(50, 3, seed=7).equal(order)
-    assert not epoch_order(50, 2, seed=8).equal(order)
-    assert epoch_order(0, 0, seed=0).tolist() == []
-
-
-def test_seed_step_depends_on_seed_and_step():
-    draws = []
-    for seed, step in ((0, 1), (1, 0), (0, 0), (0, 1), (2**31 - 1, 10**6)):
-        seed_step(seed, step)
-        draws.append(torch.rand(1).item())
-    assert draws[0] == draws[3]
-    assert len(np.unique(draws)) == 4

@@ -1,4 +1,4 @@
-"""How far a training is: what its process writes, and what the one that waits says."""
+"""Progress of a training: the file that its process writes, and the lines of the process that waits."""
 
 import os
 import time
@@ -17,13 +17,13 @@ def test_step_and_time_left(tmp_path, monkeypatch):
     training = Steps("student", 200, 1200)
     now[0] += 1
     training.done(201)
-    assert not (tmp_path / "progress").exists(), "not at every step"
+    assert not (tmp_path / "progress").exists(), "the file is not written at every step"
     now[0] += 99
     training.done(299)
     assert (tmp_path / "progress").read_text() == "student step 300 of 1200, about 15 min left"
     now[0] += 1
     training.done(1199)
-    assert (tmp_path / "progress").read_text() == "", "then other cells run"
+    assert (tmp_path / "progress").read_text() == "", "the file is empty when the training is done"
 
 
 @pytest.mark.parametrize("file", [None, "no/such/folder/progress"])
@@ -35,7 +35,7 @@ def test_nothing_depends_on_the_file(tmp_path, monkeypatch, file):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_lines_are_told_now_and_then():
+def test_lines_are_reported_now_and_then():
     lines = []
     with reporting(lines.append, "3/5 03", every=0.05):
         file = Path(os.environ[VARIABLE])
@@ -48,9 +48,9 @@ def test_lines_are_told_now_and_then():
     assert "3/5 03: student step 3 of 5, about 2 s left ..." in lines
     assert VARIABLE not in os.environ
     assert not file.parent.exists()
-    told = len(lines)
+    count = len(lines)
     time.sleep(0.1)
-    assert len(lines) == told, "and not after the end"
+    assert len(lines) == count, "no line after the end"
 
 
 def test_the_first_line_comes_after_a_while():

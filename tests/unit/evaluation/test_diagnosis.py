@@ -53,24 +53,27 @@ def test_shares():
     assert error_shares(found(), TRUTH).to_dict() == dict.fromkeys(KINDS, 0) | {"missed": 1}
 
 
-def slowly(detections, truth, tiou):
-    """The kinds of detections one by one."""
+def kinds_naively(detections, truth, tiou):
+    """The definition of the kinds, one detection after the other."""
 
     def overlap(a, b):
         both = max(0, min(a.end, b.end) - max(a.start, b.start))
         return both / ((a.end - a.start) + (b.end - b.start) - both)
 
     ranked = detections.sort_values("score", ascending=False, kind="stable")
-    kinds, taken, seen = {}, set(), dict.fromkeys(truth.label, 0)
+    kinds = {}
+    matched = set()
+    counted = dict.fromkeys(truth.label, 0)
     for row in ranked.itertuples():
-        if seen.get(row.label, 0) >= (truth.label == row.label).sum():
+        # As many detections of a class are counted as it has true segments.
+        if counted.get(row.label, 0) >= (truth.label == row.label).sum():
             continue
-        seen[row.label] += 1
+        counted[row.label] += 1
         near = {true.Index: overlap(row, true) for true in truth[truth.video == row.video].itertuples()}
         own = {i: value for i, value in near.items() if truth.label[i] == row.label}
-        free = {i: value for i, value in own.items() if i not in taken and value >= tiou}
+        free = {i: value for i, value in own.items() if i not in matched and value >= tiou}
         if free:
-            taken.add(max(reversed(free), key=free.get))  # the last of equal ones
+            matched.add(max(reversed(free), key=free.get))  # the last of equal ones
             kinds[row.Index] = "right"
         elif max(own.values(), default=0) >= tiou:
             kinds[row.Index] = "double"
@@ -93,9 +96,10 @@ def frame(rows):
 
 @given(SEGMENTS, SEGMENTS, st.sampled_from([0.3, 0.5]))
 def test_kinds_are_those_of_the_definition(detected, true, tiou):
-    truth, scores = frame(true), np.random.default_rng(0).permutation(len(detected)) / 16
+    truth = frame(true)
+    scores = np.random.default_rng(0).permutation(len(detected)) / 16
     detections = frame(detected).assign(score=scores)
-    assert kinds_of_detections(detections, truth, tiou).to_dict() == slowly(detections, truth, tiou)
+    assert kinds_of_detections(detections, truth, tiou).to_dict() == kinds_naively(detections, truth, tiou)
 
 
 def test_by_length():
@@ -103,8 +107,9 @@ def test_by_length():
     assert (average_precision_by_length(perfect, TRUTH, bins=2) == 1).all()
     short = perfect[perfect.end - perfect.start < 4]
     assert average_precision_by_length(short, TRUTH, bins=2).tolist() == [1, 0]
-    one = average_precision_by_length(perfect.assign(end=perfect.end + 1), TRUTH, 0.5, bins=1)
-    assert one.tolist() == [mean_average_precision(perfect.assign(end=perfect.end + 1), TRUTH, [0.5])[0.5].mean()]
+    late = perfect.assign(end=perfect.end + 1)
+    one = average_precision_by_length(late, TRUTH, 0.5, bins=1)
+    assert one.tolist() == [mean_average_precision(late, TRUTH, [0.5])[0.5].mean()]
 
 
 def test_actions_of_one_length_are_one_range():

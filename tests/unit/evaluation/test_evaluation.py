@@ -52,7 +52,7 @@ def test_average_precision_by_hand():
     assert ap.loc["jump", 0.5] == 0
 
 
-def test_a_video_without_true_segments_brings_false_positives():
+def test_detections_in_a_video_without_true_segments_are_false_positives():
     detections = found(("c", "run", 0.9, 0, 4), ("a", "run", 0.8, 0, 4))
     assert mean_average_precision(detections, TRUTH, [0.5]).loc["run", 0.5] == pytest.approx(0.5 / 3)
 
@@ -64,23 +64,23 @@ def test_a_class_without_true_segments_is_not_counted():
     assert (ap == 1).all(axis=None)
 
 
-def test_a_detection_takes_the_best_free_segment():
+def test_a_detection_is_matched_to_the_best_free_segment():
     near = truth(("a", "run", 0, 4), ("a", "run", 4, 8))
     detections = found(("a", "run", 0.9, 1, 8), ("a", "run", 0.8, 2, 8))
     ap = mean_average_precision(detections, near, [0.2, 0.6])
-    # At .2 the first takes 4-8, and the second takes 0-4 (tIoU 2/8). At .6 only the second reaches the threshold.
+    # At .2 the first is matched to 4-8 and the second to 0-4 (tIoU 2/8). At .6 only the second reaches the threshold.
     assert ap.loc["run"].tolist() == [1.0, 0.25]
 
 
-def test_of_equal_overlaps_the_last_true_segment_is_taken():
-    """The better detection covers both true segments equally and takes the last one; the first is left."""
+def test_of_equal_overlaps_the_last_true_segment_is_matched():
+    """The better detection overlaps both true segments equally and is matched to the last one."""
     twins = truth(("a", "run", 0, 4), ("a", "run", 6, 10))
     detections = found(("a", "run", 0.9, 0, 10), ("a", "run", 0.8, 6, 10))
     assert mean_average_precision(detections, twins, [0.4]).loc["run", 0.4] == 0.5
     assert mean_average_precision(detections, twins[::-1], [0.4]).loc["run", 0.4] == 1
 
 
-def test_equal_scores_are_visited_in_their_order():
+def test_equal_scores_are_matched_in_their_order():
     detections = found(("a", "run", 0.5, 90, 91), ("a", "run", 0.5, 0, 4))
     one = TRUTH[:1]
     assert mean_average_precision(detections, one, [0.5]).loc["run", 0.5] == 0.5
@@ -100,7 +100,7 @@ def test_one_detection_far_away_changes_nothing(far):
     assert (mean_average_precision(perfect, TRUTH, [0.9]) == 1).all(axis=None)
 
 
-def test_times_of_a_clock():
+def test_large_times():
     """Milliseconds since 1970 in many videos are compared exactly."""
     start = 1.7e12 + np.arange(2000.0)
     late = pd.DataFrame({"video": [f"v{i}" for i in range(2000)], "label": "run", "start": start, "end": start + 2})
@@ -127,18 +127,22 @@ def test_no_true_segments():
 def _slow_average_precision(detections, ground_truth, label, tiou):
     """Matches one detection after the other; sums the interpolated precision over the hits."""
     left = [row for row in ground_truth.itertuples() if row.label == label]
-    count, hits = len(left), []
+    count = len(left)
+    hits = []
     for one in detections[detections.label == label].sort_values("score", ascending=False).itertuples():
-        best, reached = None, tiou
+        best = None
+        best_tiou = 0.0
         for row in left:
             overlap = max(0, min(one.end, row.end) - max(one.start, row.start))
             value = overlap / (one.end - one.start + row.end - row.start - overlap)
-            if row.video == one.video and value >= reached and (best is None or value > reached):
-                best, reached = row, value
+            if row.video == one.video and value >= tiou and value > best_tiou:
+                best = row
+                best_tiou = value
         hits.append(best is not None)
         left = [row for row in left if row is not best]
     precision = [sum(hits[: i + 1]) / (i + 1) for i in range(len(hits))]
-    return sum(max(precision[i:]) for i in range(len(hits)) if hits[i]) / count
+    interpolated = [max(precision[i:]) for i in range(len(hits)) if hits[i]]
+    return sum(interpolated) / count
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -164,22 +168,23 @@ def test_agrees_with_a_loop_on_ties(true, count, coarse, seed):
 
     def segments(count, lowest=0):
         names = {"video": rng.choice(["a", "b", "c"], count), "label": rng.choice(["run", "jump"], count)}
-        start, length = (
-            (rng.integers(-4, 8, count), rng.integers(lowest, 5, count)) if coarse else rng.random((2, count)) * 5
-        )
+        if coarse:
+            start = rng.integers(-4, 8, count)
+            length = rng.integers(lowest, 5, count)
+        else:
+            start, length = rng.random((2, count)) * 5
         return pd.DataFrame(names | {"start": start.astype(float), "end": start + length.astype(float)})
 
     ground_truth = pd.concat([TRUTH, segments(true)], ignore_index=True)
-    detections = pd.concat([segments(count, lowest=-3), TRUTH, TRUTH]).assign(
-        score=rng.choice([0.1, 0.5, 0.9], count + 8)
-    )
+    detections = pd.concat([segments(count, lowest=-3), TRUTH, TRUTH])
+    detections["score"] = rng.choice([0.1, 0.5, 0.9], count + 8)
     tious = [0.1, 1 / 3, 0.5, 1.0]
     ap = mean_average_precision(detections, ground_truth, tious)
     np.testing.assert_allclose(ap, plain_mean_average_precision(detections, ground_truth, tious), atol=1e-12)
 
 
-def test_a_detection_whose_best_segment_is_taken_takes_the_next_one():
-    # The best segment of each detection is taken by the one before it, so it takes the next; the last one takes none.
+def test_a_detection_whose_best_segment_is_matched_already_gets_the_next_one():
+    # The best segment of each detection is matched to the one before it, so it gets the next; the last one gets none.
     start = np.arange(20.0)
     ground_truth = pd.DataFrame({"video": "a", "label": "run", "start": start, "end": start + 1})
     chain = pd.DataFrame({"video": "a", "label": "run", "start": start + 0.45, "end": start + 1.5})
@@ -207,7 +212,8 @@ def test_the_order_and_index_of_the_rows_do_not_matter():
     detections = pd.concat([TRUTH, TRUTH, TRUTH]).assign(score=rng.random(12), start=rng.random(12) * 3)
     detections["end"] += detections.start
     shuffled = detections.sample(frac=1, random_state=0).reset_index(drop=True)
-    pd.testing.assert_frame_equal(*(mean_average_precision(frame, TRUTH, TIOUS) for frame in (detections, shuffled)))
+    expected = mean_average_precision(detections, TRUTH, TIOUS)
+    pd.testing.assert_frame_equal(mean_average_precision(shuffled, TRUTH, TIOUS), expected)
 
 
 def test_averages_over_the_thumos_grid():
@@ -244,7 +250,7 @@ def test_quality_by_hand():
     labels = found(("a", "run", 0.9, 0, 5), ("a", "run", 0.8, 0, 4), ("b", "jump", 0.7, 1, 2), ("b", "run", 0.6, 8, 9))
     quality = pseudo_label_quality(labels, TRUTH, [0.5, 0.9])
     assert quality.labels.tolist() == [4, 4]
-    # At .5 the first takes the true 0-4 although the second fits better; at .9 only the second does.
+    # At .5 the first is matched to the true 0-4 although the second fits better; at .9 only the second is.
     assert quality.loc[0.5, ["precision", "recall", "f1"]].tolist() == [0.5, 0.5, 0.5]
     assert quality.loc[0.5, "mean_tiou"] == pytest.approx((0.8 + 0.5) / 2)
     assert quality.loc[0.5, "boundary_error"] == pytest.approx((0 + 1 + 1 + 0) / 4)

@@ -1,4 +1,4 @@
-"""Running notebooks headlessly; whole chains are in tests/notebooks."""
+"""Running notebooks without JupyterLab; whole chains are tested in tests/notebooks."""
 
 import os
 import tempfile
@@ -11,7 +11,7 @@ from fustal.runs import batch
 
 @pytest.mark.parametrize("letters", [20, 60, 120])
 def test_the_sockets_of_a_kernel_have_short_paths(tmp_path, monkeypatch, letters):
-    """Whatever $TMPDIR is: systems refuse longer ones."""
+    """For any $TMPDIR: systems refuse longer paths."""
     usual = tmp_path / ("ä" * letters)
     usual.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(usual))
@@ -19,6 +19,6 @@ def test_the_sockets_of_a_kernel_have_short_paths(tmp_path, monkeypatch, letters
         assert len(os.fsencode(Path(folder) / "kernel-5")) <= batch.LONGEST_SOCKET
 
 
-def test_the_usual_place_is_taken_where_it_is_short(tmp_path, monkeypatch):
+def test_the_usual_folder_is_used_where_its_path_is_short(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", "/tmp")
     assert batch._short_folder() is None

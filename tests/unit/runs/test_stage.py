@@ -1,4 +1,4 @@
-"""The run folder: what a stage depends on, when it is done, and what it needs first."""
+"""The folder of a run: what a stage depends on, when it is done, and which inputs it needs."""
 
 import copy
 import json
@@ -52,7 +52,7 @@ def finish(name, **namespace):
 # --- what a stage depends on ------------------------------------------------------------------------------------------
 
 
-def test_the_key_changes_with_the_stages_own_parameters_only(dataset):
+def test_the_key_changes_only_with_the_parameters_of_the_stage(dataset):
     def key(name, **changes):
         return stage_key(Params(**changes), CHAIN[name], data_key(dataset))
 
@@ -71,39 +71,43 @@ def test_the_key_changes_with_the_data(dataset, planted, tmp_path):
     small, store = planted
     small.annotations.write_text("{}")
     small.grids["generator"] = small.grids["student"]
-    stage, before = CHAIN["generator"], {}
-    before["now"] = stage_key(Params(), stage, data_key(small))
-    assert stage_key(Params(), stage, data_key(small)) == before["now"]
+    stage = CHAIN["generator"]
+    keys = {"first": stage_key(Params(), stage, data_key(small))}
+    assert stage_key(Params(), stage, data_key(small)) == keys["first"]
     small.annotations.write_text("{ }")
-    before["annotations"] = stage_key(Params(), stage, data_key(small))
+    keys["annotations"] = stage_key(Params(), stage, data_key(small))
     (path,) = store.paths("test1")
     path.write_bytes(path.read_bytes() + b" ")
-    before["features"] = stage_key(Params(), stage, data_key(small))
+    keys["features"] = stage_key(Params(), stage, data_key(small))
     small.grids["student"] = small.grids["student"].model_copy(update={"stride": 2})
-    before["grid"] = stage_key(Params(), stage, data_key(small))
+    keys["grid"] = stage_key(Params(), stage, data_key(small))
     small.videos.loc["test1", "subset"] = "train"
-    before["subset"] = stage_key(Params(), stage, data_key(small))
+    keys["subset"] = stage_key(Params(), stage, data_key(small))
     small.video_labels.loc[0, "label"] = "b"
-    before["labels"] = stage_key(Params(), stage, data_key(small))
+    keys["labels"] = stage_key(Params(), stage, data_key(small))
     status = path.stat()
     np.save(path, np.load(path)[::-1])
     path.write_bytes(path.read_bytes() + b" ")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert path.stat().st_size == status.st_size
-    before["content of the same size and time"] = stage_key(Params(), stage, data_key(small))
+    keys["content of the same size and time"] = stage_key(Params(), stage, data_key(small))
     path.unlink()
-    before["missing"] = stage_key(Params(), stage, data_key(small))
-    assert len(set(before.values())) == 8, before
+    keys["missing"] = stage_key(Params(), stage, data_key(small))
+    assert len(set(keys.values())) == 8, keys
 
 
 @pytest.fixture
 def checkout(dataset, monkeypatch, tmp_path):
-    """A copy of code and notebooks, and the keys of all stages with them."""
+    """A copy of code and notebooks, and a function that returns the keys of all stages for it."""
     for folder in ("fustal", "notebooks"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     monkeypatch.setattr(identity, "ROOT", tmp_path)
     data = data_key(dataset)
-    return tmp_path, lambda: {name: stage_key(Params(), stage, data) for name, stage in CHAIN.items()}
+
+    def keys():
+        return {name: stage_key(Params(), stage, data) for name, stage in CHAIN.items()}
+
+    return tmp_path, keys
 
 
 @pytest.mark.parametrize(
@@ -121,7 +125,7 @@ def checkout(dataset, monkeypatch, tmp_path):
         ("data/features.py", "generator selection student distilled evaluation"),
     ],
 )
-def test_a_key_knows_the_code_that_its_stage_uses(checkout, module, stages):
+def test_a_key_depends_on_the_code_that_its_stage_uses(checkout, module, stages):
     root, keys = checkout
     before = keys()
     path = root / "fustal" / module
@@ -130,7 +134,7 @@ def test_a_key_knows_the_code_that_its_stage_uses(checkout, module, stages):
     assert {name for name in CHAIN if after[name] != before[name]} == set(stages.split())
 
 
-def test_a_key_knows_the_cells_of_its_notebook(checkout):
+def test_a_key_depends_on_the_cells_of_its_notebook(checkout):
     root, keys = checkout
     before = keys()
     path = root / "notebooks" / CHAIN["selection"].notebook
@@ -143,7 +147,8 @@ def test_a_key_knows_the_cells_of_its_notebook(checkout):
         after = keys()
         return {name for name in CHAIN if after[name] != before[name]}
 
-    exercise = next(i for i, cell in enumerate(notebook["cells"]) if "exercise" in cell["metadata"].get("tags", []))
+    is_exercise = ["exercise" in cell["metadata"].get("tags", []) for cell in notebook["cells"]]
+    exercise = is_exercise.index(True)
     assert changed(lambda cells: cells[0].update(source="# Prose")) == set()
     assert changed(lambda cells: cells[exercise].update(source="score = 1")) == set()
     assert changed(lambda cells: cells[1].update(source="import fustal.generator")) == {"selection"}
@@ -187,7 +192,7 @@ def test_a_stage_is_done_for_exactly_its_parameters_inputs_and_outputs(outputs, 
     assert not is_done(params, "selection", data_key(dataset)), "an input is gone"
 
 
-def test_a_stage_that_began_again_is_not_done(outputs, dataset):
+def test_a_stage_that_was_started_again_is_not_done(outputs, dataset):
     finish("generator")
     open_stage("generator", {"run": "tiny"})
     assert not is_done(Params(run="tiny"), "generator", data_key(dataset))
@@ -204,13 +209,13 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
-def test_a_broken_record_means_not_done_and_is_said(outputs, dataset, capsys, content):
+def test_a_broken_record_means_not_done_and_is_reported(outputs, dataset, capsys, content):
     finish("generator")
     record = outputs / "tiny" / "generator" / "stage.json"
     record.write_bytes(content)
     assert not is_done(Params(run="tiny"), "generator", data_key(dataset))
-    said = capsys.readouterr().err
-    assert re.fullmatch(r".*stage\.json: .*: the stage counts as not done\n", said)
+    message = capsys.readouterr().err
+    assert re.fullmatch(r".*stage\.json: .*: the stage counts as not done\n", message)
     with pytest.raises(InputError, match="generator: has not finished"):
         open_stage("selection", {"run": "tiny"})
     finish("generator")
@@ -218,10 +223,10 @@ def test_a_broken_record_means_not_done_and_is_said(outputs, dataset, capsys, co
 
 
 @pytest.mark.parametrize("content", [b"", bytes(500), b'{"key'])
-def test_a_broken_mark_of_the_beginning_drops_the_checkpoint(outputs, content, capsys):
+def test_a_broken_started_file_removes_the_checkpoint(outputs, content, capsys):
     run = open_stage("generator", {"run": "tiny"})
     checkpoint = run.folder / "checkpoint.safetensors"
-    checkpoint.write_text("of which training?")
+    checkpoint.write_text("of an unknown training")
     (run.folder / "started.json").write_bytes(content)
     open_stage("generator", {"run": "tiny"})
     assert not checkpoint.exists()
@@ -270,7 +275,7 @@ def test_a_stage_does_not_finish_when_the_data_changed_while_it_worked(outputs, 
         run.finish()
 
 
-def test_a_video_that_moves_to_the_test_subset_voids_what_was_trained_on_it(outputs, dataset, tmp_path):
+def test_after_a_video_moves_to_the_test_subset_what_was_trained_on_it_is_not_done(outputs, dataset, tmp_path):
     train, test = dataset.split("train"), dataset.split("test")
     text = (ROOT / "params/datasets/demo.yaml").read_text().replace("../../data/demo", str(tmp_path / "data"))
     shutil.copytree(dataset.root, tmp_path / "data")
@@ -291,13 +296,13 @@ def test_a_video_that_moves_to_the_test_subset_voids_what_was_trained_on_it(outp
     assert not is_done(params, "generator", data_key(load_dataset(card)))
 
 
-def test_a_folder_that_no_stage_made_is_left_alone(outputs):
+def test_a_folder_that_no_stage_made_is_not_changed(outputs):
     mine = outputs / "tiny" / "generator" / "model.safetensors"
     mine.parent.mkdir(parents=True)
-    mine.write_text("of mine")
+    mine.write_text("made by hand")
     with pytest.raises(InputError, match=r"generator: holds 'model\.safetensors', which no stage made"):
         open_stage("generator", {"run": "tiny"})
-    assert mine.read_text() == "of mine"
+    assert mine.read_text() == "made by hand"
 
 
 def test_a_record_that_names_no_outputs_means_not_done(outputs, dataset):
@@ -309,9 +314,12 @@ def test_a_record_that_names_no_outputs_means_not_done(outputs, dataset):
 
 
 @pytest.mark.parametrize("there", ["tiny", "tiny/.generator.lock"])
-def test_what_stands_in_the_way_of_a_run_is_told(outputs, there):
+def test_a_run_that_cannot_be_locked_is_an_error(outputs, there):
     (outputs / there).parent.mkdir(exist_ok=True)
-    (outputs / there).write_text("a file") if there == "tiny" else (outputs / there).mkdir()
+    if there == "tiny":
+        (outputs / there).write_text("a file")
+    else:
+        (outputs / there).mkdir()
     with pytest.raises(InputError, match="generator: cannot be locked: ") as error:
         open_stage("generator", {"run": "tiny"})
     assert "\n" not in str(error.value)
@@ -324,7 +332,7 @@ def test_an_unfinished_stage_cannot_be_recorded(outputs):
     assert not (run.folder / "stage.json").exists()
 
 
-def test_the_record_tells_where_a_result_comes_from(outputs, dataset):
+def test_the_record_holds_the_origin_of_a_result(outputs, dataset):
     finish("generator", seed=4)
     run = finish("selection", seed=4)
     record = json.loads((run.folder / "stage.json").read_text())
@@ -343,7 +351,7 @@ def test_provenance(monkeypatch):
     assert {"torch", "numpy", "fustal"} <= set(about["packages"])
     assert provenance(Params(device="cpu"))["gpu"] is None
     monkeypatch.setenv("PATH", "")
-    assert provenance(Params())["git_commit"] == "unknown", "a downloaded archive has no git"
+    assert provenance(Params())["git_commit"] == "unknown", "without git, as in a downloaded archive"
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------
@@ -358,14 +366,14 @@ def test_provenance(monkeypatch):
         ("evaluation", "01_generator_training.ipynb"),
     ],
 )
-def test_a_stage_without_its_inputs_says_what_to_run_first(outputs, name, first):
+def test_the_error_of_a_missing_input_names_the_notebook_to_run_first(outputs, name, first):
     with pytest.raises(InputError) as error:
         open_stage(name, {"run": "tiny"})
     assert f"run notebook {first} first, with run = 'tiny'" in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_the_first_missing_input_decides(outputs):
+def test_the_first_missing_input_is_named(outputs):
     finish("generator")
     finish("selection")
     with pytest.raises(InputError, match=r"student/model\.safetensors: no such file: run notebook 03_student"):
@@ -375,16 +383,18 @@ def test_the_first_missing_input_decides(outputs):
 def test_parameters_are_inherited_from_the_stage_before(outputs):
     finish("generator", seed=7, generator_dim=32, confidence_min=0.3)
     run = finish("selection", seed=7, iou_score_min=0.1)
-    assert (run.params.generator_dim, run.params.confidence_min, run.params.iou_score_min) == (32, 0.3, 0.1)
+    assert run.params.generator_dim == 32
+    assert run.params.confidence_min == 0.3
+    assert run.params.iou_score_min == 0.1
     run = open_stage("student", {"run": "tiny", "student_lr": 0.5})
     assert run.params.seed == 7
     assert run.params.iou_score_min == 0.1
-    assert run.params.student_lr == 0.5, "what the notebook says wins"
+    assert run.params.student_lr == 0.5, "values of the notebook take precedence"
     assert run.folder.is_dir()
     assert open_stage("selection", {"run": "tiny"}).params.iou_score_min == Params().iou_score_min
 
 
-def test_the_stores_grid_is_that_of_the_stage(outputs, dataset):
+def test_the_store_has_the_grid_of_the_stage(outputs, dataset):
     assert open_stage("generator", {"run": "tiny"}).store().grid == dataset.grids["generator"]
     finish("generator")
     assert open_stage("selection", {"run": "tiny"}).store().grid == dataset.grids["student"]
@@ -397,7 +407,7 @@ def test_a_wrong_parameter_or_data_set_creates_nothing(outputs):
     assert list(outputs.iterdir()) == []
 
 
-def test_checkpoints_are_kept_for_the_same_stage_and_dropped_for_another(outputs):
+def test_checkpoints_are_kept_for_the_same_stage_and_removed_for_another(outputs):
     def checkpoints(**namespace):
         run = open_stage("student", {"run": "tiny"} | namespace)
         return sorted(str(path.relative_to(run.folder)) for path in run.folder.rglob("checkpoint.safetensors"))
@@ -441,7 +451,7 @@ def edit_code(outputs, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("change", "namespace", "says"),
+    ("change", "namespace", "message"),
     [
         (rerun_generator, {}, "selection: generator/proposals_train.json has changed since: run notebook 02"),
         (edit_labels, {}, "selection: selection/pseudo_labels.json has changed since: run notebook 02"),
@@ -456,17 +466,17 @@ def edit_code(outputs, monkeypatch):
         (edit_code, {}, "selection: its code, or fustal's, has changed since: run notebook 02"),
     ],
 )
-def test_what_is_not_as_it_was_is_not_read(outputs, monkeypatch, change, namespace, says):
+def test_an_input_that_is_out_of_date_is_not_read(outputs, monkeypatch, change, namespace, message):
     finish("generator")
     finish("selection")
     open_stage("student", {"run": "tiny"})
     if change:
         change(outputs, monkeypatch)
-    with pytest.raises(InputError, match=re.escape(says)):
+    with pytest.raises(InputError, match=re.escape(message)):
         open_stage("student", {"run": "tiny"} | namespace)
 
 
-def test_another_methods_file_takes_the_place_of_the_stages_before(outputs, dataset, tmp_path):
+def test_a_file_of_another_method_replaces_the_stages_before(outputs, dataset, tmp_path):
     given = tmp_path / "theirs.json"
     with pytest.raises(InputError, match=r"theirs\.json: no such file$"):
         open_stage("selection", {"run": "tiny", "proposals_file": str(given)})
@@ -492,13 +502,14 @@ def test_another_methods_file_takes_the_place_of_the_stages_before(outputs, data
         ({"detections_file": "a.json"}, ["evaluation"]),
     ],
 )
-def test_what_leads_to_a_given_file_does_not_run(given, left, dataset):
-    params, folder = Params(**given), Path("run")
+def test_the_stages_before_a_given_file_do_not_run(given, left, dataset):
+    params = Params(**given)
     assert stages_of(params, dataset) == left
-    names = set(inputs_of(CHAIN["evaluation"], params, folder))
-    assert names >= {FOREIGN[name] for name in given}
-    made = {Path(name).parts[0] for name in names - {FOREIGN[name] for name in given}}
-    assert made <= set(left)
+    inputs = set(inputs_of(CHAIN["evaluation"], params, Path("run")))
+    foreign = {FOREIGN[name] for name in given}
+    assert inputs >= foreign
+    makers = {Path(name).parts[0] for name in inputs - foreign}
+    assert makers <= set(left)
 
 
 def test_without_true_segments_there_is_no_evaluation(dataset):
@@ -513,7 +524,7 @@ def test_a_finished_stage_has_no_checkpoints(outputs):
     assert not list(run.folder.rglob("checkpoint.safetensors"))
 
 
-def test_what_a_killed_process_left_half_written_is_cleared_away(outputs):
+def test_unfinished_files_of_a_killed_process_are_removed(outputs):
     run = open_stage("generator", {"run": "tiny"})
     half = run.folder / f".proposals_train.json{UNFINISHED}x1y2"
     half.mkdir()
@@ -523,7 +534,7 @@ def test_what_a_killed_process_left_half_written_is_cleared_away(outputs):
     (half / "proposals_train.json").write_text("{")
     open_stage("generator", {"run": "tiny"})
     assert not half.exists()
-    assert mine.exists(), "it is not fustal's"
+    assert mine.exists(), "it was not made by fustal"
 
 
 def test_two_processes_do_not_work_on_the_same_stage(outputs, monkeypatch):
@@ -545,4 +556,4 @@ input()
     finally:
         other.kill()
         other.communicate()
-    assert open_stage("generator", {"run": "tiny"}), "a killed process holds nothing"
+    assert open_stage("generator", {"run": "tiny"}), "a killed process holds no lock"

@@ -1,4 +1,4 @@
-"""The command line: what it prints, its exit status, and one line for each error."""
+"""The command line: output, exit status, and one line for each error."""
 
 import json
 import os
@@ -81,7 +81,8 @@ def test_evaluate_at_other_thresholds(fustal, files):
     assert "1 videos, 1 segments" in out
     names = [line.split()[-2] for line in out.splitlines()[1:]]
     assert names[:10] == [f"{t / 100:g}" for t in range(50, 100, 5)]
-    assert set(line.split()[-1] for line in out.splitlines()[1:]) == {"0.00"}
+    values = {line.split()[-1] for line in out.splitlines()[1:]}
+    assert values == {"0.00"}
 
 
 def test_an_unknown_subset(fustal, files):
@@ -89,10 +90,8 @@ def test_an_unknown_subset(fustal, files):
     assert (status, out) == (2, "")
     assert is_one_line(err)
     assert "no video of subset 'validation' (there are ['Test', 'test', 'train'])" in err
-    assert (
-        "(there are ['Test', 'test', 'train']: did you mean 'train'?)"
-        in fustal("evaluate", *files, "--subset", "training")[2]
-    )
+    _, _, err = fustal("evaluate", *files, "--subset", "training")
+    assert "(there are ['Test', 'test', 'train']: did you mean 'train'?)" in err
 
 
 @pytest.mark.parametrize(
@@ -111,10 +110,9 @@ def test_an_unknown_subset(fustal, files):
     ],
 )
 def test_wrong_thresholds(fustal, files, tiou, message):
-    assert fustal("evaluate", *files, "--tiou", tiou)[::2] == (
-        2,
-        f"error: --tiou: {tiou!r}{':' * (not message.startswith('is'))} {message}\n",
-    )
+    status, _, err = fustal("evaluate", *files, "--tiou", tiou)
+    colon = "" if message.startswith("is") else ":"
+    assert (status, err) == (2, f"error: --tiou: {tiou!r}{colon} {message}\n")
 
 
 @pytest.mark.parametrize(
@@ -138,12 +136,12 @@ def test_debug_shows_the_traceback(files):
     assert "fustal.exceptions.InputError: " in loud.stderr
 
 
-def test_an_error_that_is_not_the_inputs_is_status_1(fustal, files, monkeypatch):
+def test_an_error_that_the_input_did_not_cause_is_status_1(fustal, files, monkeypatch):
     def fail(*_, **__):
-        raise ZeroDivisionError("by nought")
+        raise ZeroDivisionError("division by zero")
 
     monkeypatch.setattr("fustal.tools.evaluate.read_results_to_measure", fail)
-    assert fustal("evaluate", *files) == (1, "", "error: ZeroDivisionError: by nought\n")
+    assert fustal("evaluate", *files) == (1, "", "error: ZeroDivisionError: division by zero\n")
 
 
 # --- run --------------------------------------------------------------------------------------------------------------
@@ -151,7 +149,7 @@ def test_an_error_that_is_not_the_inputs_is_status_1(fustal, files, monkeypatch)
 
 @pytest.fixture
 def ran(monkeypatch, tmp_path):
-    """Stands in for the chain: the parameters it was given, and metrics as it would write them."""
+    """Replaces the chain: a list of its parameters; it writes metrics in the form of the chain."""
     calls = []
 
     def run_chain(params, *, stages, force, kept, report):
@@ -229,7 +227,7 @@ def test_run_without_such_a_preset(fustal, ran):
     status, _, err = fustal("run", "nothing.yaml")
     assert status == 2
     assert is_one_line(err)
-    assert "params/demo.yaml" in err, "what there is"
+    assert "params/demo.yaml" in err, "the existing presets are listed"
 
 
 # --- the others -------------------------------------------------------------------------------------------------------
@@ -281,7 +279,7 @@ def test_init_writes_what_validate_and_run_read(fustal, ran, tmp_path, monkeypat
     status, out, _ = fustal("run", folder / "params.yaml", "--stage", "generator")
     assert out.startswith(f"mine: {card}, seed 0")
     status, out, _ = fustal("run", ROOT / "params" / "demo.yaml", "--stage", "generator", "--set", "dataset=card.yaml")
-    assert out.startswith(f"demo: {card}, seed 0"), "on a command line, relative to where the user is"
+    assert out.startswith(f"demo: {card}, seed 0"), "on a command line, paths are relative to the working directory"
 
 
 def test_results_into_a_page(fustal, ran, tmp_path):
@@ -297,14 +295,14 @@ def test_results_into_a_page(fustal, ran, tmp_path):
     assert is_one_line(err)
 
 
-def test_fetch_of_what_cannot_be_fetched(fustal, tmp_path):
+def test_fetch_from_a_missing_folder(fustal, tmp_path):
     status, _, err = fustal("fetch", "sbhar", "--from", tmp_path / "nowhere")
     assert status == 2
     assert is_one_line(err)
     assert "nowhere: no such folder" in err
 
 
-def test_fetch_tells_how_to_go_on_when_it_is_stopped(fustal, monkeypatch):
+def test_a_stopped_fetch_prints_how_to_continue(fustal, monkeypatch):
     def stopped(*arguments):
         raise KeyboardInterrupt
 
@@ -329,7 +327,7 @@ def test_help_lists_the_commands():
         assert any(line.strip(" │").startswith(f"{command} ") for line in shown.stdout.splitlines()), command
 
 
-def test_a_wrong_call(fustal):
+def test_wrong_calls(fustal):
     status, out, err = fustal("evaluate")
     assert (status, out) == (2, "")
     assert "Missing argument" in err
@@ -338,7 +336,7 @@ def test_a_wrong_call(fustal):
     assert "No such command 'evalute'" in err
 
 
-# --- what a newcomer types --------------------------------------------------------------------------------------------
+# --- calls of beginners -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -362,7 +360,7 @@ def test_a_wrong_call(fustal):
     ],
     ids=" ".join,
 )
-def test_what_takes_no_work_imports_nothing_slow(arguments):
+def test_commands_without_work_import_no_slow_library(arguments):
     program = (
         "import sys; from fustal.tools.cli import main; sys.argv[0] = 'fustal'\n"
         "try: main()\n"
@@ -424,7 +422,7 @@ def test_the_version(fustal):
     assert out == f"fustal {version('fustal')}\n"
 
 
-def test_without_anything_the_help_is_shown(fustal):
+def test_without_arguments_the_help_is_shown(fustal):
     status, out, err = fustal()
     assert status == 2
     assert "Commands" in out + err
@@ -432,7 +430,7 @@ def test_without_anything_the_help_is_shown(fustal):
 
 
 def test_every_parameter_is_listed(fustal, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then writes as to a terminal
     status, out, err = fustal("params")
     assert (status, err) == (0, "")
     for name, field in Params.model_fields.items():
@@ -458,7 +456,7 @@ def test_the_parameters_of_a_preset(fustal):
     assert fustal("params", ROOT / "params" / "thumos14.yaml", "--set", "sead=7")[0] == 2
 
 
-def test_from_a_stage_on(fustal, monkeypatch):
+def test_run_from_a_stage_on(fustal, monkeypatch):
     called = []
     monkeypatch.setattr("fustal.runs.batch.run_chain", lambda params, **options: called.append(options))
     preset = ROOT / "params" / "demo.yaml"
@@ -493,7 +491,7 @@ def test_control_characters_do_not_reach_a_terminal(fustal, tmp_path):
 
 
 @pytest.mark.parametrize("value", ["9" * 5000, "[" * 100_000, "*a", "!!python/name:os.system", "{a: 1}", "2001-01-01"])
-def test_a_value_that_is_none(fustal, value):
+def test_values_that_cannot_be_read(fustal, value):
     status, out, err = fustal("run", ROOT / "params" / "demo.yaml", "--set", f"seed={value}")
     assert (status, out) == (2, "")
     assert is_one_line(err)

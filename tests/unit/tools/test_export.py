@@ -1,4 +1,4 @@
-"""Results for other programs: each form read back by another program's reader, names and labels made to do harm."""
+"""Results for other programs: each form is read back by another library; names and labels may be malicious."""
 
 import html
 import json
@@ -35,7 +35,7 @@ def found(*rows):
 
 @pytest.fixture
 def source(tmp_path):
-    """Writes rows of detections and gives the name of the file."""
+    """Writes rows of detections and returns the name of the file."""
 
     def write(*rows):
         write_results(found(*rows), tmp_path / "found.json")
@@ -50,27 +50,32 @@ def some(source):
 
 
 def subtitles(path):
-    """What another library reads: start and end in milliseconds, text as a player shows it."""
-    read = pysubs2.load(str(path), encoding="utf-8", keep_html_tags=True)
-    return [(cue.start, cue.end, html.unescape(cue.text) if path.suffix == ".vtt" else cue.text) for cue in read]
+    """Subtitles as another library reads them: start and end in milliseconds, text as a player shows it."""
+    rows = []
+    for cue in pysubs2.load(str(path), encoding="utf-8", keep_html_tags=True):
+        text = html.unescape(cue.text) if path.suffix == ".vtt" else cue.text
+        rows.append((cue.start, cue.end, text))
+    return rows
 
 
 # --- what is chosen ---------------------------------------------------------------------------------------------------
 
 
-def test_files_of_numbers_get_everything_and_subtitles_what_has_some_score(some, tmp_path):
+def test_tables_get_all_detections_and_subtitles_those_above_a_score(some, tmp_path):
     line = export.export(some, tmp_path / "a.csv")
     assert line == "4 of 4 detections in 2 videos"
     line = export.export(some, tmp_path / "vtt", "vtt")
     assert line == "3 of 4 detections in 1 videos of score 0.2 or more"
-    assert [path.name for path in (tmp_path / "vtt").iterdir()] == ["v.vtt"], "no file without a cue"
+    assert [path.name for path in (tmp_path / "vtt").iterdir()] == ["v.vtt"], "no file without a subtitle"
 
 
-def test_least_score_and_the_best_of_each_video(some):
+def test_minimum_score_and_the_best_of_each_video(some):
     results = read_results(some)
     assert choose(results, 0.5).score.tolist() == [0.9, 0.5]
     assert sorted(choose(results, top=1).score) == [0.1, 0.9]
-    assert choose(results.assign(score=1.0), top=2).groupby("video").size().to_dict() == {"v": 2, "w": 1}, "also ties"
+    assert choose(results.assign(score=1.0), top=2).groupby("video").size().to_dict() == {"v": 2, "w": 1}, (
+        "ties count, too"
+    )
     assert choose(results[:0], 0.5, 3).empty
 
 
@@ -90,9 +95,13 @@ def test_activitynet(some, tmp_path):
     )
 
 
-def test_csv_of_harmful_labels_reads_back_as_it_was(source, tmp_path):
+def test_csv_with_malicious_labels_is_read_back_unchanged(source, tmp_path):
     random = np.random.default_rng(0)
-    rows = [("v,\"' ünï", label, random.random(), *np.sort(9000 * random.random(2))) for label in HARMFUL]
+    rows = []
+    for label in HARMFUL:
+        score = random.random()
+        start, end = np.sort(9000 * random.random(2))
+        rows.append(("v,\"' ünï", label, score, start, end))
     export.export(source(*rows), tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_text(encoding="utf-8").splitlines()[0] == "video,label,score,start,end"
     back = pd.read_csv(tmp_path / "a.csv", dtype={"label": str}, keep_default_na=False)
@@ -116,7 +125,7 @@ def test_the_whole_text_of_both_forms():
 
 
 @pytest.mark.parametrize("form", ["srt", "vtt"])
-def test_a_cue_that_would_have_no_length_lasts_a_moment(source, tmp_path, form):
+def test_a_subtitle_lasts_at_least_a_tenth_of_a_second(source, tmp_path, form):
     export.export(source(("v", "Blink", 1.0, 7, 7), ("v", "Blink", 1.0, 8, 8.0001)), tmp_path / form, form)
     assert [cue[:2] for cue in subtitles(tmp_path / form / f"v.{form}")] == [(7000, 7100), (8000, 8100)]
 
@@ -158,7 +167,7 @@ def test_no_results_at_all(source, tmp_path, form):
 
 @pytest.mark.parametrize("video", ["../x", "/etc/x", "..", "", "a/b", "a\\b", "a\0b", "a\nb", "x" * 300, "\ud800"])
 @pytest.mark.parametrize("form", FORMS)
-def test_no_name_leaves_the_folder(tmp_path, video, form):
+def test_names_that_leave_the_folder_are_refused(tmp_path, video, form):
     results = {"fine": [], video: [{"label": "Run", "score": 1, "segment": [0, 1]}]}
     (tmp_path / "found.json").write_text(json.dumps({"results": results}))
     with pytest.raises(InputError, match=r"found\.json: video .*must be usable as the name of a file") as error:
@@ -175,7 +184,7 @@ def test_a_label_that_no_file_can_hold(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["srt", "vtt"])
-def test_times_that_subtitles_do_not_reach(source, tmp_path, form):
+def test_times_too_late_for_subtitles(source, tmp_path, form):
     with pytest.raises(InputError, match=r"video 'v': 'Run' ends at 1e\+308 s: subtitles end at 360000 s"):
         export.export(source(("v", "Run", 1, 0, 1), ("v", "Run", 1, 0, 1e308)), tmp_path / "out", form)
     assert not (tmp_path / "out").exists()
@@ -196,7 +205,7 @@ def test_times_that_subtitles_do_not_reach(source, tmp_path, form):
         ("taken/mine.srt", "srt", r"mine\.srt: exists already"),
     ],
 )
-def test_where_it_cannot_go(some, tmp_path, out, to, message):
+def test_outputs_that_cannot_be_written(some, tmp_path, out, to, message):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.srt").write_text("by hand")
     with pytest.raises(InputError, match=message):
@@ -216,7 +225,7 @@ def test_a_score_that_is_not_a_number(some, tmp_path):
         export.export(some, tmp_path / "a.csv", min_score=float("nan"))
 
 
-def test_an_error_midway_leaves_nothing(some, tmp_path, monkeypatch):
+def test_an_error_in_the_middle_leaves_no_file(some, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "cues", lambda part, form: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export.export(some, tmp_path / "out", "srt")
@@ -226,7 +235,7 @@ def test_an_error_midway_leaves_nothing(some, tmp_path, monkeypatch):
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_takes_the_detections_of_a_run(some, tmp_path, monkeypatch, capsys):
+def test_the_command_exports_the_detections_of_a_run(some, tmp_path, monkeypatch, capsys):
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["fustal", "export", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
@@ -253,3 +262,19 @@ def test_the_command_takes_the_detections_of_a_run(some, tmp_path, monkeypatch, 
         "",
         f"error: none: no such result file; {tmp_path / 'none'}: no such run (there are tiny)\n",
     )
+
+
+TABLE = [
+    ("001", "NA", 0.5, 0.0, 10.0),
+    ("001", "nan", 0.4, 1.0, 2.0),
+    ("1", "1", 0.25, 0.0, 1e-7),
+    ("NA", "a,b", 1, 2, 3),
+]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.CSV", "a.txt", "detections"])
+def test_a_table_of_export_is_read_back(tmp_path, name):
+    frame = pd.DataFrame(TABLE, columns=RESULT_COLUMNS).astype({"score": float, "start": float, "end": float})
+    write_results(frame, tmp_path / "a.json")
+    export.export(str(tmp_path / "a.json"), tmp_path / name, "csv")
+    pd.testing.assert_frame_equal(read_results(tmp_path / name), read_results(tmp_path / "a.json"))

@@ -1,4 +1,4 @@
-"""A trained run on new videos: it finds what the run found, needs no data set, and refuses the rest in a line."""
+"""A trained run on new videos: it gives the detections of the run, needs no data set, and has errors of one line."""
 
 import json
 import re
@@ -44,10 +44,12 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Folders of outputs, with a run trained in seconds, and of its test videos; the data set itself is gone."""
-    outputs, data = tmp_path_factory.mktemp("outputs"), tmp_path_factory.mktemp("data")
+    """Folders of outputs, with a run trained in seconds, and of its test videos; the other videos are deleted."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    data = tmp_path_factory.mktemp("data")
     dataset, store = planted_in(data)
-    params, folder = Params(run="tiny", **SMALL), outputs / "tiny"
+    params = Params(run="tiny", **SMALL)
+    folder = outputs / "tiny"
     labels = as_labels(dataset.segments_of("train"))
     inputs = inputs_of(CHAIN["distilled"], params, folder)
     for item in (*inputs, *CHAIN["distilled"].outputs):
@@ -56,7 +58,7 @@ def trained(tmp_path_factory):
     state = train_student(params, store, labels, folder / "student")
     distill(params, store, labels, state, folder / "distilled")
     found = detect_videos(state.ema, store, dataset.split("test"), params)
-    assert (found.score > 0.3).any(), "it has learned something"
+    assert (found.score > 0.3).any(), "the student has learned"
     write_results(found, folder / "distilled" / "detections_test.json")
     read = {name: digest(path) for name, path in inputs.items()}
     ensure(params.dataset)
@@ -95,7 +97,7 @@ def fustal(monkeypatch, capsys, run):
 
 
 def change(run, **entries):
-    """Changes what the distilled stage recorded of its task."""
+    """Changes entries of the task in the record of the distilled stage."""
     path = run / "distilled" / "stage.json"
     record = json.loads(path.read_text())
     record["task"]["grid"] |= entries.pop("grid", {})
@@ -103,10 +105,10 @@ def change(run, **entries):
     path.write_text(json.dumps(record))
 
 
-# --- it finds what the run found --------------------------------------------------------------------------------------
+# --- the detections of the run ----------------------------------------------------------------------------------------
 
 
-def test_the_runs_own_test_videos_get_exactly_its_detections(run, videos, fustal, tmp_path):
+def test_detections_in_the_test_videos_of_the_run_are_those_of_the_run(run, videos, fustal, tmp_path):
     status, out, err = fustal("tiny", *videos, "--out", tmp_path / "found.json")
     expected = run / "distilled" / "detections_test.json"
     assert (status, err) == (0, "")
@@ -116,7 +118,7 @@ def test_the_runs_own_test_videos_get_exactly_its_detections(run, videos, fustal
 
 
 def test_in_python(run, videos):
-    """The lines that README.md shows."""
+    """The lines in README.md."""
     features = np.load(videos[0])
     trained = load("tiny")
     detections = trained.localize({"holiday": features})
@@ -128,7 +130,9 @@ def test_in_python(run, videos):
     np.testing.assert_allclose(detections.score, expected.score, atol=1e-5)
     np.testing.assert_allclose(detections[["start", "end"]], expected[["start", "end"]], atol=1e-3)
     best = detections.loc[detections.score.idxmax()]
-    assert (best.label, best.start, best.end) == ("a", pytest.approx(10, abs=1), pytest.approx(15, abs=1)), "planted"
+    assert best.label == "a", "the planted action"
+    assert best.start == pytest.approx(10, abs=1)
+    assert best.end == pytest.approx(15, abs=1)
 
 
 def test_the_average_is_used_and_not_the_student(run, videos):
@@ -142,15 +146,12 @@ def test_the_average_is_used_and_not_the_student(run, videos):
 
 
 def test_no_video_and_numbers_of_other_types(run, videos):
-    trained, features = load("tiny"), np.load(videos[1])
+    trained = load("tiny")
+    features = np.load(videos[1])
     assert list(trained.localize({})) == RESULT_COLUMNS
     expected = trained.localize({"v": features})
-    for form in (
-        features.astype(np.float64),
-        torch.from_numpy(features),
-        features.tolist(),
-        np.asfortranarray(features),
-    ):
+    forms = [features.astype(np.float64), torch.from_numpy(features), features.tolist(), np.asfortranarray(features)]
+    for form in forms:
         assert trained.localize({"v": form}).equals(expected)
 
 
@@ -184,7 +185,7 @@ def test_without_files_the_best_are_printed(run, videos, fustal):
     assert out == "test0, 32.0 s: 0 detections\n"
 
 
-def test_a_table_and_a_least_score(run, videos, fustal, tmp_path):
+def test_a_table_and_a_minimum_score(run, videos, fustal, tmp_path):
     found = read_results(run / "distilled" / "detections_test.json")
     status, _, _ = fustal("tiny", *videos, "--out", tmp_path / "new" / "found.csv", "--min-score", 0.3)
     rows = (tmp_path / "new" / "found.csv").read_text().splitlines()
@@ -213,7 +214,7 @@ def test_a_timeline_does_not_replace_a_folder_and_nothing_is_written(run, videos
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["test1.png"]
 
 
-def test_what_is_read_and_pictures_of_others_are_not_replaced(run, videos, fustal, tmp_path):
+def test_inputs_and_other_pictures_are_not_replaced(run, videos, fustal, tmp_path):
     mine = shutil.copy(videos[0], tmp_path / "mine.csv")
     status, _, err = fustal("tiny", mine, "--out", mine)
     assert status == 2
@@ -221,17 +222,18 @@ def test_what_is_read_and_pictures_of_others_are_not_replaced(run, videos, fusta
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "test0.png").write_bytes(b"\x89PNG, a thumbnail")
     status, _, err = fustal("tiny", *videos, "--plot", tmp_path / "plots")
-    assert (status, err.endswith("test0.png: exists already, and is no timeline: move it away\n")) == (2, True)
+    assert status == 2
+    assert err.endswith("test0.png: exists already, and is no timeline: move it away\n")
     assert (tmp_path / "plots" / "test0.png").read_bytes() == b"\x89PNG, a thumbnail"
     (tmp_path / "plots" / "test0.png").unlink()
     for _ in range(2):
-        assert fustal("tiny", *videos, "--plot", tmp_path / "plots")[0] == 0, "its own are replaced"
+        assert fustal("tiny", *videos, "--plot", tmp_path / "plots")[0] == 0, "timelines are replaced"
 
 
-# --- which features ---------------------------------------------------------------------------------------------------
+# --- files of features ------------------------------------------------------------------------------------------------
 
 
-def test_modalities_in_files_of_their_own(run, videos, fustal, tmp_path):
+def test_modalities_in_separate_files(run, videos, fustal, tmp_path):
     change(run, grid={"modalities": ["rgb", "flow"]})
     for name in videos:
         for modality, part in zip(("rgb", "flow"), np.split(np.load(name), [4], axis=1), strict=True):
@@ -269,7 +271,7 @@ def test_frames_per_second_where_the_grid_takes_them_from_annotations(run, video
         assert fustal("tiny", *videos, "--fps", wrong)[0] == 2
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -286,7 +288,7 @@ def test_frames_per_second_where_the_grid_takes_them_from_annotations(run, video
         (lambda path: None, "no such feature file"),
     ],
 )
-def test_files_that_are_no_such_features(make, message, videos, fustal, tmp_path):
+def test_files_that_are_not_features_of_the_run(make, message, videos, fustal, tmp_path):
     make(tmp_path / "new.npy")
     status, out, err = fustal("tiny", *videos, tmp_path / "new.npy", "--out", tmp_path / "a.json", "--plot", tmp_path)
     assert (status, out) == (2, "")
@@ -310,7 +312,7 @@ def test_files_that_are_no_such_features(make, message, videos, fustal, tmp_path
         (["a\nb.npy"], "must be usable as the name of a file"),
     ],
 )
-def test_calls_that_are_wrong(options, message, videos, fustal, tmp_path, monkeypatch):
+def test_wrong_calls(options, message, videos, fustal, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "file").write_text("")
@@ -321,7 +323,7 @@ def test_calls_that_are_wrong(options, message, videos, fustal, tmp_path, monkey
     assert err.count("\n") == 1
 
 
-def test_a_star_that_no_shell_has_filled_in(run, fustal, tmp_path):
+def test_a_pattern_that_no_shell_has_expanded(run, fustal, tmp_path):
     for video in "vw":
         np.save(tmp_path / f"{video}.npy", np.ones((9, 6), np.float32))
     status, out, _ = fustal("tiny", f"{tmp_path}/*.npy")
@@ -331,7 +333,7 @@ def test_a_star_that_no_shell_has_filled_in(run, fustal, tmp_path):
     assert (status, err) == (2, f"error: {tmp_path}/x*.npy: there is no such file\n")
 
 
-def test_stars(run, fustal, tmp_path):
+def test_patterns_that_match_no_file_or_have_two_stars(run, fustal, tmp_path):
     change(run, grid={"modalities": ["rgb", "flow"]})
     for text, message in (
         ("{modality}/*/*.npy", "holds more than one *"),
@@ -345,11 +347,10 @@ def test_modalities_of_unequal_length_and_the_width_of_all(run, fustal, tmp_path
     change(run, grid={"modalities": ["rgb", "flow"]})
     for modality, length in (("rgb", 9), ("flow", 8)):
         np.save(tmp_path / f"{modality}.v.npy", np.ones((length, 3), np.float32))
-    assert "modalities differ in length" in fustal("tiny", tmp_path / "{modality}.v.npy")[2]
-    assert (
-        "3 numbers a snippet, and run 'tiny' needs 6 (rgb, flow side by side)"
-        in fustal("tiny", tmp_path / "rgb.v.npy")[2]
-    )
+    _, _, err = fustal("tiny", tmp_path / "{modality}.v.npy")
+    assert "modalities differ in length" in err
+    _, _, err = fustal("tiny", tmp_path / "rgb.v.npy")
+    assert "3 numbers a snippet, and run 'tiny' needs 6 (rgb, flow side by side)" in err
 
 
 @pytest.mark.parametrize(
@@ -363,10 +364,10 @@ def test_modalities_of_unequal_length_and_the_width_of_all(run, fustal, tmp_path
         ({"../v": np.ones((9, 6))}, "video '../v': the name of a video must be usable as the name of a file"),
     ],
 )
-def test_arrays_that_are_no_such_features(features, message, run):
+def test_arrays_that_are_not_features_of_the_run(features, message, run):
     with pytest.raises(InputError) as error:
         load("tiny").localize(features)
-    assert str(error.value).startswith(message), "and no temporary folder is named"
+    assert str(error.value).startswith(message), "without the path of a temporary folder"
 
 
 def test_runs_that_cannot_be_used(run):

@@ -1,4 +1,4 @@
-"""The page of a run, from runs made by hand: what it shows of a whole one and of less, and that nothing in it runs."""
+"""The page of a run: what it shows of whole and of partial runs made by hand, and that no name becomes markup."""
 
 import json
 import sys
@@ -26,11 +26,13 @@ VOID = {"meta", "img", "br", "link", "input"}
 
 
 class Page(HTMLParser):
-    """What a browser makes of a page: its elements, and the text of each."""
+    """A parsed page: its elements, and the text of each."""
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.elements, self.words = [], [], []
+        self.open = []
+        self.elements = []
+        self.words = []
         self.feed(text)
         self.close()
         assert not self.open, "every element is closed"
@@ -74,7 +76,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """Makes a data set of two training and two test videos, and a run on it; gives the run's folder."""
+    """Makes a data set of two training and two test videos, and a run on it; returns the folder of the run."""
     monkeypatch.setattr("fustal.data.names.OUTPUTS", tmp_path / "outputs")
 
     def write(
@@ -128,8 +130,8 @@ def make(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def unpainted(monkeypatch):
-    """Figures are made, but not painted, which takes most of the time."""
+def undrawn(monkeypatch):
+    """Figures are made, but not drawn: drawing takes most of the time."""
     monkeypatch.setattr(report.viz, "as_source", lambda figure, **_: "data:image/png;base64,AAAA")
 
 
@@ -144,7 +146,7 @@ def read(name="tiny"):
 # --- a whole run ------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_whole_run_shows(make, unpainted):
+def test_the_page_of_a_whole_run(make, undrawn):
     folder = make(about="Made by hand.", seed=7, student_lr=0.5)
     page = read()
     assert report.report("tiny") == folder / "report.html"
@@ -174,22 +176,30 @@ def test_what_a_whole_run_shows(make, unpainted):
     unchanged = [row[0] for row in page.cells("Default values")[1:]]
     assert len(unchanged) + len(changed) == len(Params.model_fields)
     assert ["torch", "9.8.7"] in page.cells("Code, versions")
-    assert ["git_commit", "c0ffee"] in page.cells("Code, versions"), "once, as it is the same in all stages"
+    assert ["git_commit", "c0ffee"] in page.cells("Code, versions"), "in one row, as it is the same in all stages"
 
 
-def test_its_figures(make, unpainted):
+def test_the_figures_of_a_whole_run(make, undrawn):
     make()
     captions = [element["text"] for element in read().all("figcaption")]
-    starts = [
-        *("mAP at each tIoU", "Precision over recall", "Average precision of each class", "Kinds of errors"),
-        *("mAP by length", "Quality of the labels", "Training: generator", "Training: student on", "Training: dist"),
-        *("test0", "test1"),
+    beginnings = [
+        "mAP at each tIoU",
+        "Precision over recall",
+        "Average precision of each class",
+        "Kinds of errors",
+        "mAP by length",
+        "Quality of the labels",
+        "Training: generator",
+        "Training: student on",
+        "Training: dist",
+        "test0",
+        "test1",
     ]
-    assert len(captions) == len(starts)
-    assert all(caption.startswith(start) for caption, start in zip(captions, starts, strict=True))
+    for caption, beginning in zip(captions, beginnings, strict=True):
+        assert caption.startswith(beginning)
 
 
-def test_one_file_that_anyone_can_read(make):
+def test_the_page_is_one_accessible_file(make):
     make()
     text = report.report("tiny").read_text(encoding="utf-8")
     page = Page(text)
@@ -197,7 +207,9 @@ def test_one_file_that_anyone_can_read(make):
     assert page.all("html")[0]["lang"] == "en"
     assert {"width=device-width, initial-scale=1"} == {m["content"] for m in page.all("meta") if m.get("name")}
     assert not page.all("script") + page.all("link") + page.all("iframe")
-    assert not any(text in page.all("style")[0]["text"] for text in ("url(", "@import"))
+    style = page.all("style")[0]["text"]
+    assert "url(" not in style
+    assert "@import" not in style
     for element in page.elements:
         assert not str(element.get("href", "")).startswith(("http", "//", "/")), "a relative link"
         assert element["tag"] != "img" or element["src"].startswith("data:image/png;base64,iVBOR")
@@ -211,27 +223,28 @@ def test_one_file_that_anyone_can_read(make):
     assert {e["href"][1:] for e in page.all("a") if e["href"].startswith("#")} == set(names)
 
 
-def test_the_same_run_gives_the_same_page(make, unpainted, tmp_path):
+def test_the_same_run_gives_the_same_page(make, undrawn, tmp_path):
     make()
-    first, second = report.report("tiny").read_bytes(), report.report("tiny", tmp_path / "outputs" / "tiny" / "b.html")
-    assert first == second.read_bytes()
+    first = report.report("tiny")
+    second = report.report("tiny", tmp_path / "outputs" / "tiny" / "b.html")
+    assert first.read_bytes() == second.read_bytes()
 
 
-def test_links_start_where_the_page_lies(make, unpainted, tmp_path):
+def test_links_are_relative_to_the_page(make, undrawn, tmp_path):
     make(run="a run#1")
     path = report.report("a run#1", tmp_path / "elsewhere" / "page.html")
     links = [element["href"] for element in Page(path.read_text()).all("a") if "table" in element["in"]]
     assert links[0] == "../outputs/a%20run%231/notebooks/01_generator_training.ipynb"
 
 
-# --- less than that ---------------------------------------------------------------------------------------------------
+# --- partial runs -----------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_has_come_to_its_second_stage(make, unpainted):
+def test_a_run_of_two_stages(make, undrawn):
     folder = make(stages=("generator", "selection"))
     (folder / "student").mkdir()
     (folder / "student" / "started.json").write_text("{}")
-    (folder / "student" / "detections_test.json").write_text("what another student left")
+    (folder / "student" / "detections_test.json").write_text("of another student")
     page = read()
     assert [row[4] for row in page.cells("Stages of the run")[1:]] == ["", "", *["has not finished"] * 3]
     mean_ap = page.cells("mAP in percent")
@@ -243,7 +256,7 @@ def test_a_run_that_has_come_to_its_second_stage(make, unpainted):
     assert any("true segments 2, generator 2." in image["alt"] for image in page.all("img"))
 
 
-def test_only_a_filter_of_a_foreign_files_proposals(make, unpainted):
+def test_proposals_of_another_method_and_the_filter_alone(make, undrawn):
     folder = make(stages=("generator", "selection"))
     for name in ("stage.json", "started.json", "log.csv"):
         (folder / "generator" / name).unlink()
@@ -253,7 +266,7 @@ def test_only_a_filter_of_a_foreign_files_proposals(make, unpainted):
     assert "No training has finished." in page.text
 
 
-def test_test_videos_without_true_segments(make, unpainted):
+def test_test_videos_without_true_segments(make, undrawn):
     folder = make(true=False, stages=("generator", "selection", "student", "distilled"))
     page = read()
     assert "The test videos have no true segments: there is no mAP." in page.text
@@ -266,17 +279,17 @@ def test_test_videos_without_true_segments(make, unpainted):
     assert folder.name == "tiny"
 
 
-def test_a_data_set_that_is_not_here(make, unpainted, tmp_path):
+def test_a_missing_data_set(make, undrawn, tmp_path):
     make()
     (tmp_path / "gt.json").unlink()
     page = read()
     assert "The data set cannot be read here" in page.text
-    assert str(tmp_path) not in page.text.replace(str(tmp_path / "card.yaml"), ""), "nothing of this machine"
+    assert str(tmp_path) not in page.text.replace(str(tmp_path / "card.yaml"), ""), "no path of this machine"
     assert page.cells("mAP in percent")[1] == ["generator", "20.0", "30.0"]
     assert any("by stage: generator 2, student 2, distilled 2." in image["alt"] for image in page.all("img"))
 
 
-def test_changed_files_are_reported(make, unpainted):
+def test_changed_files_are_reported(make, undrawn):
     folder = make()
     write_results(pd.DataFrame(columns=RESULT_COLUMNS), folder / "selection" / "pseudo_labels.json")
     change(folder / "generator" / "stage.json", taken_from="other", provenance={"git_commit": "decade"})
@@ -295,7 +308,7 @@ def test_changed_files_are_reported(make, unpainted):
     assert commits[0].startswith("generator: decade; selection: c0ffee; ")
 
 
-def test_parameters_of_another_version(make, unpainted):
+def test_parameters_of_another_version(make, undrawn):
     folder = make()
     for path in folder.glob("*/stage.json"):
         known = json.loads(path.read_text())["parameters"]
@@ -304,7 +317,7 @@ def test_parameters_of_another_version(make, unpainted):
     assert ["future", "3", "", "not a parameter of this version"] in rows
 
 
-# --- nothing in it runs -----------------------------------------------------------------------------------------------
+# --- no name becomes markup -------------------------------------------------------------------------------------------
 
 
 def test_no_name_becomes_an_element(make):
@@ -343,7 +356,7 @@ def test_no_name_becomes_an_element(make):
     policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'")
 
-    assert page.all("h1")[0]["text"] == IMAGE, "it is shown as it is"
+    assert page.all("h1")[0]["text"] == IMAGE, "the name is shown unchanged"
     assert SCRIPT + IMAGE + "{{ 7 * 7 }}" in page.text
     assert f"taken from {SCRIPT}" in page.text
     assert f"{SCRIPT + IMAGE} has changed since" in page.text
@@ -358,16 +371,17 @@ def test_no_name_becomes_an_element(make):
     assert [SCRIPT, IMAGE] in page.cells("Code, versions")
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_no_such_run(make, capsys, monkeypatch):
+def test_runs_without_a_finished_stage(make, capsys, monkeypatch):
     folder = make(stages=("generator",))
     (folder.parent / "begun" / "generator").mkdir(parents=True)
-    for name, line in {
+    lines = {
         "nothing": f"error: {folder.parent / 'nothing'}: no such run (there are tiny)\n",
         "begun": f"error: {folder.parent / 'begun'}: has not finished any stage\n",
-    }.items():
+    }
+    for name, line in lines.items():
         monkeypatch.setattr(sys, "argv", ["fustal", "report", name])
         with pytest.raises(SystemExit) as stop:
             main()
@@ -392,7 +406,7 @@ def test_no_such_run(make, capsys, monkeypatch):
         ("student/detections_test.json", '{"results": {"who": []}}', r"video 'who' is not in the data set"),
     ],
 )
-def test_broken_files_in_a_run(make, unpainted, file, content, message):
+def test_broken_files_in_a_run(make, undrawn, file, content, message):
     folder = make()
     (folder / file).write_text(content)
     with pytest.raises(InputError, match=message) as error:
@@ -408,7 +422,7 @@ def test_parameters_out_of_range(make):
     assert not (folder / "report.html").exists()
 
 
-def test_where_a_folder_is(make, unpainted, tmp_path):
+def test_a_page_does_not_replace_a_folder(make, undrawn, tmp_path):
     make()
     (tmp_path / "mine.html").mkdir()
     with pytest.raises(InputError, match=r"mine\.html: is a folder, and a file never replaces one"):
@@ -417,14 +431,14 @@ def test_where_a_folder_is(make, unpainted, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["page.pdf", "page", "page.html.gz"])
-def test_a_page_is_not_written_under_the_name_of_something_else(make, unpainted, tmp_path, name):
+def test_the_name_of_a_page_must_end_in_html(make, undrawn, tmp_path, name):
     make()
     with pytest.raises(InputError, match=f"--out .*{name}: must end in .html or .htm"):
         report.report("tiny", tmp_path / name)
     assert not (tmp_path / name).exists()
 
 
-def test_the_command(make, unpainted, tmp_path, monkeypatch, capsys):
+def test_the_command(make, undrawn, tmp_path, monkeypatch, capsys):
     make()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["fustal", "report", "tiny", "--out", "page.html"])

@@ -1,4 +1,4 @@
-"""Figures with controls."""
+"""Figures with controls, and the static figures that replace them."""
 
 import pandas as pd
 import pytest
@@ -22,16 +22,22 @@ def draw(share=0.5, video="a"):
     return figure
 
 
-def test_the_figure_follows_its_controls(shown, monkeypatch):
+def test_the_controls_change_the_figure(shown, monkeypatch):
     boxes = []
-    monkeypatch.setattr(interactive.widgets, "VBox", lambda parts: boxes.extend(parts) or widgets_box(parts))
-    widgets_box = interactive.widgets.Box
+
+    def keep_parts(parts):
+        boxes.extend(parts)
+        return interactive.widgets.Box(parts)
+
+    monkeypatch.setattr(interactive.widgets, "VBox", keep_parts)
     viz.explore(draw, share=[0.25, 0.5, 1.0], video=["a", "b"])
-    (bundle,), (controls, picture) = shown, boxes
+    (bundle,) = shown
+    controls, picture = boxes
     assert 'alt="a 0.5"' in picture.value
     slider, picker = controls.children
     assert (slider.value, picker.value) == (0.5, "a")
-    slider.value, picker.value = 1.0, "b"
+    slider.value = 1.0
+    picker.value = "b"
     assert 'alt="b 1.0"' in picture.value
     assert "application/vnd.jupyter.widget-view+json" in bundle
     assert 'alt="a 0.5"' in bundle["text/html"], "for pages that have no controls"

@@ -49,18 +49,21 @@ def _stages(*columns):
 
 
 def _differences(datasets):
-    rows = [(name, title, *np.sort(RNG.normal(size=3))) for name in datasets for title in ("no MIL", "no filter")]
+    rows = []
+    for name in datasets:
+        for title in ("no MIL", "no filter"):
+            low, difference, high = np.sort(RNG.normal(size=3))
+            rows.append((name, title, low, difference, high))
     return pd.DataFrame(rows, columns=["dataset", "title", "low", "difference", "high"])
 
 
 def _labels(datasets):
-    rows = [
-        (name, stage, measure, RNG.random())
-        for name in datasets
-        for stage in ("proposals", "pseudo labels")
-        for measure in ("precision", "recall")
-        for _ in range(3)
-    ]
+    """Measures of labels, three values of each."""
+    rows = []
+    for name in datasets:
+        for stage in ("proposals", "pseudo labels"):
+            for measure in ("precision", "recall"):
+                rows += [(name, stage, measure, RNG.random()) for _ in range(3)]
     return pd.DataFrame(rows, columns=["dataset", "stage", "measure", "value"])
 
 
@@ -135,8 +138,10 @@ def test_figure_is_labelled_and_described(name, size, tmp_path):
     named = [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
     assert named[-1].get_xlabel()
     assert named[0].get_ylabel()
-    shown = any("nothing to show" in text.get_text() for axis in figure.axes for text in axis.texts)
-    assert shown == (size == "empty")
+    words = []
+    for axis in figure.axes:
+        words += [text.get_text() for text in axis.texts]
+    assert any("nothing to show" in word for word in words) == (size == "empty")
     assert not pyplot.get_fignums()
 
 

@@ -1,8 +1,9 @@
-"""`fustal init`: what it finds out for each layout of a folder, and what it refuses with a message of one line."""
+"""`fustal init`: the card for each layout of a folder, and errors of one line for folders that are not clear."""
 
 import json
 import os
 import shutil
+from itertools import product
 
 import numpy as np
 import pytest
@@ -38,14 +39,17 @@ def save(folder, videos, form="{}.npy", step=STEP, dim=3):
 
 
 def annotate(path, subsets, *, duration=True, fps=None, unlabelled=()):
-    """JSON of the field; `subsets`: subset -> videos."""
+    """Writes annotations as JSON; `subsets`: subset -> videos."""
     database = {}
     for subset, videos in subsets.items():
         for i, video in enumerate(videos):
-            labels = [] if video in unlabelled else [{"label": "AB"[i % 2], "segment": ["1.0", "4.5"]}]
-            database[video] = {"subset": subset, "annotations": labels}
-            database[video] |= {"duration": length(video) * STEP} if duration else {}
-            database[video] |= {"fps": fps} if fps else {}
+            labels = [{"label": "AB"[i % 2], "segment": ["1.0", "4.5"]}]
+            entry = {"subset": subset, "annotations": [] if video in unlabelled else labels}
+            if duration:
+                entry["duration"] = length(video) * STEP
+            if fps:
+                entry["fps"] = fps
+            database[video] = entry
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"version": "1", "database": database}))
 
@@ -59,7 +63,7 @@ def card_of(root):
 
 
 def checked(root):
-    """The data set of the card, in which `fustal validate` finds no problem, so that each feature file was found."""
+    """The data set of the card; `fustal validate` finds no problem in it, so each feature file was found."""
     dataset, problems = problems_of(str(root / "card.yaml"))
     assert problems == []
     assert Params.read(root / "params.yaml").dataset == str((root / "card.yaml").resolve())
@@ -213,7 +217,7 @@ def test_wtalc_is_converted(root):
     init(root, force=True)
 
 
-def test_wtalc_with_pickles_needs_trust(root):
+def test_wtalc_with_pickles_needs_the_option_trust(root):
     for name in ("Own-I3D-JOINTFeatures", "videoname", "subset", "labels"):
         np.save(root / f"{name}.npy", np.array([None, {}], dtype=object))
     with pytest.raises(InputError, match="--trust"):
@@ -233,7 +237,7 @@ def test_a_table_without_subsets_every_fifth_is_tested(root):
     assert any("one person or scene should be in one part" in line for line in lines)
     before = dataset.split("test")
     init(root, force=True)
-    assert checked(root).split("test") == before, "its own lists are lists like others"
+    assert checked(root).split("test") == before, "the lists that init wrote are read like others"
 
 
 def test_videos_listed_without_a_label_are_background(root):
@@ -272,8 +276,14 @@ def with_lists(root, train, test, names=("split_train.txt", "split_test.txt")):
     save(root, TRAIN + TEST)
     annotate(root / "gt.json", {"all": TRAIN + TEST})
     for name, content in zip(names, (train, test), strict=True):
-        content = content if isinstance(content, bytes) else "".join(f"{line}\n" for line in content).encode()
-        (root / name).write_bytes(content)
+        write_list(root / name, content)
+
+
+def write_list(path, content):
+    """Writes a list of videos: bytes, or lines."""
+    if not isinstance(content, bytes):
+        content = "".join(f"{line}\n" for line in content).encode()
+    path.write_bytes(content)
 
 
 def test_lists_with_unknown_names_are_used_and_the_names_are_reported(root):
@@ -287,7 +297,7 @@ def test_lists_with_unknown_names_are_used_and_the_names_are_reported(root):
     assert (dataset.split("train"), dataset.split("test")) == (TRAIN[1:], TEST)
     assert (root / "split_test.txt").read_text().splitlines() == [*TEST, "video_test_0001292"], "unchanged"
     init(root, force=True)
-    assert checked(root).split("train") == TRAIN[1:], "by its own lists, which take precedence"
+    assert checked(root).split("train") == TRAIN[1:], "by the lists that init wrote, which take precedence"
 
 
 @pytest.mark.parametrize(
@@ -300,7 +310,7 @@ def test_lists_with_unknown_names_are_used_and_the_names_are_reported(root):
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_lists_as_people_write_them(root, names, encoding):
+def test_lists_in_several_formats(root, names, encoding):
     train = "# mine\r\n" + "".join(f" {video}.npy\r\n" for video in TRAIN)
     test = "\n\n".join(f"videos/{video}.mp4" for video in TEST)
     with_lists(root, train.encode(encoding), test.encode(encoding), names)
@@ -351,10 +361,10 @@ def test_a_list_may_name_test_videos_that_are_not_annotated(root):
     ],
 )
 def test_lists_that_cannot_be_used_are_refused(root, lists, message):
-    with_lists(root, *lists.values(), names=lists) if len(lists) == 2 else with_lists(root, [], [], ("a", "b"))
+    save(root, TRAIN + TEST)
+    annotate(root / "gt.json", {"all": TRAIN + TEST})
     for name, content in lists.items():
-        content = content if isinstance(content, bytes) else "".join(f"{line}\n" for line in content).encode()
-        (root / name).write_bytes(content)
+        write_list(root / name, content)
     with pytest.raises(InputError, match=message) as error:
         init(root)
     assert "\n" not in str(error.value)
@@ -403,9 +413,10 @@ def test_a_copy_is_no_modality(root):
 
 
 @pytest.mark.parametrize("name", ["LABELS.CSV", "labels.tsv"])
-def test_a_table_as_excel_writes_it(root, name):
+def test_a_table_in_the_format_of_excel(root, name):
     save(root, TRAIN)
-    lines = ["sep=;", "Video;Label;Duration;", *(f"{v};{'AB'[i % 2]};{length(v) * STEP};" for i, v in enumerate(TRAIN))]
+    lines = ["sep=;", "Video;Label;Duration;"]
+    lines += [f"{v};{'AB'[i % 2]};{length(v) * STEP};" for i, v in enumerate(TRAIN)]
     (root / name).write_bytes("\r\n".join(lines).encode("utf-16"))
     init(root)
     assert card_of(root)["annotations"] == name
@@ -479,7 +490,7 @@ def test_features_of_one_length_are_reported(root):
 def test_sizes_follow_from_the_lengths(root):
     for i, video in enumerate(TRAIN):
         np.save(root / f"{video}.npy", np.ones((900 if i else 10, 1), np.float16))
-    table(root, [f"{v},{c}" for v in TRAIN for c in range(101)])
+    table(root, [f"{video},{label}" for video, label in product(TRAIN, range(101))])
     init(root, given=Given(fps=25, stride=16))
     params = Params.read(root / "params.yaml")
     assert (params.generator_snippets, params.max_snippets, params.tious) == (750, 928, "0.5:0.05:0.95")
@@ -510,7 +521,7 @@ def test_long_videos_and_many_actions(root):
     assert problem.what == "1297 actions, but max_detections keeps 200 detections"
 
 
-# --- refused by a message of one line, and nothing written ------------------------------------------------------------
+# --- errors of one line, and nothing is written -----------------------------------------------------------------------
 
 
 def _no_durations(root):

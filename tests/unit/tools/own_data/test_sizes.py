@@ -10,6 +10,7 @@ from fustal.tools.own_data.sizes import Known, preset_text, sizes
 
 
 def known(videos, *, seconds=60.0, stride=0.64, classes=5, most_actions=0, segments=False, spread=0.4):
+    """Facts about a data set with random lengths of videos."""
     lengths = np.maximum(1, np.random.default_rng(0).lognormal(np.log(seconds / stride), spread, max(videos, 2)))
     lengths = lengths.astype(int)
     return Known(videos, classes, seconds, lengths, 2 * lengths, most_actions, segments)
@@ -27,9 +28,8 @@ def test_valid_for_any_number_of_videos_of_any_length(videos, seconds):
     both = steps * (params.student_epochs + params.distill_epochs)
     assert params.generator_batch <= videos
     assert 8 <= params.student_epochs <= 60
-    assert 1 / (1 - params.ema_decay) <= 0.5 * both or params.ema_decay == 0.9, (
-        "the average forgets within the training"
-    )
+    memory = 1 / (1 - params.ema_decay)  # steps that count in the average
+    assert memory <= 0.5 * both or params.ema_decay == 0.9
     assert 200 <= params.generator_steps <= 6000
     assert params.generator_snippets // params.easy_ratio >= 4
     assert params.max_snippets % 32 == 0
@@ -47,8 +47,8 @@ def test_more_videos_take_fewer_epochs_and_more_steps():
     ("preset", "videos", "seconds", "stride"),
     [("demo", 80, 67.0, 0.64), ("sbhar", 272, 60.0, 0.5), ("thumos14-simulated", 200, 160.0, 0.64)],
 )
-def test_near_to_what_was_chosen_by_hand(preset, videos, seconds, stride):
-    """Within a factor of two and a half, as these were tuned for their data, and the rules use sizes only."""
+def test_derived_sizes_are_near_those_chosen_by_hand(preset, videos, seconds, stride):
+    """Within a factor of 2.5: the presets were tuned for their data, and the rules use sizes only."""
     chosen, found = Params.read(ROOT / "params" / f"{preset}.yaml"), derived(videos, seconds=seconds, stride=stride)
     names = ["generator_batch", "generator_steps", "student_batch", "student_epochs", "distill_epochs", "easy_ratio"]
     for name in names:

@@ -1,4 +1,4 @@
-"""The guessed grid keeps the times of perfect detections, so that they stay perfect."""
+"""The grid that init guesses: perfect detections stay perfect when their times are computed with it."""
 
 import numpy as np
 import pandas as pd
@@ -46,16 +46,19 @@ def score(lengths, table, true, step):
         step: the guess.
     """
     random = np.random.default_rng(1)
-    truth, found = [], []
+    truth = []
+    found = []
     for video, snippets in lengths.items():
         rate = table.fps[video]
         right = VideoGrid(true[0] or rate, *true[1:])
         guessed = VideoGrid(rate if step.fps == "annotation" else step.fps, step.stride, step.window)
         for label in "ABA":
             start = random.uniform(0, right.to_seconds(snippets - 1) - 3)
-            times = start, start + random.uniform(1.5, 5)
-            truth.append((video, label, *times))
-            found.append((video, label, random.uniform(), *(guessed.to_seconds(right.to_snippets(t)) for t in times)))
+            end = start + random.uniform(1.5, 5)
+            truth.append((video, label, start, end))
+            guessed_start = guessed.to_seconds(right.to_snippets(start))
+            guessed_end = guessed.to_seconds(right.to_snippets(end))
+            found.append((video, label, random.uniform(), guessed_start, guessed_end))
     truth = pd.DataFrame(truth, columns=["video", "label", "start", "end"])
     found = pd.DataFrame(found, columns=["video", "label", "score", "start", "end"])
     return 100 * averages(mean_average_precision(found, truth, TIOUS))["0.1:0.7"]
@@ -137,7 +140,7 @@ def test_equal_durations_determine_no_window():
     assert "too few durations and lengths differ; else give --window W" in step.how
 
 
-def test_what_is_given_is_kept():
+def test_given_values_are_kept():
     lengths, table = videos(25, 8, 64, *SHORT)
     assert guess(lengths, table, Given(fps=25, stride=8))[:3] == (25, 8, 64)
     assert guess(lengths, table, Given(fps=25))[:3] == (25, 8, 64)

@@ -30,14 +30,11 @@ def make(tmp_path):
 
     def write(*, grids=None, train_split=None, **entries):
         both = [{"label": "Run", "segment": [1, 4]}, {"label": "Sit", "segment": ["5", "12.5"]}]
-        database = {
-            name: {
-                "subset": "train" if name < "c" else "test",
-                "duration": 12,
-                "annotations": both[:count],
-            }
-            for name, count in (("a", 2), ("b", 1), ("c", 2), ("d", 2))
-        }
+        database = {}
+        for name in "abcd":
+            subset = "train" if name in "ab" else "test"
+            annotations = both[:1] if name == "b" else both
+            database[name] = {"subset": subset, "duration": 12, "annotations": annotations}
         (data).mkdir(exist_ok=True)
         (data / "gt.json").write_text(json.dumps({"database": database | entries}))
         for video in database:
@@ -249,12 +246,15 @@ def test_a_class_that_nearly_all_training_videos_have(make):
 @pytest.mark.parametrize("duration", [12, None])
 @pytest.mark.parametrize(("rate", "unit"), [(25, "frames"), (10, "frames"), (1000, "milliseconds")])
 def test_times_in_another_unit(make, rate, unit, duration):
-    actions = ("Run", 1 * rate, 9 * rate), ("Sit", 2 * rate, 4 * rate)
-    database = {name: entry(*actions[: 1 + (name == "a")]) for name in "abcd"}
-    for name, item in database.items():
-        item["subset"] = "train" if name < "c" else "test"
+    run = ("Run", 1 * rate, 9 * rate)
+    sit = ("Sit", 2 * rate, 4 * rate)
+    database = {}
+    for name in "abcd":
+        item = entry(run, sit) if name == "a" else entry(run)
+        item["subset"] = "train" if name in "ab" else "test"
         if duration is None:
             del item["duration"]
+        database[name] = item
     _, (problem,) = problems_of(make(**database))
     assert not problem.warning
     assert problem.what.startswith(
@@ -300,7 +300,7 @@ def test_more_actions_than_detections_are_kept(make, tmp_path):
 
 @pytest.mark.parametrize("what", ["annotations", "train_split", "test_split"])
 @pytest.mark.parametrize("name", ["passwd", "passwd.csv"])
-def test_a_card_that_points_at_another_file_shows_a_short_excerpt(make, tmp_path, capsys, what, name):
+def test_an_error_shows_only_a_short_excerpt_of_another_file(make, tmp_path, capsys, what, name):
     secrets = [f"user{i}:x:{i}:{i}:Secret {i},,,:/somewhere/user{i}:/bin/shell{i}" for i in range(40)]
     (tmp_path / name).write_text("\n".join([*secrets, "\033[2J"]))
     card = Path(make())

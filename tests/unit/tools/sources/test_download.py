@@ -1,4 +1,4 @@
-"""Downloads: resumed after an interruption, checked, with one line when they fail. The server is this process."""
+"""Downloads: resumed, checked, and errors of one line. The server runs in this process."""
 
 import contextlib
 import hashlib
@@ -12,7 +12,7 @@ from fustal.exceptions import InputError
 from fustal.tools.sources import download
 
 DATA = bytes(range(256)) * 8000  # 2 MB
-KEPT = 2 * 512 * 1024  # the whole pieces in what comes before the server hangs up
+KEPT = 2 * 512 * 1024  # whole pieces that arrive before the server closes the connection
 SHA = f"sha256:{hashlib.sha256(DATA).hexdigest()}"
 WARNING = """<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head><body>
 <span class="uc-name-size"><a href="/open?id=x">I3D.zip</a> (3.7G)</span> is too large for Google to scan for viruses.
@@ -20,19 +20,24 @@ WARNING = """<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `data` at any path but /absent; `breaks` times it hangs up after `upto` bytes.
+    """Serves `data` at any path but /absent; the first `breaks` connections are closed after `upto` bytes.
 
     `requested` and `sent` hold, for each request, the requested range and the bytes of the answer.
     """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.data, self.ranges, self.length, self.breaks, self.upto = DATA, True, True, 0, 1_200_000
-        self.requested, self.sent = [], []
+        self.data = DATA
+        self.ranges = True
+        self.length = True
+        self.breaks = 0
+        self.upto = 1_200_000
+        self.requested = []
+        self.sent = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request, client_address):
-        """A client that hangs up is no error."""
+        """A closed connection is no error."""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -53,7 +58,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if server.length:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        probe = "requests" in self.headers["User-Agent"]  # requests the size and hangs up
+        probe = "requests" in self.headers["User-Agent"]  # it reads the size and closes the connection
         if server.breaks and not probe:
             server.breaks -= 1
             body = body[: server.upto]
@@ -77,7 +82,7 @@ def server():
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """An empty cache, and no way out to the internet."""
+    """An empty cache, and no proxy to the internet."""
     monkeypatch.setattr(download, "cache", lambda: tmp_path / "cache")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     return tmp_path / "cache"

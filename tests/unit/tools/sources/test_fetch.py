@@ -1,6 +1,9 @@
+"""Fetching data sets: what is made, linked, downloaded and unpacked, and that no file of the user is lost."""
+
 import io
 import json
 import multiprocessing
+import os
 import shutil
 import tarfile
 import zipfile
@@ -28,7 +31,7 @@ THUMOS = {
 
 @pytest.fixture
 def card(tmp_path):
-    """Gives copies of the project's cards whose data lie in a temporary folder."""
+    """Makes copies of the cards of the project whose data lie in a temporary folder."""
 
     def copy(card_name, **changes):
         with open(f"{DATASETS}/{card_name}.yaml") as file:
@@ -80,13 +83,13 @@ def _no_network(monkeypatch):
 
 @pytest.fixture
 def demo(card, monkeypatch):
-    """A copy of the demo's card in the place of the repository's."""
+    """A copy of the card of the demo that replaces the one of the repository."""
     monkeypatch.setattr(demo_module, "DEMO", card("demo"))
     return demo_module.DEMO
 
 
 def entries(folder):
-    """What is in a folder, but for the lock."""
+    """Names in a folder, without locks."""
     return [entry.name for entry in folder.iterdir() if not entry.name.endswith(".lock")]
 
 
@@ -113,12 +116,12 @@ def test_several_processes_may_make_the_demo_at_once(card):
     path = card("demo")
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         one, other = pool.map(ensure_in_a_process, [path, path])
-    assert one == other, "the second takes what the first has made"
+    assert one == other, "the second process uses the files of the first"
     assert len(load_dataset(path).videos) == 100
     assert entries(path.parents[1] / "data") == ["demo"]
 
 
-def test_a_copy_of_the_demos_card_makes_nothing_where_it_points(card):
+def test_a_copy_of_the_card_of_the_demo_makes_no_data(card):
     path = card("demo")
     with pytest.raises(InputError, match=r"gt\.json: no such file: run `fustal fetch .*demo\.yaml` first"):
         demo_module.ensure(path)
@@ -130,14 +133,14 @@ def test_other_data_sets_are_not_made_but_the_command_is_named(card):
         demo_module.ensure(card("sbhar"))
 
 
-def test_a_folder_that_is_not_the_demo_is_left_alone(demo):
+def test_a_folder_that_is_not_the_demo_is_not_changed(demo):
     path = demo
     (path.parents[1] / "data" / "demo").mkdir(parents=True)
     with pytest.raises(InputError, match=r"demo/gt\.json: no such file"):
         demo_module.ensure(path)
 
 
-def test_fetching_replaces_what_it_made(card):
+def test_fetching_again_replaces_fetched_files(card):
     path = card("demo")
     root = fetch.fetch(path)
     made = (root / "gt.json").stat().st_ino
@@ -147,17 +150,19 @@ def test_fetching_replaces_what_it_made(card):
 
 
 def contents(folder):
-    """Every path below a folder, links as they are, with what a file holds."""
-    return {
-        path: path.read_bytes() if path.is_file() and not path.is_symlink() else path.is_symlink()
-        for path in folder.rglob("*")
-        if path.suffix != ".lock"
-    }
+    """Every path below a folder without locks, with the content of files and the target of links."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            found[path] = os.readlink(path)
+        elif path.suffix != ".lock":
+            found[path] = path.read_bytes() if path.is_file() else None
+    return found
 
 
 @pytest.mark.parametrize("name", ["thumos14", "thumos14-simulated", "sbhar", "activitynet13"])
 @pytest.mark.parametrize("where", ["downloads", "downloads/data", ".", "link", "linked from"])
-def test_what_a_folder_holds_is_never_deleted_by_fetching_from_it(card, thumos_features, name, where, tmp_path):
+def test_fetching_from_a_folder_deletes_none_of_its_files(card, thumos_features, name, where, tmp_path):
     source = tmp_path / "downloads"
     (tmp_path / "link").symlink_to(source)
     if where == "linked from":
@@ -191,7 +196,7 @@ def test_a_card_in_the_folder_that_it_names_is_not_deleted(card, tmp_path):
     assert contents(tmp_path) == before
 
 
-def test_what_the_user_added_to_a_fetched_folder_is_not_lost(card, tmp_path):
+def test_changes_of_the_user_in_a_fetched_folder_are_not_lost(card, tmp_path):
     path = card("demo")
     root = fetch.fetch(path)
     (root / "gt.json").write_text((root / "gt.json").read_text() + " ")
@@ -220,10 +225,10 @@ def test_a_failure_leaves_the_old_data_and_nothing_else(card, monkeypatch, tmp_p
 
     def fail(source, folder, grids):
         folder.mkdir()
-        raise InputError("broken half-way")
+        raise InputError("broken in the middle")
 
     monkeypatch.setitem(fetch.SOURCES, "demo", fail)
-    with pytest.raises(InputError, match="half-way"):
+    with pytest.raises(InputError, match="in the middle"):
         fetch.fetch(path)
     assert (root / "gt.json").exists()
     assert entries(root.parent) == ["demo"]
@@ -269,7 +274,7 @@ def test_real_thumos_features_are_linked_and_load(card, thumos_features):
         assert {store[video].shape[1] for video in dataset.videos.index} == {dim}
     assert FeatureStore(dataset, "student").grid_of("video_test_0000004").fps == 30.0
     assert (dataset.root / "features").is_symlink()
-    fetch.fetch(path, thumos_features)  # replacing links leaves what they point to
+    fetch.fetch(path, thumos_features)  # replacing links keeps their targets
     assert (thumos_features / "THUMOS14/features/train/rgb/video_validation_0000051.npy").exists()
 
 
@@ -286,7 +291,7 @@ def test_downloaded_features_are_moved_into_the_data_set(card, thumos_features, 
 
 
 @pytest.mark.parametrize("missing", ["gt.json", "annotations/thumos14.json", "split_test.txt"])
-def test_what_a_folder_lacks_is_named(card, thumos, missing):
+def test_a_missing_file_is_named(card, thumos, missing):
     (thumos / missing).unlink()
     with pytest.raises(InputError, match=f"holds no {missing.split('/')[-1]}"):
         fetch.fetch(card("thumos14-simulated"), thumos)
@@ -377,7 +382,7 @@ def test_nothing_of_an_archive_lands_outside_its_folder(tmp_path):
     assert not (tmp_path / "escaped.py").exists()
 
 
-def test_archives_are_known_by_their_content(tmp_path):
+def test_archives_are_recognised_by_their_content(tmp_path):
     shutil.make_archive(tmp_path / "public", "gztar", DATASETS)
     (tmp_path / "public.tar.gz").rename(tmp_path / "nameless")
     assert (unpack(tmp_path / "nameless", tmp_path / "unpacked") / "demo.yaml").exists()

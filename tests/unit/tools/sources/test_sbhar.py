@@ -1,3 +1,5 @@
+"""SBHAR: recordings are read from two layouts, cut into windows, and described by features."""
+
 import numpy as np
 import pytest
 
@@ -50,7 +52,7 @@ def write_public_form(folder, signals):
 
 @pytest.fixture(scope="module")
 def signals():
-    return {name: make_signal(seconds, seed) for seed, (name, seconds) in enumerate(zip(NAMES, (85, 64), strict=True))}
+    return {NAMES[0]: make_signal(85, seed=0), NAMES[1]: make_signal(64, seed=1)}
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +100,8 @@ def test_features_of_a_signal_at_rest_and_of_one_snippet_are_finite():
 
 def test_features_depend_on_the_centre_of_the_snippet_and_not_on_the_grid():
     signal = make_signal(30)
-    centred_alike = describe(signal, 25, 25)[1:11], describe(signal, 5, 15)[6:56:5]  # at samples 37, 62, ...
-    np.testing.assert_array_equal(*centred_alike)
+    # Both slices have their centres at the samples 37, 62, ...
+    np.testing.assert_array_equal(describe(signal, 25, 25)[1:11], describe(signal, 5, 15)[6:56:5])
 
 
 def test_features_separate_activities():
@@ -148,8 +150,8 @@ def test_features_are_computed_before_cutting(tmp_path, signals):
     write_npz_form(tmp_path / "source", longer)
     recording = read_recordings(tmp_path / "source")[0]
     recording.annotations.append({"label": "SITTING", "segment": [70.0, 100.0]})
-    write_json({"database": {r.name: {"subset": r.subset, "annotations": r.annotations} for r in [recording]}},
-               tmp_path / "source" / "gt.json")  # fmt: skip
+    entry = {"subset": recording.subset, "annotations": recording.annotations}
+    write_json({"database": {recording.name: entry}}, tmp_path / "source" / "gt.json")
     build(tmp_path / "source", tmp_path / "root", GRIDS)
     whole = describe(recording.signal, 25, 25)
     expected = ((whole - whole.mean(0)) / (whole.std(0) + 1e-6)).clip(-5, 5)[120:240]

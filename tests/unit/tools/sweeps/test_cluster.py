@@ -11,6 +11,7 @@ import yaml
 from fustal.exceptions import InputError
 from fustal.params import Params
 from fustal.runs.batch import StageError
+from fustal.runs.chain import CHAIN
 from fustal.tools.sweeps.plan import jobs_of, plan, read_sweep
 
 distributed = pytest.importorskip("distributed")
@@ -41,17 +42,16 @@ def leave_a_trace(values, stage, donor, outputs, *before):
     return 1.0
 
 
-def test_tasks_run_in_order_and_a_failing_job_stands_alone(client, tasks, tmp_path, monkeypatch):
+def test_tasks_run_in_order_and_a_failing_job_stops_no_other(client, tasks, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "run_task", leave_a_trace)
     lines = []
     futures = cluster.submit(client, tasks, str(tmp_path))
     failures = progress.follow(client, futures, tasks, lines.append, every=0.05)
     assert failures == ["b-seed0: 03: too hard (see x)"]
     done = (tmp_path / "trace").read_text().splitlines()
-    assert sorted(done) == sorted(
-        [f"a-seed0 {stage} None" for stage in ("generator", "selection", "student", "distilled", "evaluation")]
-        + ["b-seed0 generator a-seed0", "b-seed0 selection None"]
-    )
+    expected = [f"a-seed0 {stage} None" for stage in CHAIN]
+    expected += ["b-seed0 generator a-seed0", "b-seed0 selection None"]
+    assert sorted(done) == sorted(expected)
     assert done.index("a-seed0 generator None") < done.index("b-seed0 generator a-seed0")
     assert sum("failed" in line for line in lines[:-1]) == 1, "later stages of a failed job get no lines"
     assert lines[-1].startswith("1 of 2 jobs done, 1 failed, 9 stages computed")
@@ -65,7 +65,8 @@ def test_what_is_done_is_not_submitted(client, tasks, tmp_path, monkeypatch):
     assert len(futures) == 8
     states = progress.states_of(client, futures, done)
     assert states["a-seed0", "generator"] == "done"
-    [future.cancel() for future in futures.values()]
+    for future in futures.values():
+        future.cancel()
 
 
 def test_the_live_table_counts_jobs_and_stages(client, tasks):
@@ -99,7 +100,7 @@ def test_workers_are_checked_before_anything_starts(client, tasks, tmp_path, mon
 
 
 @pytest.mark.filterwarnings("ignore")  # warnings of the network layer about a refused connection
-def test_no_scheduler_there():
+def test_a_missing_scheduler_is_an_error():
     connecting = cluster.connect("tcp://127.0.0.1:9", None, [Params()], 1.0)
     with pytest.raises(InputError, match=r"--scheduler tcp://127.0.0.1:9: no workers there"):
         connecting.__enter__()
@@ -124,10 +125,13 @@ def test_local_workers_share_the_machine(monkeypatch, cores, gpus, memory, threa
 
 
 def test_a_stage_runs_in_the_sweeps_folder_and_a_donors_is_taken_over_once(tmp_path, monkeypatch):
-    ran, taken = [], []
-    monkeypatch.setattr(
-        cluster, "run_chain", lambda params, *, stages, outputs, report, bar: ran.append((stages, outputs))
-    )
+    ran = []
+    taken = []
+
+    def run_chain(params, *, stages, outputs, report, bar):
+        ran.append((stages, outputs))
+
+    monkeypatch.setattr(cluster, "run_chain", run_chain)
     monkeypatch.setattr(cluster, "adopt", lambda source, params, *_: taken.append((source.name, params.run)))
     monkeypatch.setattr(cluster, "is_done", lambda params, *_: params.run == "done")
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
@@ -136,11 +140,12 @@ def test_a_stage_runs_in_the_sweeps_folder_and_a_donors_is_taken_over_once(tmp_p
     assert ran == [(["student"], tmp_path)]
     assert "MALLOC_TRIM_THRESHOLD_" not in os.environ, "dask's setting, which halves the speed of a training"
     assert Params.read(tmp_path / "new" / "params.yaml") == Params(**values["new"])
-    [cluster.run_task(values[name], "student", "other", str(tmp_path)) for name in values]
+    for name in values:
+        cluster.run_task(values[name], "student", "other", str(tmp_path))
     assert taken == [("other", "new")]
 
 
-def test_a_url_is_worked_on_in_a_copy():
+def test_the_folder_of_a_url_is_copied_and_written_back():
     system = fsspec.filesystem("memory")
     system.pipe({"/runs/a/generator/x": b"1", "/runs/b/generator/y": b"2", "/runs/c/z": b"3"})
     with cluster.workplace("memory://runs", "a", "b") as folder:
@@ -159,6 +164,6 @@ def test_a_url_is_worked_on_in_a_copy():
     assert system.cat("/runs/d/error") == b"6", "files of a failed stage are kept"
 
 
-def test_a_folder_is_worked_on_itself(tmp_path):
+def test_a_local_folder_is_used_directly(tmp_path):
     with cluster.workplace(str(tmp_path), "a", None) as folder:
         assert folder == tmp_path

@@ -30,7 +30,7 @@ METRICS = {
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """Writes the metrics of a run below outputs/ and gives the run's name."""
+    """Writes the metrics of a run below outputs/ and returns the name of the run."""
     monkeypatch.setattr("fustal.data.names.OUTPUTS", tmp_path)
 
     def write(seed, shift=0.0, run="tiny", **changes):
@@ -54,7 +54,7 @@ def test_three_seeds_are_mean_and_std(make):
     assert lines[2:6] == [
         "| mAP at tIoU | 0.5 | 0.1:0.7 |",
         "| --- | ---: | ---: |",
-        "| generator | 20.0 ± 0.0 | 30.5 ± 1.5 |",  # 32, 29, 30.5: the sample's deviation is 1.5
+        "| generator | 20.0 ± 0.0 | 30.5 ± 1.5 |",  # of 32, 29 and 30.5; standard deviation of a sample
         "| distilled student | 40.0 ± 0.0 | 50.5 ± 1.5 |",
     ]
     assert lines[7] == "Distilled student - generator, average over 0.1:0.7: +20.0 [+20.0, +20.0]"
@@ -79,7 +79,7 @@ def test_gain_and_ratio_are_paired_by_seed(make):
         values = {"generator": generator, "distilled": distilled, "upper_bound": upper}
         return {"mAP": {stage: {"0.5": 1.0, "0.1:0.7": value} for stage, value in values.items()}}
 
-    runs = [make(seed, **stages(*values)) for seed, values in enumerate([(10, 20, 40), (30, 42, 70), (20, 34, 50)])]
+    runs = [make(0, **stages(10, 20, 40)), make(1, **stages(30, 42, 70)), make(2, **stages(20, 34, 50))]
     text = table(collect(runs))
     gain = re.search(r"average over 0.1:0.7: \+12.0 \[\+(\d+.\d), \+(\d+.\d)\]", text)  # of 10, 12 and 14
     assert 10 <= float(gain[1]) < 12 < float(gain[2]) <= 14
@@ -95,7 +95,7 @@ def test_each_run_has_its_own_block_in_the_order_given(make):
     assert text.count("mAP at tIoU") == 2
 
 
-def test_a_stage_that_one_run_lacks_is_no_row_and_a_measure_it_lacks_is_a_dash(make):
+def test_a_missing_stage_has_no_row_and_a_missing_measure_is_a_dash(make):
     fewer = {"generator": {"0.5": 1.0, "0.1:0.7": 2.0}, "distilled": {"0.1:0.7": 3.0}}
     text = table(collect([make(0, mAP=fewer)]))
     assert "| generator | 1.0 | 2.0 |" in text
@@ -160,7 +160,7 @@ def test_insert_replaces_what_is_between_the_markers(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [[], MARKERS[:1], MARKERS[1:]])
-def test_a_page_without_markers_is_left_alone(tmp_path, kept):
+def test_a_page_without_markers_is_not_changed(tmp_path, kept):
     page = tmp_path / "README.md"
     page.write_text("\n".join(["text", *kept]))
     with pytest.raises(InputError, match=r"README\.md: has no lines"):

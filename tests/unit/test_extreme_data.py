@@ -1,4 +1,4 @@
-"""Data at the edge of what there can be: the whole chain of functions trains, localises and evaluates on them."""
+"""Extreme but valid data: all stages train, detect and evaluate on them."""
 
 import numpy as np
 import pandas as pd
@@ -33,16 +33,20 @@ PARAMS = Params(
 
 
 def chain(folder, lengths, labels, params=PARAMS, features=None):
-    """Runs all stages on videos of so many snippets with a label each, of which the last one is for the test."""
+    """Runs all stages on videos with these lengths (snippets) and labels; the last video is the test video."""
     random = np.random.default_rng(0)
-    names = [*(f"train{i}" for i in range(len(lengths) - 1)), "test0"]
+    train = [f"train{i}" for i in range(len(lengths) - 1)]
+    names = [*train, "test0"]
     for name, length in zip(names, lengths, strict=True):
-        values = random.standard_normal((length, 5)).astype(np.float32) if features is None else features(length)
+        if features is None:
+            values = random.standard_normal((length, 5)).astype(np.float32)
+        else:
+            values = features(length)
         np.save(folder / f"{name}.npy", values)
     videos = pd.DataFrame({"video": names, "subset": [name[:-1] for name in names], "duration": np.nan, "fps": np.nan})
     segments = pd.DataFrame({"video": names, "label": labels, "start": 0.0, "end": np.array(lengths) / 2})
     dataset = dataset_of(folder, videos, segments, ["a", "b", "never"], fps=1.0)
-    store, train = FeatureStore(dataset, "student"), names[:-1]
+    store = FeatureStore(dataset, "student")
     model, log = generator.train_generator(params, store, folder / "generator")
     assert np.isfinite(log.loss).all()
     proposals = propose_videos(model, store, train, params, known=True)
@@ -51,9 +55,9 @@ def chain(folder, lengths, labels, params=PARAMS, features=None):
     trained = StudentState.load(folder / "student", params, store)
     ema = distill(params, store, pseudo_labels, trained, folder / "distilled").ema
     assert np.isfinite(pd.read_csv(folder / "distilled" / "log.csv").loss).all()
-    detections, truth = detect_videos(ema, store, ["test0"], params), dataset.segments_of("test")
-    ap = mean_average_precision(detections, truth, [0.1, 0.5])
-    assert ap.map(lambda value: 0 <= value <= 1).all().all()
+    detections = detect_videos(ema, store, ["test0"], params)
+    ap = mean_average_precision(detections, dataset.segments_of("test"), [0.1, 0.5])
+    assert ap.map(lambda value: 0 <= value <= 1).all(axis=None)
     assert len(pseudo_label_quality(pseudo_labels, dataset.segments_of("train"))) == 3
     return proposals, pseudo_labels, detections
 
@@ -84,12 +88,12 @@ def test_no_proposal_becomes_a_pseudo_label(tmp_path):
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_features_that_say_nothing(tmp_path, value):
-    """Nothing tells an action from the background: at worst there are no proposals."""
+def test_constant_features(tmp_path, value):
+    """Actions and background have the same features: there may be no proposals."""
     chain(tmp_path, [20, 12, 9, 15], list("abab"), features=lambda n: np.full((n, 5), value, np.float32))
 
 
-def test_features_of_any_size(tmp_path):
+def test_large_float16_features(tmp_path):
     chain(tmp_path, [20, 12, 9, 15], list("abab"), features=lambda n: np.full((n, 5), 3e4, np.float16))
 
 
@@ -101,7 +105,7 @@ def test_nothing_is_detected(tmp_path):
 
 
 def test_training_videos_without_any_label(tmp_path):
-    """All of a batch is background; `fustal validate` warns of it."""
+    """Every video of a batch is background; `fustal validate` warns about such data."""
     random = np.random.default_rng(0)
     names = ["train0", "train1"]
     for name in names:

@@ -1,7 +1,7 @@
-"""Rubbish of every kind, as files, and what the command says of it: exit status 2, one line that names file, video and
-value, and nothing written or lost.
+"""Invalid files of every kind: the command ends with status 2 and one line that names file, video and value, and no
+file is written or lost.
 
-A case is a name, what breaks a healthy data set, and what the line must say.
+A case is a name, a function that breaks a valid data set, and a part of the message.
 """
 
 import gzip
@@ -33,15 +33,12 @@ CARD["grids"]["generator"] |= {"fps": 25, "stride": 16, "window": 16}
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A healthy data set of six videos, a card, parameters, a sweep, detections; what runs write would be here too."""
-    database = {
-        f"v{i}": {
-            "subset": "train" if i < 4 else "test",
-            "duration": 20,
-            "annotations": [{"label": "Run" if i % 2 else "Sit", "segment": [1, 4.5]}],
-        }
-        for i in range(6)
-    }
+    """A valid data set of six videos, a card, parameters, a sweep, detections; outputs of runs would be here, too."""
+    database = {}
+    for i in range(6):
+        subset = "train" if i < 4 else "test"
+        annotations = [{"label": "Run" if i % 2 else "Sit", "segment": [1, 4.5]}]
+        database[f"v{i}"] = {"subset": subset, "duration": 20, "annotations": annotations}
     for video in database:
         for modality, width in (("rgb", 3), ("flow", 2)):
             path = tmp_path / "data" / modality / f"{video}.npy"
@@ -77,21 +74,22 @@ def state(folder):
     return found
 
 
-def tried(folder, monkeypatch, capsys, *arguments):
-    """Exit status and lines of a command; fails where it wrote or lost anything."""
+def call(folder, monkeypatch, capsys, *arguments):
+    """Calls a command: exit status and lines of both streams; fails if a file was written or lost."""
     before = state(folder)
     monkeypatch.setattr(sys, "argv", ["fustal", *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:
         main()
     out, err = capsys.readouterr()
-    assert state(folder) == before, "nothing is written or lost"
+    assert state(folder) == before, "no file is written or lost"
     return stop.value.code or 0, out.splitlines(), err.splitlines()
 
 
-def in_a_row(says, line):
-    """Whether a line says this; in a table the video has a column of its own."""
-    video, what = re.fullmatch(r"(?:video ('.*?'): )?(.*)", says).groups()
-    return says in line or (what in line and f"  {str(video)[:70]}" in line)
+def contains(line, message):
+    """Whether a line contains a message; in a table the video has its own column."""
+    found = re.fullmatch(r"(?:video ('.*?'): )?(.*)", message)
+    video, what = found.groups()
+    return message in line or (what in line and f"  {str(video)[:70]}" in line)
 
 
 # --- feature files: `fustal validate` ---------------------------------------------------------------------------------
@@ -106,7 +104,7 @@ def content(data, video="v2"):
 
 
 def replaced(make, name="data/rgb/v2.npy"):
-    """Another thing under the name of a file."""
+    """Replaces a file by something else with the same name."""
 
     def broken(folder):
         (folder / name).unlink()
@@ -173,20 +171,20 @@ FEATURES = {
 
 @pytest.mark.parametrize("case", FEATURES)
 def test_features(case, folder, monkeypatch, capsys):
-    broken, says = FEATURES[case]
+    broken, message = FEATURES[case]
     broken(folder)
-    status, out, err = tried(folder, monkeypatch, capsys, "validate", folder / "card.yaml")
+    status, out, err = call(folder, monkeypatch, capsys, "validate", folder / "card.yaml")
     assert (status, err) == (2, [])
-    assert len(out) == 3, "the table's head, one line, and the summary"
+    assert len(out) == 3, "the head of the table, one line, and the summary"
     assert "v2.npy " in out[1]
-    assert in_a_row(says, out[1])
+    assert contains(out[1], message)
     assert out[2].endswith("; 1 problem, no warnings")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unreadable for root")
 def test_an_unreadable_file(folder, monkeypatch, capsys):
     (folder / "data/rgb/v2.npy").chmod(0)
-    status, out, _ = tried(folder, monkeypatch, capsys, "validate", folder / "card.yaml")
+    status, out, _ = call(folder, monkeypatch, capsys, "validate", folder / "card.yaml")
     assert status == 2
     assert "is not a readable .npy file: [Errno 13]" in out[1]
 
@@ -197,11 +195,11 @@ def test_one_snippet_and_millions_are_features(count, folder, monkeypatch, capsy
         features(np.ones((count, 1), np.float16), "v2", modality)(folder)
         for video in ("v0", "v1", "v3", "v4", "v5"):
             features(np.ones((5, 1), np.float16), video, modality)(folder)
-    status, _, _ = tried(folder, monkeypatch, capsys, "validate", folder / "card.yaml")
+    status, _, _ = call(folder, monkeypatch, capsys, "validate", folder / "card.yaml")
     assert status == 0
 
 
-# --- annotations: `fustal validate`, and the same line by `fustal run` ------------------------------------------------
+# --- annotations: `fustal validate`, and the same message from `fustal run` -------------------------------------------
 
 
 def gt(text):
@@ -210,7 +208,7 @@ def gt(text):
 
 
 def entry(video="v2", **changes):
-    """Other values in the entry of a video."""
+    """Changes values in the entry of a video."""
 
     def broken(folder):
         path = folder / "data" / "gt.json"
@@ -227,7 +225,7 @@ def segment(value, label="Sit"):
 
 
 def renamed(name):
-    """Video v2 under another name."""
+    """Gives video v2 another name."""
 
     def broken(folder):
         path = folder / "data" / "gt.json"
@@ -319,16 +317,16 @@ ANNOTATIONS = {
 
 @pytest.mark.parametrize("case", ANNOTATIONS)
 def test_annotations(case, folder, monkeypatch, capsys):
-    broken, says = ANNOTATIONS[case]
+    broken, message = ANNOTATIONS[case]
     broken(folder)
-    status, out, err = tried(folder, monkeypatch, capsys, "validate", folder / "card.yaml")
+    status, out, err = call(folder, monkeypatch, capsys, "validate", folder / "card.yaml")
     assert status == 2
-    lines = [line for line in out + err if in_a_row(says, line)]
+    lines = [line for line in out + err if contains(line, message)]
     assert len(lines) == 1
-    status, _, err = tried(folder, monkeypatch, capsys, "run", folder / "preset.yaml")
+    status, _, err = call(folder, monkeypatch, capsys, "run", folder / "preset.yaml")
     assert (status, len(err)) == (2, 1)
     assert err[0].startswith("error: ")
-    assert says in err[0]
+    assert message in err[0]
     assert len(err[0]) < 600
 
 
@@ -342,10 +340,10 @@ def nine_snippets(folder):
         features(np.ones((9, width), np.float32), "v2", modality)(folder)
 
 
-PASSED = "video 'v2': segments that do not end after they begin: 1, the first "
+SKIPPED = "video 'v2': segments that do not end after they begin: 1, the first "
 SUSPICIOUS = {
-    "a reversed segment": (segment([4, 1]), PASSED + "[4, 1]"),
-    "a segment of no length": (segment([2, 2]), PASSED + "[2, 2]"),
+    "a reversed segment": (segment([4, 1]), SKIPPED + "[4, 1]"),
+    "a segment of no length": (segment([2, 2]), SKIPPED + "[2, 2]"),
     "beyond the duration": (segment([3, 99]), "video 'v2': segment [3.0, 99.0] ends after the video (20.0 s)"),
     "a training video without a label": (entry(annotations=[]), "video 'v2': a training video without a label"),
     "no fps where the card takes it from there": (
@@ -354,7 +352,7 @@ SUSPICIOUS = {
             CARD | {"grids": {"generator": CARD["grids"]["generator"] | {"fps": "annotation"}}},
         ),
         "6 videos ('v0', 'v1', 'v2', ...): has no fps, and the card takes it from there",
-        "wrong",
+        "error",
     ),
     "a label of no training video": (
         lambda folder: entry(annotations=[{"label": "Fly", "segment": [1, 2]}], subset="test")(folder),
@@ -368,20 +366,21 @@ SUSPICIOUS = {
 
 @pytest.mark.parametrize("case", SUSPICIOUS)
 def test_validate_finds_more(case, folder, monkeypatch, capsys):
-    broken, says, *wrong = SUSPICIOUS[case]
+    broken, message, *kind = SUSPICIOUS[case]
     broken(folder)
-    status, out, err = tried(folder, monkeypatch, capsys, "validate", folder / "card.yaml")
-    assert (status, err) == (2 if wrong else 0, [])
-    (line,) = [line for line in out if in_a_row(says, line)]
-    assert line.startswith("error " if wrong else "warning ")
+    status, out, err = call(folder, monkeypatch, capsys, "validate", folder / "card.yaml")
+    is_error = kind == ["error"]
+    assert (status, err) == (2 if is_error else 0, [])
+    (line,) = [line for line in out if contains(line, message)]
+    assert line.startswith("error " if is_error else "warning ")
 
 
 @pytest.mark.parametrize("name", ["a video", "Fußball – 100 %", "视频 1", "{video}", "{0}", "%s", "~", "v2.npy", "-rf"])
-def test_unusual_names_are_names(name, folder, monkeypatch, capsys):
+def test_unusual_names_are_valid(name, folder, monkeypatch, capsys):
     renamed(name)(folder)
     for modality in ("rgb", "flow"):
         (folder / "data" / modality / "v2.npy").rename(folder / "data" / modality / f"{name}.npy")
-    status, out, _ = tried(folder, monkeypatch, capsys, "validate", folder / "card.yaml")
+    status, out, _ = call(folder, monkeypatch, capsys, "validate", folder / "card.yaml")
     assert status == 0, out
 
 
@@ -486,20 +485,19 @@ YAML = {
 
 @pytest.mark.parametrize("case", YAML)
 def test_yaml(case, folder, monkeypatch, capsys):
-    broken, says = YAML[case]
+    broken, message = YAML[case]
     broken(folder)
-    command = {"card": "validate card.yaml", "sweep": "sweep sweep.yaml --dry-run"}.get(
-        case.split(":")[0], "run preset.yaml"
-    )
+    commands = {"card": "validate card.yaml", "sweep": "sweep sweep.yaml --dry-run"}
+    command = commands.get(case.split(":")[0], "run preset.yaml")
     words = [folder / word if word.endswith(".yaml") else word for word in command.split()]
-    status, out, err = tried(folder, monkeypatch, capsys, *words)
+    status, out, err = call(folder, monkeypatch, capsys, *words)
     assert (status, len(out) <= 1, len(err)) == (2, True, 1), out + err
-    assert says in err[0]
+    assert message in err[0]
     assert len(err[0]) < 600
 
 
 @pytest.mark.parametrize("number", ["1e-3", "1E-3", "1.0e-3", "0.001", ".001"])
-def test_numbers_as_people_write_them(number, folder):
+def test_numbers_in_several_notations(number, folder):
     text("preset.yaml", f"student_lr: {number}")(folder)
     assert Params.read(folder / "preset.yaml").student_lr == 0.001
 
@@ -554,15 +552,15 @@ DETECTIONS = {
 
 @pytest.mark.parametrize("case", DETECTIONS)
 def test_detections(case, folder, monkeypatch, capsys):
-    broken, says = DETECTIONS[case]
+    broken, message = DETECTIONS[case]
     broken(folder)
     out_file = folder / "metrics.json"
     words = ["evaluate", folder / "found.json", folder / "data" / "gt.json", "--json", out_file]
-    status, out, err = tried(folder, monkeypatch, capsys, *words)
+    status, out, err = call(folder, monkeypatch, capsys, *words)
     assert (status, out, len(err)) == (2, [], 1), err
     assert "found.json: " in err[0]
-    assert says in err[0]
+    assert message in err[0]
 
 
-def test_the_count():
+def test_there_are_at_least_160_cases():
     assert sum(map(len, (FEATURES, ANNOTATIONS, SUSPICIOUS, YAML, DETECTIONS))) >= 160

@@ -1,0 +1,110 @@
+"""Losses of the student: cases made by hand, degenerate ones, and the gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from fustal.params import Params
+from fustal.student import Truth, assign, points
+from fustal.student.losses import diou_loss, mil_loss, offset_iou, student_loss
+from tests.networks import SMALL, random_batch, small_student, truth_of
+
+
+def test_perfect_offsets_have_no_loss_and_degenerate_ones_a_finite_loss():
+    offsets = torch.tensor([[1.0, 2.0], [0.0, 0.0]], requires_grad=True)
+    assert_close(offset_iou(offsets, offsets), torch.tensor([1.0, 0.0]))
+    assert_close(diou_loss(offsets, offsets), torch.tensor([0.0, 1.0]))
+    diou_loss(offsets, torch.zeros(2, 2)).sum().backward()
+    assert offsets.grad.isfinite().all()
+
+
+def test_mil_loss_of_a_padded_video():
+    logits = torch.tensor([[[3.0, 1.0, -1.0, -1.0, 0, 0, 0, 0], [-2.0, -2.0, -2.0, -2.0, 0, 0, 0, 0]]])
+    mask = (torch.arange(8) < 4)[None, None]
+    label = torch.tensor([[1.0, 0.0]])
+    # Top 4 // 2 = 2 of the four valid logits: (3 + 1) / 2 for class 0 and -2 for class 1.
+    corrected = -torch.tensor([2.0, -2.0]).softmax(dim=0)[0].log()
+    assert_close(mil_loss(logits, mask, label, ratio=2), corrected)
+    # Published: padding takes part, and its logits of 0 are the highest of class 1.
+    published = -torch.tensor([2.0, 0.0]).softmax(dim=0)[0].log()
+    assert_close(mil_loss(logits, mask, label, ratio=2, corrected=False), published)
+
+
+def test_published_mil_counts_the_whole_batch_and_stays_within_the_sequence():
+    logits = torch.randn(6, 3, 4)
+    mask = torch.ones(6, 1, 4, dtype=torch.bool)
+    labels = torch.eye(3).repeat(2, 1)
+    mean = logits.mean(dim=-1).softmax(dim=1)  # 24 // 5 = 4: all positions
+    expected = F.binary_cross_entropy(mean, labels)
+    assert_close(mil_loss(logits, mask, labels, ratio=5, corrected=False), expected)
+    highest = logits.amax(dim=-1).softmax(dim=1)  # max(1, 4 // 5) = 1
+    assert_close(mil_loss(logits, mask, labels, ratio=5), F.binary_cross_entropy(highest, labels))
+
+
+def test_corrected_mil_ignores_padding():
+    logits = torch.randn(1, 3, 20)
+    label = torch.tensor([[0.0, 1.0, 1.0]])
+    without = mil_loss(logits, torch.ones(1, 1, 20, dtype=torch.bool), label, 5)
+    mask = (torch.arange(40) < 20)[None, None]
+    padded = mil_loss(torch.cat([logits, 100 + logits], -1), mask, label, 5)
+    assert_close(padded, without)
+
+
+@pytest.mark.parametrize("recipe", ["published", "corrected"])
+def test_loss_trains_every_weight_and_counts_positives(recipe):
+    params = Params(**SMALL, recipe=recipe, mil_dropout=0.0)
+    model = small_student(recipe=recipe)
+    batch = random_batch(64, 33)
+    segments = [torch.tensor([[5.0, 12.0], [20.0, 21.5]]), torch.zeros(0, 2)]
+    truth = truth_of(segments, [torch.tensor([0, 1]), torch.zeros(0, dtype=torch.long)], torch.ones(2, 2))
+    losses = student_loss(model, model(*batch), truth, params)
+    losses["loss"].backward()
+    assert_close(losses["loss"], losses["focal"] + losses["diou"] + losses["mil"])
+    for weight in model.parameters():
+        assert weight.grad is not None
+        assert weight.grad.isfinite().all()
+        assert weight.grad.any()
+    classes, _, _ = assign(points([64, 32, 16]), truth.segments[0], truth.labels[0], 2, 1.5)
+    positives = 90 + 0.1 * classes.any(dim=1).sum().item()  # a moving average with decay 0.9, from 100 on
+    assert_close(model.positives.item(), positives)
+    student_loss(model.eval(), model(*batch), truth, params)
+    assert_close(model.positives.item(), positives)
+
+
+def test_loss_without_any_segment():
+    model = small_student()
+    segments = [torch.zeros(0, 2)] * 2
+    labels = [torch.zeros(0, dtype=torch.long)] * 2
+    output = model(*random_batch(64, 10))
+    losses = student_loss(model, output, truth_of(segments, labels, torch.zeros(2, 2)), Params(**SMALL))
+    losses["loss"].backward()
+    assert losses["diou"] == 0
+    assert losses["loss"].isfinite()
+
+
+def test_padding_has_no_positives():
+    model = small_student()
+    batch = random_batch(64, 10)
+    segments = [torch.zeros(0, 2), torch.tensor([[30.0, 36.0]])]
+    labels = [torch.zeros(0, dtype=torch.long), torch.tensor([1])]
+    truth = truth_of(segments, labels, torch.ones(2, 2))
+    assert student_loss(model, model(*batch), truth, Params(**SMALL))["diou"] == 0
+
+
+def test_the_loss_of_a_label_is_multiplied_by_its_weight():
+    params = Params(**SMALL, mil_weight=0.0)
+    segments = torch.tensor([[5.0, 12.0], [20.0, 26.0], [40.0, 47.0]])
+    labels = torch.tensor([0, 1, 1])
+    model = small_student().eval()
+    output = model(*random_batch(64))
+
+    def losses(kept, *weights):
+        truth = Truth([segments[kept]], [labels[kept]], [torch.tensor(weights)], torch.ones(1, 2))
+        return student_loss(model, output, truth, params)
+
+    assert_close(losses([0, 1, 2], 1.0, 0.0, 1.0)["diou"], losses([0, 2], 1.0, 1.0)["diou"])
+    half = losses([1], 0.5)
+    full = losses([1], 1.0)
+    assert_close(half["diou"], full["diou"] / 2)
+    assert half["focal"] < full["focal"]
