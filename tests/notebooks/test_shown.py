@@ -1,4 +1,4 @@
-"""What GitHub shows of the notebooks is what they are."""
+"""The copies of the notebooks that GitHub shows have the same cells, and figures."""
 
 import nbformat
 import pytest
@@ -10,19 +10,26 @@ NAMES = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_shown_copy_has_the_same_cells(name):
-    source, shown = (nbformat.read(ROOT / folder / name, as_version=4) for folder in ("notebooks", "docs/notebooks"))
-    cells = [[(cell.cell_type, cell.source) for cell in notebook.cells] for notebook in (source, shown)]
-    assert cells[0] == cells[1], "make show"
+    assert cells_of(ROOT / "notebooks" / name) == cells_of(ROOT / "docs" / "notebooks" / name), "run make show"
+
+
+def cells_of(path):
+    """Kind and text of each cell."""
+    notebook = nbformat.read(path, as_version=4)
+    return [(cell.cell_type, cell.source) for cell in notebook.cells]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_shown_copy_has_figures_with_alt_text(name):
     shown = nbformat.read(ROOT / "docs" / "notebooks" / name, as_version=4)
-    outputs = [output for cell in shown.cells for output in cell.get("outputs", [])]
+    outputs = []
+    for cell in shown.cells:
+        outputs += cell.get("outputs", [])
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     figures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(figures) >= 3
-    assert not [output for output in outputs if "widget" in str(output.get("data", {}).keys())], "dead without a kernel"
+    widgets = [output for output in outputs if "widget" in str(output.get("data", {}).keys())]
+    assert not widgets, "they do not work without a kernel"
     assert all(len(figure.metadata["image/png"]["alt"]) > 20 for figure in figures)
 
 
