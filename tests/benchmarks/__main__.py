@@ -33,7 +33,7 @@ def main() -> int:
 
 
 def page(rows: list[dict], machine: dict) -> str:
-    """Markdown: the comparisons, the growth with the number of videos, what else was noted, and where.
+    """Markdown: the machine, the comparisons, the growth with the number of videos, and further notes.
 
     >>> row = {"what": "mAP", "note": "9 videos", "plain_s": 9.0, "seconds_here": 0.03, "reach": "≤ 0.1 s"}
     >>> print(table([row], COMPARISON))
@@ -42,27 +42,38 @@ def page(rows: list[dict], machine: dict) -> str:
     | mAP | 9 videos | 9.0 s | 30 ms | 300 × | ≤ 0.1 s |
     """
     versions = ", ".join(f"{name} {machine['packages'][name]}" for name in ("torch", "numpy", "pandas"))
-    growth = [row for row in rows if "exponent" in row]
+    comparisons = []
+    growth = []
+    notes = []
+    for row in rows:
+        if "exponent" in row:
+            growth.append(row)
+        else:
+            comparisons.append(row)
+        notes += [f"- {line}" for line in row.get("details", "").splitlines()]
+    commit = machine["git_commit"][:7] + " with changes" * machine["git_changes"]
     blocks = [
         f"{machine['processor']}, {machine['cores']} cores, no GPU used; Python {machine['python']}, {versions}; "
-        f"commit {machine['git_commit'][:7]}{' with changes' * machine['git_changes']}. "
-        "The fastest of some rounds, in one thread where nothing else is said.",
-        table([row for row in rows if "exponent" not in row], COMPARISON),
+        f"commit {commit}. The fastest of some rounds, in one thread if no other number is given.",
+        table(comparisons, COMPARISON),
         table(growth, GROWTH) if growth else "",
-        "\n".join(f"- {line}" for row in rows for line in row.get("details", "").splitlines()),
+        "\n".join(notes),
     ]
     return "\n\n".join(block for block in blocks if block)
 
 
 def table(rows: list[dict], columns: dict) -> str:
-    """Markdown of one line a row."""
-    lines = [list(columns), ["---:" if name in RIGHT else "---" for name in columns]]
-    lines += [[cell(row) for cell in columns.values()] for row in rows]
-    return "\n".join(f"|{'|'.join(line)}|" if line[0][:3] == "---" else f"| {' | '.join(line)} |" for line in lines)
+    """A Markdown table with one line for each row."""
+    rule = ["---:" if name in RIGHT else "---" for name in columns]
+    lines = [f"| {' | '.join(columns)} |", f"|{'|'.join(rule)}|"]
+    for row in rows:
+        cells = [cell(row) for cell in columns.values()]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def duration(seconds: float) -> str:
-    """In a unit that suits.
+    """A time in seconds or milliseconds.
 
     >>> duration(0.00234), duration(0.0449), duration(12.3), duration(154.2)
     ('2.3 ms', '45 ms', '12 s', '154 s')
@@ -72,12 +83,12 @@ def duration(seconds: float) -> str:
 
 
 def digits(value: float) -> str:
-    """With one decimal place below 10."""
+    """A number with one decimal place below 10."""
     return f"{value:.{1 if value < 9.95 else 0}f}"
 
 
 def size(row: dict) -> str:
-    """What was measured on, and shares of the time where a benchmark noted them."""
+    """The sizes of a benchmark, and its shares of time if it has any."""
     parts = [row["note"]]
     if "waiting" in row:
         parts.append("waits {ours:.1%} of the time, plain {plain:.1%}".format(**row["waiting"]))

@@ -13,7 +13,7 @@ PARAMS = Params(generator_snippets=SNIPPETS, generator_dim=DIM, generator_lr=1e-
 
 
 def _step(network, losses, **options):
-    """One step of training as a function, already warm: forward, losses, backward, Adam."""
+    """A function for one step of training: forward, losses, backward, Adam; it has been called once."""
     torch.manual_seed(0)
     model = network(DIM, CLASSES, DIM, PARAMS.generator_dropout)
     optimizer = torch.optim.Adam(model.parameters(), PARAMS.generator_lr, weight_decay=5e-4, **options)

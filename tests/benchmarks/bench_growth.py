@@ -18,7 +18,7 @@ PARAMS, CLASSES = Params(), np.array([0, 1])
 
 @pytest.fixture
 def reading(tmp_path):
-    """Reads the features of so many videos from a store that has not seen them."""
+    """Reads the features of some videos with a new store."""
     names = [f"video{i}" for i in range(max(SIZES))]
     features = np.random.default_rng(0).standard_normal((400, 128), np.float32).astype(np.float16)
     for name in names:

@@ -1,4 +1,4 @@
-"""What comes after the networks: proposals, the filter, soft-NMS and evaluation, at THUMOS'14's sizes."""
+"""Post-processing of the networks' outputs: proposals, filter, soft-NMS and evaluation, at THUMOS'14's sizes."""
 
 import json
 
@@ -25,8 +25,10 @@ def evaluation_case(count, videos=VIDEOS, segments=SEGMENTS):
     random = np.random.default_rng(0)
     video = random.integers(0, videos, segments)
     label = np.where(random.random(segments) < 0.9, video % CLASSES, random.integers(0, CLASSES, segments))
-    start, length = random.uniform(0, 200, segments), random.lognormal(1.2, 0.7, segments)
-    near, of = random.random(count) < 0.5, random.integers(0, segments, count)
+    start = random.uniform(0, 200, segments)
+    length = random.lognormal(1.2, 0.7, segments)
+    near = random.random(count) < 0.5
+    of = random.integers(0, segments, count)
     begin = np.where(near, start[of] + random.normal(0, 0.3, count) * length[of], random.uniform(0, 200, count))
     lasts = np.where(near, length[of] * random.lognormal(0, 0.3, count), random.lognormal(1.2, 0.7, count))
     where = np.where(near, video[of], random.integers(0, videos, count))
@@ -55,7 +57,7 @@ def test_map(compare, count, plain):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """A result file of a million detections, indented: some 107 MB. And its annotations."""
+    """A result file of a million detections, indented (107 MB), and its annotations."""
     folder = tmp_path_factory.mktemp("large")
     detections, truth = evaluation_case(1_000_000)
     results = {video: _items(part, ["label", "score"]) for video, part in detections.groupby("video")}
@@ -95,7 +97,7 @@ def test_evaluating_a_file(compare, large):
 
 
 def activations(seed, length=750):
-    """CAS (T, C), actionness (T,) and video score (C,) of a video with actions of two classes: smooth with noise."""
+    """CAS (T, C), actionness (T,) and video score (C,) of a video with two classes: smooth signals and noise."""
     random = np.random.default_rng(seed)
     noise = gaussian_filter1d(random.normal(size=(length, CLASSES)), 2.5, axis=0)
     action = np.zeros((length, CLASSES))
@@ -107,7 +109,8 @@ def activations(seed, length=750):
 
 
 def test_proposals(compare):
-    case, params = activations(0), Params()
+    case = activations(0)
+    params = Params()
     found = compare(
         "proposals of a video",
         "≤ 8 ms (elsewhere 85–97 ms)",
@@ -120,8 +123,10 @@ def test_proposals(compare):
 
 
 def proposals_of(videos, params):
-    """Proposals of as many videos, and from them pseudo labels."""
-    frames = [propose(*case, np.array([0, 1]), 0.64, params).assign(video=i) for i, case in enumerate(videos)]
+    """Proposals of videos, and the pseudo labels that the filter selects from them."""
+    frames = []
+    for i, case in enumerate(videos):
+        frames.append(propose(*case, np.array([0, 1]), 0.64, params).assign(video=i))
     scored = add_iou_score(pd.concat(frames, ignore_index=True))
     return scored, select(scored, params.iou_score_min, params.confidence_min)
 
@@ -154,10 +159,13 @@ def test_filter(compare):
 @pytest.mark.parametrize("classes", [CLASSES, 1])
 def test_soft_nms(compare, classes):
     random = np.random.default_rng(0)
-    start, length = random.uniform(0, 2304, 2000), random.lognormal(np.log(30), 0.8, 2000)
-    segments = np.stack([start, start + length], axis=1).astype(np.float32)
-    parts = segments, random.random(2000).astype(np.float32), random.integers(0, classes, 2000)
-    case, options = tuple(map(torch.from_numpy, parts)), {"sigma": 0.5, "min_score": 0.001, "max_segments": 2000}
+    start = random.uniform(0, 2304, 2000)
+    length = random.lognormal(np.log(30), 0.8, 2000)
+    segments = torch.from_numpy(np.stack([start, start + length], axis=1).astype(np.float32))
+    scores = torch.from_numpy(random.random(2000).astype(np.float32))
+    labels = torch.from_numpy(random.integers(0, classes, 2000))
+    case = segments, scores, labels
+    options = {"sigma": 0.5, "min_score": 0.001, "max_segments": 2000}
     compare(
         f"soft-NMS, 2,000 segments, {classes} class{'es' * (classes > 1)}",
         "≤ 13 ms (elsewhere 6.5 ms in C++)" if classes == 1 else "≤ 2.2 ms (elsewhere 1.1 ms in C++)",

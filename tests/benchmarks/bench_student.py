@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def random_features(length, seed):
-    """Features (T, D) that change within about a second, so that neighbours say similar things, as in real video."""
+    """Features (T, D) that change within about a second: neighbours are similar, as in real video."""
     random = torch.Generator().manual_seed(seed)
     kernel = torch.exp(-(torch.linspace(-2, 2, 17) ** 2))[None, None]
     smooth = nn.functional.conv1d(torch.randn(64, 1, length + 16, generator=random), kernel / kernel.norm())[:, 0]
@@ -51,7 +51,7 @@ def make_student(recipe="corrected"):
 
 @torch.no_grad()
 def as_if_trained(student, candidates, confident):
-    """Scales the class scores, so that as many points say as much as after a training.
+    """Scales the class scores: as many of them exceed the thresholds as after a training.
 
     Args:
         student: is changed.
@@ -61,8 +61,10 @@ def as_if_trained(student, candidates, confident):
     features = torch.from_numpy(random_features(LENGTH, seed=1))[None]
     logits = student.eval()(features, torch.ones(1, LENGTH, 1, dtype=torch.bool)).class_logits[0]
     low, high = logits.quantile(torch.tensor([1 - candidates, 1 - confident]), dim=0)  # (C,)
-    floor, ceiling = (math.log(p / (1 - p)) for p in (PARAMS.pre_nms_score, PARAMS.relabel_confidence))
-    gain, out = (ceiling - floor) / (high - low), student.class_head.out
+    floor = math.log(PARAMS.pre_nms_score / (1 - PARAMS.pre_nms_score))
+    ceiling = math.log(PARAMS.relabel_confidence / (1 - PARAMS.relabel_confidence))
+    gain = (ceiling - floor) / (high - low)
+    out = student.class_head.out
     out.weight.mul_(gain[:, None, None])
     out.bias.sub_(low).mul_(gain).add_(floor)
 
@@ -70,18 +72,21 @@ def as_if_trained(student, candidates, confident):
 def make_batch():
     """Sequences of full length, each with one class and THUMOS'14's number and durations of actions."""
     x = torch.from_numpy(np.stack([random_features(LENGTH, seed) for seed in range(BATCH)]))
-    random, seconds = np.random.default_rng(0), LENGTH * shapes.STUDENT.stride / shapes.STUDENT.fps
+    random = np.random.default_rng(0)
+    seconds = LENGTH * shapes.STUDENT.stride / shapes.STUDENT.fps
     spans = [shapes.actions(seconds, random) / seconds * LENGTH for _ in range(BATCH)]
     segments = [torch.from_numpy(span.astype(np.float32)) for span in spans]
     labels = [torch.full((len(span),), i) for i, span in enumerate(spans)]
-    mask, weights = torch.ones(BATCH, LENGTH, 1, dtype=torch.bool), [torch.ones(len(span)) for span in spans]
+    mask = torch.ones(BATCH, LENGTH, 1, dtype=torch.bool)
+    weights = [torch.ones(len(span)) for span in spans]
     truth = Truth(segments, labels, weights, torch.eye(BATCH, shapes.CLASSES))
     return Batch([str(i) for i in range(BATCH)], x, mask, truth)
 
 
 def training(student, relabel=None):
-    """A step of training as `fustal.student.training.train_epochs` makes it; it returns relabelling's share of time."""
-    ema, optimizer = start_average(student), make_optimizer(student, PARAMS)
+    """The training step of `fustal.student.training.train_epochs`; it returns the share of time of relabelling."""
+    ema = start_average(student)
+    optimizer = make_optimizer(student, PARAMS)
 
     def step(batch):
         began = perf_counter()
@@ -102,8 +107,9 @@ def training(student, relabel=None):
 
 
 def plain_training(student, relabel=None):
-    """The same with plain loops."""
-    ema, optimizer = start_average(student), plain_student.plain_optimizer(student, PARAMS)
+    """The same step with plain loops."""
+    ema = start_average(student)
+    optimizer = plain_student.plain_optimizer(student, PARAMS)
 
     def step(batch):
         began = perf_counter()
@@ -117,8 +123,11 @@ def plain_training(student, relabel=None):
 
 
 def test_student_step(compare, benchmark):
-    ours, plain, batch = training(make_student()), plain_training(make_student("published")), make_batch()
-    ours(batch), plain(batch)  # the first pass waits for memory
+    ours = training(make_student())
+    plain = plain_training(make_student("published"))
+    batch = make_batch()
+    ours(batch)  # the first pass allocates memory
+    plain(batch)
     compare(
         f"student step, batch {BATCH} × {LENGTH}, 16 M parameters",
         "≥ 1.5 ×",
@@ -131,20 +140,26 @@ def test_student_step(compare, benchmark):
 
 
 def test_relabelling(compare, benchmark):
-    batch, students, shares = make_batch(), (make_student(), make_student("published")), ([], [])
-    as_if_trained(students[0], CANDIDATES, shapes.CLASSES * CONFIDENT)  # it looks at one of the classes only
-    as_if_trained(students[1], CANDIDATES, CONFIDENT)
-    ours, plain = training(students[0], Relabel(PARAMS)), plain_training(students[1], plain_student.plain_relabel)
-    ours(batch), plain(batch)  # the first pass waits for memory
+    batch = make_batch()
+    student = make_student()
+    published = make_student("published")
+    as_if_trained(student, CANDIDATES, shapes.CLASSES * CONFIDENT)  # only the label of the video is predicted
+    as_if_trained(published, CANDIDATES, CONFIDENT)
+    ours = training(student, Relabel(PARAMS))
+    plain = plain_training(published, plain_student.plain_relabel)
+    ours(batch)  # the first pass allocates memory
+    plain(batch)
+    our_shares = []
+    plain_shares = []
     compare(
         "distillation step: EMA relabelling, then a student step",
         "relabelling ≤ 25 %",
-        lambda: shares[0].append(ours(batch)),
-        lambda: shares[1].append(plain(batch)),
+        lambda: our_shares.append(ours(batch)),
+        lambda: plain_shares.append(plain(batch)),
         note=f"batch {BATCH} × {LENGTH}, float32, 2 threads; plain: inference of each video, then a plain step",
         rounds=2,
     )
-    benchmark.extra_info |= {"share": float(np.median(shares[0])), "plain_share": float(np.median(shares[1]))}
+    benchmark.extra_info |= {"share": float(np.median(our_shares)), "plain_share": float(np.median(plain_shares))}
 
 
 @pytest.fixture
@@ -171,23 +186,25 @@ def split(tmp_path):
 
 @pytest.mark.parametrize("padded", ["a training sequence", "the longest video"])
 def test_inference(compare, benchmark, split, padded):
-    students = make_student(), make_student("published")
-    [as_if_trained(student, CANDIDATES, CONFIDENT) for student in students]
+    student = make_student()
+    published = make_student("published")
+    as_if_trained(student, CANDIDATES, CONFIDENT)
+    as_if_trained(published, CANDIDATES, CONFIDENT)
     minutes = shapes.durations("test", SAMPLE).sum() / 60
     store, videos = split
     longest = max(map(store.length, videos)) if padded == "the longest video" else LENGTH
     plain_params = PARAMS.model_copy(update={"max_snippets": longest})
-    detect_videos(students[0], store, videos[-3:], PARAMS)  # the first pass waits for memory
-    plain_student.plain_localize(students[1], store, videos[-3:], PARAMS)
+    detect_videos(student, store, videos[-3:], PARAMS)  # the first pass allocates memory
+    plain_student.plain_localize(published, store, videos[-3:], PARAMS)
     compare(
         "inference, THUMOS'14-sized test split",
         "≥ 3 ×",
-        lambda: detect_videos(students[0], *split, PARAMS),
-        lambda: plain_student.plain_localize(students[1], *split, plain_params),
+        lambda: detect_videos(student, *split, PARAMS),
+        lambda: plain_student.plain_localize(published, *split, plain_params),
         note=f"{SAMPLE} videos, {minutes:.0f} minutes together, float32, 2 threads; "
         f"plain: one by one, padded to {padded}, {longest} snippets, at least",
         rounds=2,
     )
     if padded == "the longest video":
-        profile = spent(lambda: detect_videos(students[0], *split, PARAMS))
+        profile = spent(lambda: detect_videos(student, *split, PARAMS))
         benchmark.extra_info["details"] = f"time of inference: {profile}"

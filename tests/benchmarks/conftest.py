@@ -1,4 +1,4 @@
-"""How the benchmarks compare: ours by pytest-benchmark, the plain implementation next to it, both in the JSON."""
+"""Fixtures of the benchmarks: ours is measured by pytest-benchmark, the plain implementation beside it."""
 
 from time import perf_counter
 
@@ -7,7 +7,7 @@ import torch
 
 
 def threads(count):
-    """Sets the number of PyTorch's threads until the generator goes on."""
+    """Sets the number of PyTorch's threads until the generator continues."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     yield
@@ -22,7 +22,7 @@ def one_thread():
 
 @pytest.fixture
 def two_threads(one_thread):
-    """The networks on both cores, as the figures from elsewhere have it."""
+    """Two threads for the networks, as in the measurements of the released code."""
     yield from threads(2)
 
 
@@ -30,8 +30,8 @@ def two_threads(one_thread):
 def compare(benchmark):
     """Measures ours and the plain implementation; the row of the table goes into `extra_info`.
 
-    The returned function takes the row's name, the issue's target as text, ours and the plain one (None: none is
-    measured, as it would take too long), a note on sizes and the number of rounds of ours. The minimum counts.
+    The returned function takes the name of the row, the target as text, ours, the plain one (None: not measured, as it
+    would take too long), a note on sizes and the number of rounds of ours. The minimum counts.
     """
 
     def measure(what, reach, ours, plain=None, *, note="", rounds=5):
@@ -45,17 +45,19 @@ def compare(benchmark):
 
 
 def spent(function, kinds=6) -> str:
-    """What share of a call's time each kind of operation takes by itself, as PyTorch's profiler sees it; one line."""
+    """Share of each kind of operation in the time of a call, measured by PyTorch's profiler; one line."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         function()
     events = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)
     total = sum(event.self_cpu_time_total for event in events)
-    parts = [f"{event.key.removeprefix('aten::')} {event.self_cpu_time_total / total:.0%}" for event in events[:kinds]]
+    parts = []
+    for event in events[:kinds]:
+        parts.append(f"{event.key.removeprefix('aten::')} {event.self_cpu_time_total / total:.0%}")
     return ", ".join(parts)
 
 
 def fastest(function, repeats=3, patience=1.0) -> float:
-    """Seconds of the fastest call: of one where it takes longer than `patience`."""
+    """Seconds of the fastest call; no further call after `patience` seconds."""
     seconds = []
     while len(seconds) < repeats and sum(seconds) < patience:
         began = perf_counter()

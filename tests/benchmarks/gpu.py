@@ -1,15 +1,15 @@
-"""The whole chain on THUMOS'14's shapes: seconds, peak GPU memory and share of peak throughput of each stage.
+"""The whole chain at THUMOS'14's sizes: seconds, peak GPU memory and share of peak throughput of each stage.
 
 `python -m tests.benchmarks.gpu` simulates 200 training and 210 test videos of THUMOS'14's durations, 2 × 1024 features
-on both grids, and runs what the notebooks run with `params/thumos14.yaml`, in float32 and in bfloat16. It writes a JSON
-file after every stage, from which the README's table is made. `--steps` and `--epochs` cut the trainings short:
-`full_seconds` then says what they would take at full length, and the student learns the true segments, as a generator
-that has hardly learnt proposes little. `--small` runs tiny shapes anywhere.
+on both grids, and runs the stages of the notebooks with `params/thumos14.yaml`, in float32 and in bfloat16. It writes a
+JSON file after every stage, from which the table in the README is made. `--steps` and `--epochs` shorten the trainings:
+then `full_seconds` is extrapolated to full length, and the student learns the true segments, as a generator with few
+steps has few proposals. `--small` uses tiny sizes and runs on any machine.
 
-How it counts. Throughput is the floating-point operations of the networks' convolutions and matrix products, forward
-and backward, in the time of the whole stage, input and optimiser included; they are counted over one step of the
-generator and one epoch of the student. The peak is `--peak`, or what a large matrix product reaches in the same
-precision; as convolutions in float32 may use TF32 where PyTorch allows it, so may that product.
+Throughput is the number of floating-point operations of the networks' convolutions and matrix products, forward and
+backward, divided by the time of the whole stage, input and optimizer included; operations are counted over one step
+of the generator and one epoch of the student. The peak is `--peak`, or the throughput of a large matrix product in the
+same precision; convolutions in float32 may use TF32 where PyTorch allows it, so that product may use it, too.
 """
 
 import argparse
@@ -58,14 +58,20 @@ SMALL = {
     "max_snippets": 128,
     "max_detections": 50,
 }
-"""`--small`: as few numbers as the code runs with; 8 + 6 videos with 2 × 8 features."""
+"""`--small`: minimum sizes, with 8 + 6 videos of 2 × 8 features."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures, and writes the file."""
+    """Measures all stages and writes the file."""
     options = parse(arguments)
-    params = Params.read(ROOT / "params" / "thumos14.yaml", device=options.device, **(SMALL if options.small else {}))
-    counts, dim = ({"train": 8, "test": 6}, 8) if options.small else (shapes.VIDEOS, 1024)
+    changes = {"device": options.device}
+    counts = shapes.VIDEOS
+    dim = 1024
+    if options.small:
+        changes |= SMALL
+        counts = {"train": 8, "test": 6}
+        dim = 8
+    params = Params.read(ROOT / "params" / "thumos14.yaml", **changes)
     report = {
         "machine": provenance(params),
         "shapes": f"{counts['train']} + {counts['test']} videos, 2 x {dim} features" + " (small)" * options.small,
@@ -97,11 +103,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="steps of the generator, instead of all")
     parser.add_argument("--epochs", type=int, help="epochs of student and distillation each, instead of all")
     parser.add_argument("--peak", type=float, help="TFLOP/s of the device, instead of a measured one")
-    parser.add_argument("--data", type=Path, help="folder in which the features stay, to be used again")
+    parser.add_argument("--data", type=Path, help="folder in which the features are kept for later calls")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args(arguments)
     if options.small:
-        options.steps, options.epochs = options.steps or 3, options.epochs or 1
+        options.steps = options.steps or 3
+        options.epochs = options.epochs or 1
     return options
 
 
@@ -109,7 +116,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def make_dataset(root: Path, counts: dict[str, int], dim: int) -> Dataset:
-    """A data set of THUMOS'14's durations with simulated features, which are made where they are not there yet."""
+    """A data set of THUMOS'14's durations with simulated features, which are made if they do not exist."""
     videos, segments = shapes.annotate(counts)
     grids = {"generator": shapes.GENERATOR, "student": shapes.STUDENT}
     classes = sorted(set(segments.label))
@@ -117,10 +124,12 @@ def make_dataset(root: Path, counts: dict[str, int], dim: int) -> Dataset:
         "sizes", "", root, root / "gt.json", classes, videos, segments[["video", "label"]], segments, grids
     )
     if not (root / "complete").exists():
-        prototypes, look = make_prototypes(classes, 2 * dim, Look(), seed=0), Look()
+        look = Look()
+        prototypes = make_prototypes(classes, 2 * dim, look, seed=0)
 
         def write(video: str) -> None:
-            random, seconds = np.random.default_rng(zlib.crc32(video.encode())), videos.duration[video]
+            random = np.random.default_rng(zlib.crc32(video.encode()))
+            seconds = videos.duration[video]
             signal = latent(seconds, segments[segments.video == video], prototypes, look, random)
             for part in grids.values():
                 path = root / part.pattern.format(video=video)
@@ -137,38 +146,43 @@ def make_dataset(root: Path, counts: dict[str, int], dim: int) -> Dataset:
 
 
 def measure_peak(params: Params, size: int) -> float:
-    """TFLOP/s of a product of square matrices on the device, the best of some."""
-    device, before = pick_device(params), torch.get_float32_matmul_precision()
+    """Maximum TFLOP/s of ten products of square matrices on the device."""
+    device = pick_device(params)
+    before = torch.get_float32_matmul_precision()
     a = torch.randn(size, size, device=device)
     torch.set_float32_matmul_precision("high" if torch.backends.cudnn.allow_tf32 else "highest")
     with precision(params, device):
-        a = a.to(torch.bfloat16) if params.precision == "bfloat16" else a
-        best = min(timed(lambda: a @ a, device)[1] for _ in range(10))
+        if params.precision == "bfloat16":
+            a = a.to(torch.bfloat16)
+        times = []
+        for _ in range(10):
+            _, seconds = timed(lambda: a @ a, device)
+            times.append(seconds)
     torch.set_float32_matmul_precision(before)
-    return 2 * size**3 / best / 1e12
+    return 2 * size**3 / min(times) / 1e12
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
-    """What some work returns, and the seconds until the device has done it."""
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    synchronize()
+    """The result of a function, and the seconds until the device has computed it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     began = perf_counter()
     result = work()
-    synchronize()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     return result, perf_counter() - began
 
 
 def count_flops(work: Callable[[], Any]) -> int:
-    """Floating-point operations of the convolutions and matrix products of some work."""
-    with FlopCounterMode(
-        display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward_flops}
-    ) as counter:
+    """Floating-point operations of the convolutions and matrix products of a function."""
+    mapping = {torch.ops.aten.convolution_backward: _backward_flops}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         work()
     return counter.get_total_flops()
 
 
 def _backward_flops(gradient, x, weight, *rest, out_shape=None) -> int:
-    """Each gradient that is wanted costs what the convolution cost; PyTorch's own count is wrong with groups."""
+    """Each required gradient has the cost of the convolution; PyTorch's own count is wrong with groups."""
     of_x, of_weight, _ = rest[-1]
     return 2 * math.prod(gradient) * math.prod(weight[1:]) * (of_x + of_weight)
 
@@ -180,19 +194,24 @@ class Chain:
         params: at full length.
         dataset: with features on both grids.
         options: of the command line.
-        report: is added to, and written after each stage.
+        report: receives rows, and is written after each stage.
         peak: TFLOP/s.
     """
 
     def __init__(
         self, params: Params, dataset: Dataset, options: argparse.Namespace, report: dict[str, Any], peak: float
     ) -> None:
-        self.params, self.dataset, self.options, self.report, self.peak = params, dataset, options, report, peak
+        self.params = params
+        self.dataset = dataset
+        self.options = options
+        self.report = report
+        self.peak = peak
         self.device = pick_device(params)
-        self.train, self.test = dataset.split("train"), dataset.split("test")
+        self.train = dataset.split("train")
+        self.test = dataset.split("test")
 
     def run(self) -> None:
-        """All stages, one after the other."""
+        """Runs all stages, one after the other."""
         with tempfile.TemporaryDirectory() as folder:
             proposals = self.generate(Path(folder))
             truth = self.dataset.segments_of("train")
@@ -208,8 +227,9 @@ class Chain:
         self.evaluate("detections", found)
 
     def generate(self, folder: Path) -> pd.DataFrame:
-        """Trains the generator; the proposals of the training videos."""
-        store, steps = FeatureStore(self.dataset, "generator"), self.options.steps or self.params.generator_steps
+        """Trains the generator; returns the proposals of the training videos."""
+        store = FeatureStore(self.dataset, "generator")
+        steps = self.options.steps or self.params.generator_steps
 
         def train(count: int, name: str) -> Any:
             params = self.params.model_copy(update={"generator_steps": count})
@@ -230,18 +250,16 @@ class Chain:
         return proposals
 
     def learn(self, labels: pd.DataFrame, folder: Path) -> student.Student:
-        """Trains the student, on labels and then on its own; the average of its weights."""
+        """Trains the student on labels and then on its own predictions; returns the average of its weights."""
         store = FeatureStore(self.dataset, "student")
         data = student.TrainingVideos(self.params, store, labels, self.device)
         torch.manual_seed(self.params.seed)
         state = StudentState.new(self.params, store)
-        of = {"student": self.params.student_epochs, "distillation": self.params.distill_epochs}
-        count = {name: self.options.epochs or epochs for name, epochs in of.items()}
-        first, relabel = count["student"], Relabel(self.params).to(self.device)
-        for name, epochs, extra in (
-            ("student", range(first), None),
-            ("distillation", range(first, first + count["distillation"]), relabel),
-        ):
+        full = {"student": self.params.student_epochs, "distillation": self.params.distill_epochs}
+        first = self.options.epochs or full["student"]
+        last = first + (self.options.epochs or full["distillation"])
+        relabel = Relabel(self.params).to(self.device)
+        for name, epochs, extra in (("student", range(first), None), ("distillation", range(first, last), relabel)):
             train = functools.partial(train_epochs, self.params, data, relabel=extra)
             trial = StudentState.new(self.params, store)
             one_epoch = functools.partial(train, trial, folder / f"{name}, one epoch", epochs[:1])
@@ -249,7 +267,7 @@ class Chain:
                 name,
                 lambda train=train, name=name, epochs=epochs: (state.ema, train(state, folder / name, epochs)),
                 steps=len(epochs) * data.steps_per_epoch,
-                of=of[name] * data.steps_per_epoch,
+                of=full[name] * data.steps_per_epoch,
                 flops=count_flops(one_epoch) / data.steps_per_epoch,
             )
         return state.ema
@@ -288,11 +306,12 @@ class Chain:
             row |= {"peak_gpu_gib": torch.cuda.max_memory_allocated() / 2**30}
         self.report["stages"].append(row)
         write_json(self.report, self.options.out)
-        print(", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items()))
+        words = [f"{key} {value:.4g}" if isinstance(value, float) else f"{value}" for key, value in row.items()]
+        print(", ".join(words))
         return result
 
     def evaluate(self, what: str, found: pd.DataFrame) -> None:
-        """Adds the mAP of the test videos: the simulation's, which says nothing about real video."""
+        """Adds the mAP of the test videos, which are simulated: it is no measure of quality on real video."""
         ap = mean_average_precision(found, self.dataset.segments_of("test"), parse_grid(self.params.tious))
         self.report["map"].setdefault(self.params.precision, {})[what] = averages(ap)
         write_json(self.report, self.options.out)

@@ -1,6 +1,6 @@
 """The generator's training step as the field writes it: channels first, a loop over videos, a loop over pairs.
 
-Written from docs/method.md section 2, to be compared with: `fustal.generator` computes the same.
+Written from docs/method.md section 2, for comparison: `fustal.generator` computes the same.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import nn
 
 
 class PlainGenerator(nn.Module):
-    """Two convolutions over (B, D, T), with the names of `fustal.generator.Generator`'s weights."""
+    """Two convolutions over (B, D, T); its weights have the names of `fustal.generator.Generator`."""
 
     def __init__(self, in_dim, num_classes, dim, dropout):
         super().__init__()
@@ -26,9 +26,9 @@ class PlainGenerator(nn.Module):
         return embeddings.permute(0, 2, 1), cas, cas.sum(dim=2)
 
 
-def plain_losses(seen, labels, params):
-    """Losses of a batch by name, from what the network sees in it."""
-    embeddings, cas, actionness = seen
+def plain_losses(output, labels, params):
+    """Losses of a batch by name, from the outputs of the network."""
+    embeddings, cas, actionness = output
     length = cas.shape[1]
     top = torch.sort(cas, dim=1, descending=True)[0][:, : max(1, length // params.easy_ratio)]
     score = torch.softmax(top.mean(dim=1), dim=1)
@@ -43,11 +43,13 @@ def plain_losses(seen, labels, params):
 def plain_mining(embeddings, actionness, params):
     """Easy action, easy background, hard action, hard background: each (B, k, E)."""
     length = actionness.shape[1]
-    easy, hard = max(1, length // params.easy_ratio), max(1, length // params.hard_ratio)
+    easy = max(1, length // params.easy_ratio)
+    hard = max(1, length // params.hard_ratio)
     kept = nn.Dropout(params.mining_dropout)(torch.ones_like(actionness))
     reverse = actionness.max(dim=1, keepdim=True)[0] - actionness
-    regions = [plain_borders(row, params) for row in actionness.detach().cpu().numpy()]
-    inner, outer = (torch.from_numpy(np.stack(part)).to(actionness) for part in zip(*regions, strict=True))
+    regions = np.stack([plain_borders(row, params) for row in actionness.detach().cpu().numpy()])  # (B, 2, T)
+    inner = torch.from_numpy(regions[:, 0]).to(actionness)
+    outer = torch.from_numpy(regions[:, 1]).to(actionness)
     return (
         plain_pick(actionness * kept, embeddings, easy),
         plain_pick(reverse * kept, embeddings, easy),
@@ -57,12 +59,13 @@ def plain_mining(embeddings, actionness, params):
 
 
 def plain_borders(actionness, params):
-    """Inner and outer border regions (T,) of one video."""
+    """Inner and outer border regions (2, T) of one video."""
     binary = actionness > np.median(actionness)
-    small, large = np.ones(params.erosion_small), np.ones(params.erosion_large)
-    eroded = [ndimage.binary_erosion(binary, structure).astype(np.float32) for structure in (small, large)]
-    dilated = [ndimage.binary_dilation(binary, structure).astype(np.float32) for structure in (large, small)]
-    return eroded[0] - eroded[1], dilated[0] - dilated[1]
+    small = np.ones(params.erosion_small)
+    large = np.ones(params.erosion_large)
+    inner = ndimage.binary_erosion(binary, small).astype(np.float32) - ndimage.binary_erosion(binary, large)
+    outer = ndimage.binary_dilation(binary, large).astype(np.float32) - ndimage.binary_dilation(binary, small)
+    return np.stack([inner, outer])
 
 
 def plain_pick(score, embeddings, k):
@@ -79,7 +82,8 @@ def plain_contrast(easy_action, easy_background, hard_action, hard_background, t
 
 def plain_nce(query, key, negatives, temperature):
     """InfoNCE of queries (B, E) against keys (B, E) and negatives (B, n, E)."""
-    query, key = F.normalize(query, dim=1), F.normalize(key, dim=1)
+    query = F.normalize(query, dim=1)
+    key = F.normalize(key, dim=1)
     negatives = F.normalize(negatives.permute(0, 2, 1), dim=1)
     positive = torch.einsum("nc,nc->n", query, key).unsqueeze(1)
     negative = torch.einsum("nc,nck->nk", query, negatives)
@@ -90,7 +94,8 @@ def plain_nce(query, key, negatives, temperature):
 def plain_cross_video(snippets, labels, temperature):
     """Mean over the pairs of videos with identical labels of their contrast with the hard snippets swapped."""
     easy_action, easy_background, hard_action, hard_background = snippets
-    total, pairs = 0.0, 0
+    total = 0.0
+    pairs = 0
     for p in range(len(labels)):
         for q in range(p + 1, len(labels)):
             if torch.equal(labels[p], labels[q]):

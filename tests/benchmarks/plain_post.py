@@ -1,4 +1,4 @@
-"""What comes after the networks, in loops as the field writes them: the speed to compare with, and the same results."""
+"""Post-processing of the networks' outputs in loops, as the field writes it: the same results, for comparing speed."""
 
 import json
 from pathlib import Path
@@ -21,37 +21,46 @@ def plain_tiou(start: float, end: float, starts: np.ndarray, ends: np.ndarray, p
 def soft_nms(
     segments: Tensor, scores: Tensor, labels: Tensor, sigma: float, min_score: float, max_segments: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Soft-NMS class by class: takes the best, lowers all that are left, forgets what is too low, and again.
+    """Soft-NMS class by class: picks the best, lowers all others by their overlap, drops low ones, and repeats.
 
     Returns:
-        Segments, scores and labels, best first; of equal scores the lower label's and earlier start goes first.
+        Segments, scores and labels, best first; equal scores in the order of label and start.
     """
-    segments, scores, labels = segments.numpy(), scores.numpy(), labels.numpy()
+    segments = segments.numpy()
+    scores = scores.numpy()
+    labels = labels.numpy()
     picks = []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         rows = rows[np.argsort(segments[rows, 0], kind="stable")]
         rows = rows[scores[rows] >= min_score]
-        start, end, score = segments[rows, 0], segments[rows, 1], scores[rows]
+        start = segments[rows, 0]
+        end = segments[rows, 1]
+        score = scores[rows]
         while len(rows):
             best = score.argmax()
             picks.append((score[best], rows[best]))
             left = np.arange(len(rows)) != best
             tiou = plain_tiou(start[best], end[best], start[left], end[left])
-            rows, start, end = rows[left], start[left], end[left]
             score = score[left] * np.exp(np.asarray(-1 / sigma, score.dtype) * tiou * tiou)
             enough = score >= min_score
-            rows, start, end, score = rows[enough], start[enough], end[enough], score[enough]
+            rows = rows[left][enough]
+            start = start[left][enough]
+            end = end[left][enough]
+            score = score[enough]
     picks = sorted(picks, key=lambda pick: -pick[0])[:max_segments]
-    rows, decayed = np.array([row for _, row in picks], int), np.array([score for score, _ in picks], scores.dtype)
-    return tuple(map(torch.from_numpy, (segments[rows], decayed, labels[rows])))
+    rows = np.array([row for _, row in picks], int)
+    decayed = np.array([score for score, _ in picks], scores.dtype)
+    return torch.from_numpy(segments[rows]), torch.from_numpy(decayed), torch.from_numpy(labels[rows])
 
 
 def plain_hard_nms(segments: np.ndarray, scores: np.ndarray, threshold: float, plus: float = 0) -> np.ndarray:
-    """Indices of what hard NMS keeps, best first: one `while` round a kept segment."""
-    order, kept = np.argsort(-scores, kind="stable"), []
+    """Indices of the segments that hard NMS keeps, best first: one round for each of them."""
+    order = np.argsort(-scores, kind="stable")
+    kept = []
     while len(order):
-        best, order = order[0], order[1:]
+        best = order[0]
+        order = order[1:]
         kept.append(best)
         tiou = plain_tiou(*segments[best], segments[order, 0], segments[order, 1], plus)
         order = order[tiou < threshold]
@@ -60,11 +69,14 @@ def plain_hard_nms(segments: np.ndarray, scores: np.ndarray, threshold: float, p
 
 def plain_upsample(sequence: np.ndarray, factor: int) -> np.ndarray:
     """Min-max normalised over time, then linearly interpolated by scipy."""
-    low, high = max(sequence.min(), 0.0), max(sequence.max(), 0.0)
-    values = np.clip((sequence.astype(float) - low) / ((high - low) or 1.0), 0, 1)
+    low = max(sequence.min(), 0.0)
+    high = max(sequence.max(), 0.0)
+    span = high - low if high > low else 1.0
+    values = np.clip((sequence.astype(float) - low) / span, 0, 1)
     if len(values) == 1:
         return np.repeat(values, factor)
-    return interp1d(np.arange(len(values)), values, fill_value="extrapolate")(np.arange(len(values) * factor) / factor)
+    interpolate = interp1d(np.arange(len(values)), values, fill_value="extrapolate")
+    return interpolate(np.arange(len(values) * factor) / factor)
 
 
 def plain_runs(mask: np.ndarray) -> list[tuple[int, int]]:
@@ -75,12 +87,13 @@ def plain_runs(mask: np.ndarray) -> list[tuple[int, int]]:
 
 
 def plain_contrast(values: np.ndarray, first: int, last: int, flank: float) -> float:
-    """Outer-inner contrast of one run, docs/method.md section 2 word by word."""
+    """Outer-inner contrast of one run, as docs/method.md section 2 defines it."""
     reach = flank * (last - first + 1)
     left = values[max(0, int(first - reach)) : first]
     right = values[last + 1 : min(len(values) - 1, int(last + reach)) + 1]
     flanks = np.concatenate([left, right])
-    return values[first : last + 1].mean() - (flanks.mean() if len(flanks) else 0.0)
+    outside = flanks.mean() if len(flanks) else 0.0
+    return values[first : last + 1].mean() - outside
 
 
 def plain_contrasted_runs(activation: np.ndarray, action: np.ndarray, params: Params) -> list[tuple[int, int, float]]:
@@ -88,7 +101,8 @@ def plain_contrasted_runs(activation: np.ndarray, action: np.ndarray, params: Pa
     found = []
     for threshold in parse_grid(params.cas_thresholds):
         above = np.where(activation >= threshold, activation, 0.0)
-        found += [(a, b, plain_contrast(above, a, b, params.oic_flank)) for a, b in plain_runs(above > 0)]
+        for a, b in plain_runs(above > 0):
+            found.append((a, b, plain_contrast(above, a, b, params.oic_flank)))
     for threshold in parse_grid(params.actionness_thresholds):
         for a, b in plain_runs((action >= threshold) & (action > 0)):
             found.append((a, b, plain_contrast(activation, a, b, params.oic_flank)))
@@ -103,8 +117,9 @@ def plain_propose(
     snippet_seconds: float,
     params: Params,
 ) -> pd.DataFrame:
-    """What `fustal.proposals.propose` returns, of the corrected recipe."""
-    action, rows = plain_upsample(actionness, params.upscale), []
+    """The result of `fustal.proposals.propose` in the corrected recipe."""
+    action = plain_upsample(actionness, params.upscale)
+    rows = []
     position = snippet_seconds / params.upscale
     for c in classes:
         runs = plain_contrasted_runs(plain_upsample(cas[:, c], params.upscale), action, params)
@@ -116,7 +131,7 @@ def plain_propose(
 
 
 def plain_iou_score(proposals: pd.DataFrame) -> np.ndarray:
-    """IoU score of each proposal, in the order of the rows: one pass over its video a proposal."""
+    """IoU score of each proposal, in the order of the rows: for each one a pass over its video."""
     score = np.zeros(len(proposals))
     for rows in proposals.groupby("video").indices.values():
         start, end = proposals[["start", "end"]].to_numpy()[rows].T
@@ -139,15 +154,16 @@ def plain_read_results(path: Path) -> pd.DataFrame:
 def plain_mean_average_precision(
     detections: pd.DataFrame, ground_truth: pd.DataFrame, tious: list[float]
 ) -> pd.DataFrame:
-    """Interpolated AP in the manner of the ActivityNet evaluator: each class, each detection, each tIoU in turn.
+    """Interpolated AP like the ActivityNet evaluator: loops over classes, detections and tIoU thresholds.
 
-    Of equal tIoUs the last is tried first, as the evaluator goes backwards through a sort.
+    Of equal tIoUs the last is tried first, as the evaluator reads its sorted tIoUs backwards.
     """
     ap = {}
-    for label, truth in sorted(ground_truth.groupby("label"), key=lambda pair: pair[0]):
+    for label, truth in ground_truth.groupby("label"):
         found = detections[detections.label == label].sort_values("score", ascending=False, kind="stable")
         videos = truth.reset_index(drop=True).groupby("video")
-        hit, taken = np.zeros((len(tious), len(found))), np.zeros((len(tious), len(truth)), bool)
+        hit = np.zeros((len(tious), len(found)))
+        matched = np.zeros((len(tious), len(truth)), bool)
         for n, (_, one) in enumerate(found.iterrows()):
             if one.video not in videos.groups:
                 continue
@@ -157,8 +173,9 @@ def plain_mean_average_precision(
                 for j in np.argsort(tiou, kind="stable")[::-1]:
                     if tiou[j] < threshold:
                         break
-                    if not taken[k, near.index[j]]:
-                        taken[k, near.index[j]] = hit[k, n] = True
+                    if not matched[k, near.index[j]]:
+                        matched[k, near.index[j]] = True
+                        hit[k, n] = 1
                         break
         ap[label] = [_interpolated(row, len(truth)) for row in hit]
     return pd.DataFrame.from_dict(ap, orient="index", columns=tious)

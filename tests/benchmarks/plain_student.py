@@ -1,8 +1,8 @@
 """The student as the field writes it: channels first, every head on every level, videos one by one, padding everywhere.
 
-Written from docs/method.md sections 4 and 5 for `recipe: published`, to be compared with: it computes on the weights of
-a `fustal.student.Student` what `fustal.student` computes. Vectorised where the field is (convolutions, targets of a
-video, decoding of a level), in loops where it loops (levels, heads, videos, classes, picks of NMS).
+Written from docs/method.md sections 4 and 5 for `recipe: published`, for comparison: with the weights of a
+`fustal.student.Student` it computes the same as `fustal.student`. Vectorised where the field is (convolutions, targets
+of a video, decoding of a level), in loops where the field has loops (levels, heads, videos, classes, picks of NMS).
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from tests.benchmarks.plain_post import soft_nms
 
 
 class Level(NamedTuple):
-    """What the student says on one level of the pyramid."""
+    """Outputs of the student on one level of the pyramid."""
 
     class_logits: Tensor  # (B, C, T)
     start_logits: Tensor  # (B, C, T)
@@ -48,7 +48,7 @@ def plain_depthwise(conv, x):
 
 
 def plain_drop_path(layer, x):
-    """Drops the path of whole videos and scales its channels; nothing where the student has no such layer."""
+    """Drops the path of whole videos and scales its channels; returns x if the student has no such layer."""
     if isinstance(layer, nn.Identity):
         return x
     if layer.training:
@@ -60,16 +60,21 @@ def plain_drop_path(layer, x):
 def plain_sgp(block, x, mask):
     """An SGP block on x (B, D, T)."""
     if block.halve:
-        x, mask = F.max_pool1d(x, 3, stride=2, padding=1), mask[:, :, ::2]
+        x = F.max_pool1d(x, 3, stride=2, padding=1)
+        mask = mask[:, :, ::2]
     z = plain_norm(block.norm, x)
     context = F.relu(plain_depthwise(block.context, z.mean(dim=2, keepdim=True)))
-    local, wide = plain_depthwise(block.local, z), plain_depthwise(block.wide, z)
-    mixed = plain_depthwise(block.instant, z) * context + (local + wide) * plain_depthwise(block.gate, z) + z
+    instant = plain_depthwise(block.instant, z)
+    local = plain_depthwise(block.local, z)
+    wide = plain_depthwise(block.wide, z)
+    gate = plain_depthwise(block.gate, z)
+    mixed = instant * context + (local + wide) * gate + z
     x = x * mask + plain_drop_path(block.drop_mix, mixed)
     group = block.group_norm
     y = F.group_norm(x, group.num_groups, group.weight, group.bias, group.eps)
     first, activation, second = block.mlp
-    y = F.conv1d(activation(F.conv1d(y, first.weight[:, :, None], first.bias)), second.weight[:, :, None], second.bias)
+    y = activation(F.conv1d(y, first.weight[:, :, None], first.bias))
+    y = F.conv1d(y, second.weight[:, :, None], second.bias)
     return x + plain_drop_path(block.drop_mlp, y), mask
 
 
@@ -121,13 +126,14 @@ def plain_decode(level, video, point, label):
 
 
 def plain_grid(levels):
-    """Position, stride, shortest and longest reach (P, 4), snippets, of the points of all levels."""
+    """Position, stride, minimum and maximum reach (P, 4), in snippets, of the points of all levels."""
     rows = []
     for i, level in enumerate(levels):
         position = torch.arange(level.mask.shape[2], device=level.mask.device) * 2.0**i
-        low, high = 2.0 ** (i + 1) if i else 0.0, 2.0 ** (i + 2) if i < len(levels) - 1 else np.inf
-        same = [torch.full_like(position, value) for value in (2.0**i, low, high)]
-        rows.append(torch.stack([position, *same], dim=1))
+        stride = torch.full_like(position, 2.0**i)
+        low = torch.full_like(position, 2.0 ** (i + 1) if i else 0.0)
+        high = torch.full_like(position, 2.0 ** (i + 2) if i < len(levels) - 1 else np.inf)
+        rows.append(torch.stack([position, stride, low, high], dim=1))
     return torch.cat(rows)
 
 
@@ -135,9 +141,11 @@ def plain_targets(grid, segments, labels, num_classes, radius):
     """Classes (P, C) and offsets (P, 2) that the points should predict in one video."""
     if not len(segments):
         return grid.new_zeros(len(grid), num_classes), grid.new_zeros(len(grid), 2)
-    position, stride, low, high = (column[:, None] for column in grid.unbind(dim=1))
-    start, end = segments[None, :, 0], segments[None, :, 1]
-    left, right = position - start, end - position
+    position, stride, low, high = grid[:, :, None].unbind(dim=1)  # (P, 1) each
+    start = segments[None, :, 0]
+    end = segments[None, :, 1]
+    left = position - start
+    right = end - position
     length = (end - start).repeat(len(grid), 1)
     length[(left <= 0) | (right <= 0)] = np.inf
     length[(position - (start + end) / 2).abs() >= radius * stride] = np.inf
@@ -182,26 +190,31 @@ def plain_mil(level, video_labels, params, training):
 
 
 def plain_losses(student, levels, truth, params):
-    """Losses of a batch by name; updates the student's count of positives."""
+    """Losses of a batch by name; updates the moving number of positives of the student."""
     logits = torch.cat([level.class_logits for level in levels], dim=2).permute(0, 2, 1)  # (B, P, C)
     valid = torch.cat([level.mask for level in levels], dim=2)[:, 0]
     grid = plain_grid(levels)
-    targets = [
-        plain_targets(grid, *pair, logits.shape[2], params.center_radius)
-        for pair in zip(truth.segments, truth.labels, strict=True)
-    ]
-    classes = torch.stack([part for part, _ in targets]) * valid[:, :, None]
-    wanted = torch.stack([part for _, part in targets])
+    class_targets = []
+    offset_targets = []
+    for segments, labels in zip(truth.segments, truth.labels, strict=True):
+        of_classes, of_offsets = plain_targets(grid, segments, labels, logits.shape[2], params.center_radius)
+        class_targets.append(of_classes)
+        offset_targets.append(of_offsets)
+    classes = torch.stack(class_targets) * valid[:, :, None]
+    offsets = torch.stack(offset_targets)
     if student.training:
         count = max(int((classes.sum(dim=2) > 0).sum()), 1)
         student.positives.copy_(0.9 * student.positives + 0.1 * count)
 
-    weight, diou, first = torch.ones_like(logits), 0.0, 0
+    weight = torch.ones_like(logits)
+    diou = 0.0
+    first = 0
     for level in levels:
         last = first + level.mask.shape[2]
         video, point, label = torch.where(classes[:, first:last] > 0)
         if len(video):
-            decoded, target = plain_decode(level, video, point, label), wanted[video, point + first]
+            decoded = plain_decode(level, video, point, label)
+            target = offsets[video, point + first]
             weight[video, point + first, label] = plain_iou(decoded.detach(), target)[0] ** 0.2
             diou = diou + plain_diou(decoded, target).sum()
         first = last
@@ -213,9 +226,13 @@ def plain_losses(student, levels, truth, params):
 
 def plain_optimizer(student, params):
     """AdamW without weight decay on biases, norms and scales, a loop over lists of weights."""
-    decayed, others = [], []
+    decayed = []
+    others = []
     for weight in student.parameters():
-        (decayed if weight.ndim > 1 else others).append(weight)
+        if weight.ndim > 1:
+            decayed.append(weight)
+        else:
+            others.append(weight)
     groups = [
         {"params": decayed, "weight_decay": params.student_weight_decay},
         {"params": others, "weight_decay": 0.0},
@@ -226,7 +243,8 @@ def plain_optimizer(student, params):
 def plain_step(student, ema, optimizer, batch, params):
     """One step of training on a `fustal.student.batches.Batch`; the losses as numbers."""
     student.train()
-    x, mask = batch.x.permute(0, 2, 1).contiguous(), batch.mask.permute(0, 2, 1)
+    x = batch.x.permute(0, 2, 1).contiguous()
+    mask = batch.mask.permute(0, 2, 1)
     x = x + params.input_noise * torch.randn_like(x)
     levels = plain_forward(student, x, mask)
     losses = plain_losses(student, levels, batch.truth, params)
@@ -245,13 +263,17 @@ def plain_step(student, ema, optimizer, batch, params):
 
 def plain_detect(levels, params):
     """Segments (N, 2) in snippets, scores and labels (N,) of the only video of a batch, after soft-NMS."""
-    segments, scores, labels = [], [], []
+    segments = []
+    scores = []
+    labels = []
     for i, level in enumerate(levels):
         score = (level.class_logits.sigmoid() * level.mask)[0].T.flatten()
         chosen = torch.where(score > params.pre_nms_score)[0]
         ranked, order = score[chosen].sort(descending=True)
-        best, ranked = chosen[order[: params.pre_nms_topk]], ranked[: params.pre_nms_topk]
-        point, label = best // level.class_logits.shape[1], best % level.class_logits.shape[1]
+        best = chosen[order[: params.pre_nms_topk]]
+        ranked = ranked[: params.pre_nms_topk]
+        point = best // level.class_logits.shape[1]
+        label = best % level.class_logits.shape[1]
         reach = plain_decode(level, torch.zeros_like(point), point, label) * 2**i
         segment = torch.stack([point * 2**i - reach[:, 0], point * 2**i + reach[:, 1]], dim=1)
         keep = segment[:, 1] - segment[:, 0] > params.min_duration_snippets
@@ -275,7 +297,8 @@ def plain_pad(features, params):
     """One video (T, D) as a batch (1, D, T') with its mask, at least as long as a training sequence."""
     multiple = 2 ** (params.student_levels - 1)
     length = -(-max(len(features), params.max_snippets) // multiple) * multiple
-    x, mask = torch.zeros(1, features.shape[1], length), torch.zeros(1, 1, length, dtype=torch.bool)
+    x = torch.zeros(1, features.shape[1], length)
+    mask = torch.zeros(1, 1, length, dtype=torch.bool)
     x[0, :, : len(features)] = torch.from_numpy(features.T)
     mask[0, 0, : len(features)] = True
     return x, mask
@@ -285,14 +308,15 @@ def plain_pad(features, params):
 def plain_localize(student, store, videos, params):
     """Detections of videos as a frame, one video after the other."""
     student.eval()
-    rows, device = [], next(student.parameters()).device
+    device = next(student.parameters()).device
+    rows = []
     for video in videos:
         features = np.concatenate([np.load(path) for path in store.paths(video)], axis=1).astype(np.float32)
-        x, mask = (part.to(device) for part in plain_pad(features, params))
-        found = plain_detect(plain_forward(student, x, mask), params)
-        grid, duration = store.grid_of(video), store.duration(video)
-        for segment, score, label in zip(*(part.tolist() for part in found), strict=True):
-            start, end = (min(max(grid.to_seconds(edge), 0.0), duration) for edge in segment)
+        x, mask = plain_pad(features, params)
+        levels = plain_forward(student, x.to(device), mask.to(device))
+        segments, scores, labels = plain_detect(levels, params)
+        seconds = store.grid_of(video).to_seconds(segments.double()).clamp(0.0, store.duration(video))
+        for (start, end), score, label in zip(seconds.tolist(), scores.tolist(), labels.tolist(), strict=True):
             rows.append((video, store.dataset.classes[label], score, start, end))
     return pd.DataFrame(rows, columns=RESULT_COLUMNS)
 
@@ -301,13 +325,14 @@ def plain_localize(student, store, videos, params):
 def plain_relabel(teacher, batch, params):
     """The teacher's labels of a batch: a full pass of inference for each video."""
     teacher.eval()
-    segments, labels = [], []
+    segments = []
+    labels = []
     for x, mask in zip(batch.x, batch.mask, strict=True):
         levels = plain_forward(teacher, x.T[None].contiguous(), mask.T[None])
         found, scores, classes = plain_detect(levels, params)
         keep = scores > params.relabel_confidence
-        if not keep.any():
-            keep = torch.zeros_like(keep).index_fill(0, scores.argmax()[None], True) if len(scores) else keep
+        if len(scores) and not keep.any():
+            keep[scores.argmax()] = True
         segments.append(found[keep].clamp(0, float(mask.sum())))
         labels.append(classes[keep])
     if not all(map(len, labels)):

@@ -1,4 +1,4 @@
-"""Sizes of THUMOS'14, which the benchmarks share: how long its videos are and how many actions happen in them."""
+"""Sizes of THUMOS'14 for the benchmarks: durations of its videos, and number and durations of their actions."""
 
 import numpy as np
 import pandas as pd
@@ -15,13 +15,14 @@ SECONDS = {
     "train": [9, 37, 67, 100, 128, 151, 181, 210, 276, 450, 700, 899, 1409],
     "test": [15, 48, 77, 107, 128, 162, 186, 216, 246, 413, 692, 954, 1673],
 }
-"""Duration that a share of the videos does not exceed."""
+"""Quantiles of the durations at these shares of the videos."""
 
 GENERATOR = Grid(pattern="generator/{video}.npy", fps=25.0, stride=16, window=16)
 STUDENT = Grid(pattern="student/{video}.npy", fps=30.0, stride=4, window=16)
 
 ACTIONS_PER_MINUTE = 4.3
-ACTION_SECONDS, ACTION_SPREAD = 3.0, 0.84
+ACTION_SECONDS = 3.0
+ACTION_SPREAD = 0.84
 """Median and log standard deviation of an action's duration."""
 
 
@@ -49,7 +50,7 @@ def snippets(seconds: float, grid: Grid) -> int:
 
 
 def annotate(counts: dict[str, int | None], seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Videos of THUMOS'14's durations, with one class each and actions of about its number and durations.
+    """Videos with THUMOS'14's durations, one class each, and about its number and durations of actions.
 
     Args:
         counts: videos of "train" and "test"; None: all.
@@ -62,10 +63,13 @@ def annotate(counts: dict[str, int | None], seed: int = 0) -> tuple[pd.DataFrame
     >>> len(videos), segments.label.nunique(), bool((segments.end > segments.start).all())
     (30, 20, True)
     """
-    rng, videos, segments = np.random.default_rng(seed), [], []
+    rng = np.random.default_rng(seed)
+    videos = []
+    segments = []
     for subset, count in counts.items():
         for i, seconds in enumerate(durations(subset, count)):
-            video, label = f"{subset}_{i:03d}", f"class_{i % CLASSES:02d}"
+            video = f"{subset}_{i:03d}"
+            label = f"class_{i % CLASSES:02d}"
             videos.append((video, subset, seconds, STUDENT.fps))
             segments += [(video, label, start, end) for start, end in actions(seconds, rng)]
     frame = pd.DataFrame(videos, columns=["video", "subset", "duration", "fps"]).set_index("video")

@@ -1,8 +1,8 @@
-"""A sweep of 24 chains on a scheduler and three workers in processes of their own, while things go wrong.
+"""A sweep of 24 chains on a scheduler and three workers in separate processes, with failures.
 
 `python -m tests.benchmarks.sweep [--page docs/cluster.md]`, half an hour on two cores. A worker and a client are killed
-(SIGKILL), and one job more is made to fail; then six of the jobs run one by one, without any sweep, and on one and two
-workers. It writes what came of it. As root, with iproute2, each worker has a network of its own.
+(SIGKILL), and an additional job fails on purpose; then six of the jobs run one by one without a sweep, and on one and
+two workers. It writes the results. As root, with iproute2, each worker has its own network.
 """
 
 import argparse
@@ -34,7 +34,7 @@ FUSTAL = [sys.executable, "-m", "fustal"]
 
 
 def main() -> None:
-    """Runs everything and tells."""
+    """Runs both parts and prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--page", type=Path, help="a page to put the figures into, between its marks")
     options = parser.parse_args()
@@ -48,44 +48,49 @@ def main() -> None:
 
 
 def disturbed(folder: Path) -> list[str]:
-    """The 24 jobs and one that fails, with a lost worker and a lost client; what came of it."""
+    """Runs 24 jobs and one that fails, with a lost worker and a lost client; returns the figures as lines."""
     sweep = read_sweep(DEMO)
     content = sweep.model_dump() | {"variants": {"demo": {}}}
     (folder / "chains.yaml").write_text(yaml.safe_dump(content))
     jobs = jobs_of(read_sweep(folder / "chains.yaml"), folder / "chains.yaml")
-    (folder / "strict.yaml").write_text(
-        yaml.safe_dump(content | {"variants": {"strict": {"confidence_min": 0.999}}, "grid": {}, "seeds": [0]})
-    )
+    strict = content | {"variants": {"strict": {"confidence_min": 0.999}}, "grid": {}, "seeds": [0]}
+    (folder / "strict.yaml").write_text(yaml.safe_dump(strict))
     began = time.monotonic()
     with cluster(folder) as (address, workers):
         failing = start(folder, "sweep", folder / "strict.yaml", "--scheduler", address)
         first = start(folder, "sweep", folder / "chains.yaml", "--scheduler", address)
         wait_until(lambda: len(finished(folder / "chains")) >= 15)
-        [process.kill() for process in [*workers[0].children(), workers[0]]]  # and whoever would start it again
+        for process in [*workers[0].children(), workers[0]]:  # with the parent, which would start it again
+            process.kill()
         wait_until(lambda: len(finished(folder / "chains")) >= 40)
         first.kill()
         second = start(folder, "sweep", folder / "chains.yaml", "--scheduler", address)
-        status, failed_status = second.wait(), failing.wait()
+        status = second.wait()
+        failed_status = failing.wait()
     seconds = time.monotonic() - began
-    computed, taken = finished(folder / "chains"), len(jobs) * 5 - len(finished(folder / "chains"))
+    computed = finished(folder / "chains")
+    taken = len(jobs) * 5 - len(computed)
     assert status == 0, (folder / "log").read_text()
     assert failed_status == 1
     assert len(list((folder / "chains").glob("*/evaluation/metrics.json"))) == len(jobs) == 24
     planned = sum(task.donor is None for task in plan(jobs, None))
     assert len(computed) == planned
-    twice = {name: count for name, count in starts(folder / "cluster.log", jobs).items() if count > 1}
+    repeated = []
+    for name, count in starts(folder / "cluster.log", jobs).items():
+        if count > 1:
+            repeated.append(" ".join(name))
     where = f"{WORKERS} workers" + ", each in a network of its own" * namespaces()
     return [
         f"- {len(jobs)} chains on {where}, one of them killed for good, then the client killed and started again, "
         f"beside a job that fails: {len(jobs)} done in {seconds / 60:.0f} minutes, the failing one named, with exit "
         f"status {failed_status}.",
-        f"- {planned} stages computed, {taken} taken over; started more than once: {len(twice)} "
-        f"({', '.join(sorted(' '.join(name) for name in twice)) or 'none'}).",
+        f"- {planned} stages computed, {taken} taken over; started more than once: {len(repeated)} "
+        f"({', '.join(sorted(repeated)) or 'none'}).",
     ]
 
 
 def undisturbed(folder: Path) -> list[str]:
-    """Six of the jobs one by one and as sweeps; their results against each other, and what they took."""
+    """Runs six of the jobs one by one and as sweeps; returns the comparison of results and times as lines."""
     content = read_sweep(DEMO).model_dump() | {"variants": {"demo": {}}}
     content["grid"] = {name: values[-1:] for name, values in content["grid"].items()}
     (folder / "six.yaml").write_text(yaml.safe_dump(content))
@@ -100,15 +105,17 @@ def undisturbed(folder: Path) -> list[str]:
     seconds = {}
     for name, commands in calls.items():
         began = time.monotonic()
-        assert all(start(folder, *command, outputs=folder / name).wait() == 0 for command in commands)
+        for command in commands:
+            assert start(folder, *command, outputs=folder / name).wait() == 0
         seconds[name] = time.monotonic() - began
     results = [measured(folder / where, jobs) for where in ("serial", "one/six", "two/six", "chains")]
-    same = sum(all(result[params.run] == results[0][params.run] for result in results) for params in jobs)
-    assert same == len(jobs)
+    for params in jobs:
+        for result in results[1:]:
+            assert result[params.run] == results[0][params.run]
     overhead = (seconds["one"] - seconds["serial"]) / len(jobs)
     return [
-        f"- {same} of {len(jobs)} chains gave exactly the same metrics one by one (`fustal run`), on one worker, on "
-        "two, and among the disturbed ones.",
+        f"- {len(jobs)} of {len(jobs)} chains gave exactly the same metrics one by one (`fustal run`), on one worker, "
+        "on two, and among the disturbed ones.",
         f"- One by one {seconds['serial']:.0f} s; as a sweep on one worker {seconds['one']:.0f} s, {overhead:+.0f} s a "
         f"chain (a process for each notebook); on two workers {seconds['two']:.0f} s, "
         f"{seconds['one'] / seconds['two']:.2f} × as fast as on one.",
@@ -116,7 +123,7 @@ def undisturbed(folder: Path) -> list[str]:
 
 
 def start(folder: Path, *arguments: object, outputs: Path | None = None) -> psutil.Popen:
-    """Starts the command; its words go to a log."""
+    """Starts the command; its output is appended to a log."""
     environment = os.environ | {"FUSTAL_OUTPUTS": str(outputs or folder), "TQDM_DISABLE": "1"}
     with open(folder / "log", "a") as log:
         return psutil.Popen([*FUSTAL, *map(str, arguments)], env=environment, stdout=log, stderr=log)
@@ -128,43 +135,47 @@ def finished(sweep: Path) -> list[Path]:
 
 
 def measured(sweep: Path, jobs: list[Params]) -> dict[str, dict]:
-    """What each job measured."""
-    metrics = {job.run: json.loads((sweep / job.run / "evaluation" / "metrics.json").read_text()) for job in jobs}
-    return {run: {part: values[part] for part in ("mAP", "labels")} for run, values in metrics.items()}
+    """mAP and label quality of each job."""
+    found = {}
+    for job in jobs:
+        metrics = json.loads((sweep / job.run / "evaluation" / "metrics.json").read_text())
+        found[job.run] = {"mAP": metrics["mAP"], "labels": metrics["labels"]}
+    return found
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Looks again and again."""
+    """Checks a condition each second until it is true."""
     while not condition():
         time.sleep(1)
 
 
 def starts(log: Path, jobs: list[Params]) -> Counter[tuple[str, str]]:
-    """How often the notebooks of some jobs were started, by job and notebook, from what the workers logged."""
+    """Number of starts of each notebook of each job, from the log of the workers."""
     found = re.findall(r"([\w.-]+): \d/\d (\w+) \.\.\.$", log.read_text(), re.MULTILINE)
     runs = {params.run for params in jobs}
     return Counter((run, notebook) for run, notebook in found if run in runs)
 
 
 def namespaces() -> bool:
-    """Whether workers can have networks of their own."""
+    """Whether workers can have their own networks."""
     return os.geteuid() == 0 and shutil.which("ip") is not None
 
 
 @contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[tuple[str, list[psutil.Popen]]]:
-    """A scheduler and workers of one thread in processes of their own: its address, and them."""
-    dask, host, prefixes = [sys.executable, "-m", "dask"], "127.0.0.1", [[]] * WORKERS
+    """Starts a scheduler and workers of one thread as processes; yields the address and the workers."""
+    dask = [sys.executable, "-m", "dask"]
+    host = "127.0.0.1"
+    prefixes = [[]] * WORKERS
     hosts = [host] * WORKERS
     with contextlib.ExitStack() as stack:
         if namespaces():
             host, hosts, prefixes = stack.enter_context(networks())
         log = stack.enter_context(open(folder / "cluster.log", "w"))
         calls = [[*dask, "scheduler", "--host", host, "--port", "8786", "--no-dashboard"]]
-        calls += [
-            [*prefix, *dask, "worker", f"tcp://{host}:8786", "--host", own, "--nworkers", "1", "--nthreads", "1"]
-            for prefix, own in zip(prefixes, hosts, strict=True)
-        ]
+        for prefix, own in zip(prefixes, hosts, strict=True):
+            options = ["--host", own, "--nworkers", "1", "--nthreads", "1"]
+            calls.append([*prefix, *dask, "worker", f"tcp://{host}:8786", *options])
         processes = []
         for call in calls:
             processes.append(psutil.Popen([*call], stdout=log, stderr=log, cwd=folder))
@@ -173,16 +184,17 @@ def cluster(folder: Path) -> Iterator[tuple[str, list[psutil.Popen]]]:
 
 
 def end(process: psutil.Popen) -> None:
-    """Ends a process and what it started."""
+    """Ends a process and its children."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        [child.kill() for child in process.children(recursive=True)]
+        for child in process.children(recursive=True):
+            child.kill()
         process.kill()
         process.wait()
 
 
 @contextlib.contextmanager
 def networks() -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """Network namespaces on a bridge: the address here, those in there, and what to put before a command."""
+    """Network namespaces on a bridge; yields the address outside, those inside, and prefixes for commands."""
 
     def ip(*arguments: str) -> None:
         subprocess.run(["ip", *arguments], check=True)
@@ -193,7 +205,8 @@ def networks() -> Iterator[tuple[str, list[str], list[list[str]]]]:
         ip("address", "add", "10.77.0.1/24", "dev", "fustal")
         ip("link", "set", "fustal", "up")
         for i in range(WORKERS):
-            space, inside = f"fustal{i}", ["-n", f"fustal{i}"]
+            space = f"fustal{i}"
+            inside = ["-n", space]
             ip("netns", "add", space)
             stack.callback(ip, "netns", "delete", space)
             ip("link", "add", f"fu{i}", "type", "veth", "peer", "name", "eth0", "netns", space)

@@ -1,7 +1,7 @@
-"""Every notebook in JupyterLab, in a real browser: all cells run, figures are there, a slider moves one.
+"""Every notebook in JupyterLab, in a real browser: all cells run, figures are shown, a slider changes its figure.
 
-Skipped where there is no Chromium or no Playwright; `make test` installs both where it may. Screenshots are kept in
-`outputs/screenshots`, or where `FUSTAL_SCREENSHOTS` says.
+Skipped without Chromium or Playwright; `make test` installs both where it is permitted. Screenshots are kept in
+`outputs/screenshots`, or in the folder `FUSTAL_SCREENSHOTS`.
 """
 
 import itertools
@@ -33,27 +33,29 @@ SETTINGS = {
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false"},
 }
 PATIENCE = 600
-"""Seconds that a notebook may take; the demo's take a minute, but others may use the machine, too."""
+"""Maximum number of seconds for a notebook; on an idle machine those of the demo take a minute."""
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """URL of a JupyterLab over copies of the notebooks, with a folder of runs of its own."""
+    """URL of a JupyterLab with copies of the notebooks and its own folder of runs."""
     home = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", home / "notebooks")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port, token = free.getsockname()[1], secrets.token_hex(16)
-    place = os.environ | {"FUSTAL_OUTPUTS": str(home / "outputs"), "JUPYTER_CONFIG_DIR": str(home / "config")}
-    place = {name: value for name, value in place.items() if name not in ("FUSTAL_STATIC", "TQDM_DISABLE")}
+        port = free.getsockname()[1]
+    token = secrets.token_hex(16)
+    environment = os.environ | {"FUSTAL_OUTPUTS": str(home / "outputs"), "JUPYTER_CONFIG_DIR": str(home / "config")}
+    for name in ("FUSTAL_STATIC", "TQDM_DISABLE"):
+        environment.pop(name, None)
     for plugin, setting in SETTINGS.items():
         file = home / "settings" / f"{plugin}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(setting), encoding="utf-8")
-    place["JUPYTERLAB_SETTINGS_DIR"] = str(home / "settings")
+    environment["JUPYTERLAB_SETTINGS_DIR"] = str(home / "settings")
     options = ["--no-browser", "--allow-root", f"--port={port}", f"--IdentityProvider.token={token}"]
     command = [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={home / 'notebooks'}"]
-    with open(home / "log", "w") as log, subprocess.Popen(command, env=place, stdout=log, stderr=log) as server:
+    with open(home / "log", "w") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as server:
         url = f"http://127.0.0.1:{port}/lab/tree/{{}}?token={token}&reset"
         try:
             wait_for(url.format(""), home / "log")
@@ -101,7 +103,7 @@ def test_notebook_runs_in_the_browser(lab, browser, name):
 
 
 def open_notebook(page, url):
-    """Waits for the notebook's kernel; loads the page once more where JupyterLab has missed that it is there."""
+    """Waits for the kernel of the notebook; loads the page a second time if JupyterLab does not notice the kernel."""
     for last in (False, True):
         page.goto(url)
         try:
@@ -113,7 +115,7 @@ def open_notebook(page, url):
 
 def run_all(page):
     """Runs all cells and waits until the kernel is idle and no cell waits for it."""
-    page.wait_for_timeout(1000)  # the notebook hears of its kernel a little later
+    page.wait_for_timeout(1000)  # the notebook is connected to its kernel a little later
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     done = """() => {
@@ -124,7 +126,7 @@ def run_all(page):
 
 
 def keep_screenshots(page, stem):
-    """The whole notebook, from top to bottom."""
+    """Screenshots of the whole notebook, from top to bottom."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     for old in SCREENSHOTS.glob(f"{stem}_*.png"):
         old.unlink()
@@ -140,7 +142,7 @@ def keep_screenshots(page, stem):
 
 
 def check_figure(cell):
-    """The cell shows an image that has been drawn, and says what is on it."""
+    """The cell shows an image that has been drawn, with an alt text."""
     cell.scroll_into_view_if_needed()
     image = cell.locator("img").first
     image.wait_for(timeout=30_000)
@@ -151,12 +153,14 @@ def check_figure(cell):
 def check_control(cell):
     """The first control changes the figure."""
     cell.scroll_into_view_if_needed()
-    image, before = cell.locator("img").first, cell.locator("img").first.get_attribute("src")
+    image = cell.locator("img").first
+    before = image.get_attribute("src")
     slider = cell.locator(".noUi-handle")
     if slider.count():
         slider.first.focus()
-        now, most = (slider.first.get_attribute(f"aria-{name}") for name in ("valuenow", "valuemax"))
-        slider.first.press("ArrowLeft" if float(now) == float(most) else "ArrowRight")
+        value = float(slider.first.get_attribute("aria-valuenow"))
+        maximum = float(slider.first.get_attribute("aria-valuemax"))
+        slider.first.press("ArrowLeft" if value == maximum else "ArrowRight")
     else:
         picker = cell.locator("select").first
         picker.select_option(index=1)
@@ -164,4 +168,4 @@ def check_control(cell):
         if image.get_attribute("src") != before:
             return
         time.sleep(0.1)
-    raise AssertionError("the figure stayed as it was")
+    raise AssertionError("the figure did not change")

@@ -1,4 +1,4 @@
-"""A plugin for nbval (`-p tests.notebooks.compare`): pictures are compared by what their alt text says."""
+"""A plugin for nbval (`-p tests.notebooks.compare`): pictures are compared by their alt texts only."""
 
 
 def pytest_collectstart(collector):

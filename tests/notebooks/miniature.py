@@ -1,4 +1,4 @@
-"""The demo in miniature, and calls of commands, for the tests that run chains of notebooks."""
+"""Small sizes for the demo, and calls of commands, for the tests that run chains of notebooks."""
 
 import os
 import re
@@ -15,24 +15,24 @@ SMALL = {
     "upper_bound_epochs": 1,
     "device": "cpu",
 }
-"""Small, but enough for the student to learn its labels whatever the seed is: notebook 03 warns where it did not."""
+"""Small, but large enough for the student to learn its labels with any seed: notebook 03 warns if it does not."""
 
 
 def environment(outputs, **changes):
-    """Of a process whose runs go to a folder."""
+    """The environment of a process whose runs go to a folder."""
     return os.environ | {"FUSTAL_OUTPUTS": str(outputs), "TQDM_DISABLE": "1", "NO_COLOR": "1"} | changes
 
 
 def call(*command, outputs, cwd, **changes):
-    """Runs a module of Python, such as fustal, with other variables of the environment."""
+    """Runs a Python module, such as fustal; `changes` are variables of its environment."""
     command = [sys.executable, "-m", *map(str, command)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment(outputs, **changes))
-    done.stderr = said(done.stderr)
+    done.stderr = without_zmq(done.stderr)
     return done
 
 
 def cells_without_exercises(notebook):
-    """The code cells of an executed notebook; none of its exercises was executed."""
+    """The code cells of an executed notebook without its exercises, none of which may have been executed."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     exercises = [cell for cell in cells if {"exercise", "solution"} & set(cell.metadata.get("tags", []))]
     assert len(exercises) == 6
@@ -42,11 +42,12 @@ def cells_without_exercises(notebook):
     return others
 
 
-def said(errors):
-    """What a command said on stderr, but for a line of libzmq when a notebook's process ends: a rare race within it, by
-    which nothing is lost, as all has been written.
+def without_zmq(errors):
+    """The text on stderr without a line of libzmq.
 
-    >>> said("Bad file descriptor (src/signaler.cpp:318)\\nerror: no such file\\n")
+    It comes from a rare race inside libzmq when the process of a notebook ends; all files have been written by then.
+
+    >>> without_zmq("Bad file descriptor (src/signaler.cpp:318)\\nerror: no such file\\n")
     'error: no such file\\n'
     """
     return re.sub(r"^.* \(src/\w+\.cpp:\d+\)\n", "", errors, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The chain of notebooks on the demo data, in miniature: what it leaves, what it skips, and how it fails."""
+"""A small chain of notebooks on the demo data: its files, the stages that it skips, and its errors."""
 
 import json
 import re
@@ -21,15 +21,20 @@ NOTEBOOKS = [stage.notebook for stage in CHAIN.values()]
 
 
 def run_chain(outputs, **changes):
-    """`fustal run params/demo.yaml`, in miniature, from a folder that is not the repository's."""
-    options = [option for name, value in (SMALL | changes).items() for option in ("--set", f"{name}={value}")]
+    """`fustal run params/demo.yaml` with small sizes, called in a folder outside the repository."""
+    options = []
+    for name, value in (SMALL | changes).items():
+        options += ["--set", f"{name}={value}"]
     return call("fustal", "run", ROOT / "params" / "demo.yaml", *options, outputs=outputs, cwd=outputs)
 
 
 def states(done):
-    """What the command said of each stage: "done" or "run"."""
-    lines = [line for line in done.stdout.splitlines() if line[1:3] == "/5"]
-    return ["done" if line.endswith("already done") else "run" for line in lines if not line.endswith("...")]
+    """The state of each stage in the output of the command: "done" or "run"."""
+    found = []
+    for line in done.stdout.splitlines():
+        if line[1:3] == "/5" and not line.endswith("..."):
+            found.append("done" if line.endswith("already done") else "run")
+    return found
 
 
 def modified(folder):
@@ -46,7 +51,7 @@ def first(tmp_path_factory):
 
 @pytest.fixture
 def again(first, tmp_path):
-    """A copy of the run's folder, to go on from."""
+    """A copy of the folder of the run, for a second call."""
     return shutil.copytree(first[0], tmp_path / "again")
 
 
@@ -65,35 +70,41 @@ def test_the_chain_runs_to_its_end(first):
         for item in stage.outputs:
             assert (outputs / "demo" / item).stat().st_size > 0, item
         assert (outputs / "demo" / stage.name / "stage.json").exists()
-    assert not list(outputs.rglob("checkpoint.safetensors")), "none is left"
+    assert not list(outputs.rglob("checkpoint.safetensors")), "no checkpoint is left"
     assert [path.name for path in outputs.iterdir()] == ["demo"]
 
 
-def test_the_executed_notebooks_are_whole(first):
+def test_the_executed_notebooks_are_complete(first):
     folder = first[0] / "demo" / "notebooks"
     assert sorted(path.name for path in folder.iterdir()) == NOTEBOOKS
     for path in folder.iterdir():
         cells = cells_without_exercises(nbformat.read(path, as_version=4))
-        outputs = [output for cell in cells for output in cell.outputs]
+        outputs = outputs_of(cells)
         assert not [output for output in outputs if output.output_type == "error"]
         assert not [output for output in outputs if output.get("name") == "stderr"], "no warnings"
-        images = [
-            tag
-            for output in outputs
-            for tag in re.findall("<img[^>]{,999}", output.get("data", {}).get("text/html", ""))
-        ]
+        images = []
+        for output in outputs:
+            images += re.findall("<img[^>]{,999}", output.get("data", {}).get("text/html", ""))
         assert images, "it has figures"
-        assert all(re.match(r'<img alt="[^"]+" src="data:image/png;base64,', tag) for tag in images)
+        assert all(re.match(r'<img alt="[^"]+" src="data:image/png;base64,', image) for image in images)
 
 
-def test_the_metrics_name_every_stage_and_where_they_come_from(metrics):
+def outputs_of(cells):
+    outputs = []
+    for cell in cells:
+        if cell.cell_type == "code":
+            outputs += cell.outputs
+    return outputs
+
+
+def test_the_metrics_have_every_stage_and_their_provenance(metrics):
     assert (metrics["run"], metrics["dataset"]) == ("demo", "demo")
     assert set(metrics["mAP"]) == {"generator", "student", "student_ema", "distilled", "upper_bound"}
-    names = [f"0.{t}" for t in range(1, 8)] + ["0.1:0.5", "0.3:0.7", "0.1:0.7"]
+    names = [f"0.{i}" for i in range(1, 8)] + ["0.1:0.5", "0.3:0.7", "0.1:0.7"]
     for values in metrics["mAP"].values():
         assert list(values) == names
         assert all(0 <= value <= 100 for value in values.values())
-    assert metrics["mAP"]["generator"]["0.1:0.7"] > 5, "even 30 steps teach something"
+    assert metrics["mAP"]["generator"]["0.1:0.7"] > 5, "the generator learns in 30 steps"
     assert set(metrics["AP"]) == set(metrics["mAP"])
     for stage, classes in metrics["AP"].items():
         assert list(classes) == load_dataset("demo").classes
@@ -110,7 +121,8 @@ def test_the_metrics_name_every_stage_and_where_they_come_from(metrics):
 
 
 def test_the_artefacts_agree_with_each_other(first, metrics):
-    dataset, folder = load_dataset("demo"), first[0] / "demo"
+    dataset = load_dataset("demo")
+    folder = first[0] / "demo"
     labels = read_results(folder / "selection" / "pseudo_labels.json")
     assert len(labels) == metrics["labels"]["pseudo labels"]["labels"]
     assert (labels.score > Params().confidence_min - 1e-6).all()
@@ -121,9 +133,10 @@ def test_the_artefacts_agree_with_each_other(first, metrics):
         assert set(detections.label) <= set(dataset.classes)
 
 
-def test_the_run_finds_the_same_in_its_test_videos_as_in_new_ones(first, tmp_path):
-    """Up to the end of the last snippet, which is where a new video ends."""
-    outputs, dataset = first[0], load_dataset("demo")
+def test_localize_detects_the_same_in_the_test_videos_as_the_run(first, tmp_path):
+    """Up to the end of the last snippet: a video without annotation ends there."""
+    outputs = first[0]
+    dataset = load_dataset("demo")
     pattern = dataset.root / "features" / "student" / "{modality}"
     files = [pattern / f"{video}.npy" for video in dataset.split("test")]
     done = call("fustal", "localize", "demo", *files, "--out", tmp_path / "a.json", outputs=outputs, cwd=tmp_path)
@@ -131,7 +144,8 @@ def test_the_run_finds_the_same_in_its_test_videos_as_in_new_ones(first, tmp_pat
     found = read_results(tmp_path / "a.json")
     expected = read_results(outputs / "demo" / "distilled" / "detections_test.json")
     assert found[["video", "label", "score"]].equals(expected[["video", "label", "score"]])
-    last = np.minimum(*(frame.groupby("video").end.max() for frame in (found, expected)))[expected.video].to_numpy()
+    ends = np.minimum(found.groupby("video").end.max(), expected.groupby("video").end.max())
+    last = ends[expected.video].to_numpy()
     for side in ("start", "end"):
         np.testing.assert_array_equal(np.minimum(found[side], last), np.minimum(expected[side], last))
 
@@ -153,26 +167,24 @@ def test_another_parameter_runs_only_what_depends_on_it(again):
     assert states(done) == ["done", "run", "run", "run", "run"]
     after = modified(again)
     unchanged = {name for name in before if before[name] == after[name]}
-    assert {name for name in unchanged if name.startswith("demo/generator/")} == {
-        name for name in before if name.startswith("demo/generator/")
-    }
+    of_generator = {name for name in before if name.startswith("demo/generator/")}
+    assert of_generator <= unchanged
     assert "demo/notebooks/01_generator_training.ipynb" in unchanged
     assert not [name for name in unchanged if name.endswith("stage.json") and "generator" not in name]
 
 
 def test_a_stage_that_fails_stops_the_chain_and_keeps_its_notebook(again):
     done = run_chain(again, student_lr=1e3)
-    assert done.returncode == 1, "the input was right, the work failed"
+    assert done.returncode == 1, "the input was valid, the work failed"
     assert done.stderr.startswith("error: StageError: 03_student_training.ipynb: FloatingPointError: student: the loss")
     assert done.stderr.count("\n") == 1
     assert states(done) == ["done"] * 2
     assert "4/5" not in done.stdout
     partial = again / "demo" / "notebooks" / "03_student_training.partial.ipynb"
     assert str(partial) in done.stderr
-    cells = nbformat.read(partial, as_version=4).cells
-    outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
+    outputs = outputs_of(nbformat.read(partial, as_version=4).cells)
     assert [output.ename for output in outputs if output.output_type == "error"] == ["FloatingPointError"]
-    assert not (again / "demo" / "student" / "stage.json").exists(), "it is not done"
+    assert not (again / "demo" / "student" / "stage.json").exists(), "the stage is not done"
 
 
 @pytest.mark.parametrize("name", CHAIN)
@@ -190,16 +202,18 @@ def test_a_stage_can_be_opened_again_in_the_same_notebook(again, monkeypatch, na
     assert namespace["params"].of(*groups) == Params(**SMALL).of(*groups)
 
 
-def test_a_stage_that_refuses_its_input_is_status_2(tmp_path):
-    demo, data = load_dataset("demo"), tmp_path.resolve() / "data"
+def test_invalid_input_of_a_stage_is_status_2(tmp_path):
+    demo = load_dataset("demo")
+    data = tmp_path.resolve() / "data"
     shutil.copytree(demo.root, data)
     card = (ROOT / "params" / "datasets" / "demo.yaml").read_text()
     (tmp_path / "card.yaml").write_text(card.replace("name: demo", "name: mine").replace("../../data/demo", str(data)))
-    victim = data / FeatureStore(demo, "generator").paths(demo.split("train")[0])[0].relative_to(demo.root)
-    victim.write_bytes(b"broken")
+    first_file = FeatureStore(demo, "generator").paths(demo.split("train")[0])[0]
+    broken = data / first_file.relative_to(demo.root)
+    broken.write_bytes(b"broken")
     done = run_chain(tmp_path, dataset=tmp_path / "card.yaml")
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {victim}: is not a readable .npy file")
+    assert done.stderr.startswith(f"error: {broken}: is not a readable .npy file")
     assert done.stderr.count("\n") == 1
     assert (tmp_path / "demo" / "notebooks" / "01_generator_training.partial.ipynb").exists()
 
@@ -219,7 +233,7 @@ def papermill(target, *options, outputs):
 
 
 def test_plain_papermill_runs_a_notebook_from_any_folder(first, tmp_path):
-    done = papermill(tmp_path / "out.ipynb", *("-p", "generator_steps", "30"), outputs=tmp_path)
+    done = papermill(tmp_path / "out.ipynb", "-p", "generator_steps", "30", outputs=tmp_path)
     assert done.returncode == 0, done.stderr
     cells_without_exercises(nbformat.read(tmp_path / "out.ipynb", as_version=4))
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [".generator.lock", "generator"]
@@ -228,30 +242,29 @@ def test_plain_papermill_runs_a_notebook_from_any_folder(first, tmp_path):
 
 
 def test_plain_papermill_with_an_unknown_parameter_fails(tmp_path):
-    done = papermill(tmp_path / "out.ipynb", *("-p", "generator_step", "30"), outputs=tmp_path)
+    done = papermill(tmp_path / "out.ipynb", "-p", "generator_step", "30", outputs=tmp_path)
     assert done.returncode != 0
     assert "InputError: unknown parameter 'generator_step' (did you mean 'generator_steps'?)" in done.stderr
     assert not (tmp_path / "demo").exists()
 
 
-def test_foreign_proposals_go_through_notebook_02_unchanged(shared, tmp_path):
+def test_notebook_02_filters_proposals_of_another_method(shared, tmp_path):
     thumos = shared / "thumos14"
     card = (ROOT / "params" / "datasets" / "thumos14.yaml").read_text()
     (tmp_path / "card.yaml").write_text(card.replace("root: ../../data/thumos14", f"root: {thumos}"))
     given = thumos / "proposals_train_pmil.json"
-    done = call(
-        *("papermill", ROOT / "notebooks" / "02_proposal_filtering.ipynb", tmp_path / "out.ipynb"),
-        *("-p", "run", "pmil", "-p", "dataset", tmp_path / "card.yaml", "-p", "proposals_file", given),
-        "--no-progress-bar",
-        outputs=tmp_path,
-        cwd=tmp_path,
-    )
+    command = ["papermill", ROOT / "notebooks" / "02_proposal_filtering.ipynb", tmp_path / "out.ipynb"]
+    command += ["-p", "run", "pmil", "-p", "dataset", tmp_path / "card.yaml", "-p", "proposals_file", given]
+    done = call(*command, "--no-progress-bar", outputs=tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    raw, labels = read_results(given), read_results(tmp_path / "pmil" / CHAIN["selection"].outputs[0])
-    assert 0 < len(labels) < len(raw) == 33_895
+    proposals = read_results(given)
+    labels = read_results(tmp_path / "pmil" / CHAIN["selection"].outputs[0])
+    assert len(proposals) == 33_895
+    assert 0 < len(labels) < len(proposals)
     truth = load_dataset(tmp_path / "card.yaml").segments_of("train")
-    before, after = (pseudo_label_quality(part, truth).loc[0.5] for part in (raw, labels))
-    assert after.precision > 1.3 * before.precision, "the filter pays"
+    before = pseudo_label_quality(proposals, truth).loc[0.5]
+    after = pseudo_label_quality(labels, truth).loc[0.5]
+    assert after.precision > 1.3 * before.precision, "the filter improves the labels"
     assert after.f1 > 1.3 * before.f1
     assert "of the proposals are TPs" in (tmp_path / "out.ipynb").read_text()
 
@@ -267,19 +280,17 @@ def test_detections_of_another_method_are_evaluated_alone(first, metrics, tmp_pa
     assert "| another method's detections |" in done.stdout
 
 
-def test_labels_of_videos_are_enough(tmp_path):
-    """No segment is known, neither in training nor in test: everything runs but the evaluation."""
+def test_the_chain_runs_with_video_level_labels_alone(tmp_path):
+    """Without a segment in training and test all stages run, except the evaluation."""
     videos = load_dataset("demo").videos
     labels = load_dataset("demo").video_labels.query("video.str.startswith('train')")
     rows = [f"{row.video},{row.label},train,{videos.duration[row.video]}" for row in labels.itertuples()]
     rows += [f"{video},,test," for video in load_dataset("demo").split("test")]
     (tmp_path / "labels.csv").write_text("\n".join(["video,label,subset,duration", *rows]))
-    card = (
-        (ROOT / "params" / "datasets" / "demo.yaml")
-        .read_text()
-        .replace("annotations: gt.json", "annotations: labels.csv")
-    )
-    (tmp_path / "card.yaml").write_text(card.replace("root: ../../data/demo", f"root: {tmp_path}"))
+    card = (ROOT / "params" / "datasets" / "demo.yaml").read_text()
+    card = card.replace("annotations: gt.json", "annotations: labels.csv")
+    card = card.replace("root: ../../data/demo", f"root: {tmp_path}")
+    (tmp_path / "card.yaml").write_text(card)
     (tmp_path / "features").symlink_to(ROOT / "data" / "demo" / "features")
     (tmp_path / "outputs").mkdir()
     done = run_chain(tmp_path / "outputs", run="weak", dataset=tmp_path / "card.yaml")

@@ -1,4 +1,4 @@
-"""The form of the notebooks: what DESIGN promises of each."""
+"""The form of the notebooks: parameters, sections, exercises and figures, which each of them must have."""
 
 import ast
 import re
@@ -56,22 +56,26 @@ def test_parameters_agree_with_params(notebook, stage):
 
 
 def test_no_cell_takes_the_name_of_a_parameter(notebook, stage):
-    """Then the cell that opens a stage would not run twice: it reads its parameters by their names."""
+    """Otherwise the cell that opens a stage could not run twice: it reads its parameters by their names."""
     (cell,) = _parameters(notebook)
-    taken = {line.split(":")[0] for line in cell.source.splitlines()} | (
-        set(Params.model_fields) if stage in CHAIN else set()
-    )
-    for source in (other.source for other in notebook.cells if other.cell_type == "code" and other != cell):
-        names = {
-            node.id
-            for node in ast.walk(ast.parse(source))
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-        }
-        assert not names & taken, source
+    taken = {line.split(":")[0] for line in cell.source.splitlines()}
+    if stage in CHAIN:
+        taken |= set(Params.model_fields)
+    for other in notebook.cells:
+        if other.cell_type == "code" and other != cell:
+            assert not assigned_names(other.source) & taken, other.source
 
 
-def test_nothing_runs_after_a_stage_is_finished_but_exercises(notebook, stage):
-    """What failed there would be called done the next time."""
+def assigned_names(source):
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
+
+
+def test_only_exercises_follow_the_cell_that_finishes_a_stage(notebook, stage):
+    """After an error in a later cell the stage would count as done."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     after = [i for i, cell in enumerate(code) if "stage.finish()" in cell.source]
     assert len(after) == (stage in CHAIN)
@@ -81,18 +85,18 @@ def test_nothing_runs_after_a_stage_is_finished_but_exercises(notebook, stage):
 
 def test_headings_are_in_order(notebook, stage):
     number = NOTEBOOKS[stage].name.split("_")[0].lstrip("0").title() or "0"
-    headings = [line for text in _markdown(notebook) for line in text.splitlines() if re.match(r"#+ ", line)]
+    lines = "\n".join(_markdown(notebook)).splitlines()
+    headings = [line for line in lines if re.match(r"#+ ", line)]
     assert re.match(rf"# {number} · \S", headings[0])
     assert all(heading.startswith("## ") for heading in headings[1:]), "one H1, and no level skipped"
     titles = [heading.removeprefix("## ") for heading in headings[1:]]
     sections = [title for title in titles if re.match(r"\d", title)]
     chapter = f"{number}." if number.isdigit() else ""
     assert [title.split()[0] for title in sections] == [f"{chapter}{i}" for i in range(1, len(sections) + 1)]
-    frame = ["Parameters", *sections, "Checks", "What was written", "Exercises", "Recap"]
-    assert titles == frame
+    assert titles == ["Parameters", *sections, "Checks", "What was written", "Exercises", "Recap"]
 
 
-def test_begins_with_what_you_learn_and_what_it_needs(notebook):
+def test_begins_with_learning_goals_and_requirements(notebook):
     first = _markdown(notebook)[0]
     assert "You will learn to" in first
     assert len(re.findall(r"^- [a-z]", first, re.M)) == 3
@@ -102,9 +106,10 @@ def test_begins_with_what_you_learn_and_what_it_needs(notebook):
 def test_exercises_have_solutions_that_fit(notebook):
     kinds = {}
     for i, cell in enumerate(notebook.cells):
-        if exercise := re.match(r"\*\*\d · (\w+)\.\*\*", cell.source):
+        exercise = re.match(r"\*\*\d · (\w+)\.\*\*", cell.source)
+        if exercise:
             stub, solution = notebook.cells[i + 1 : i + 3]
-            assert stub.metadata.tags == ["exercise", "skip-execution"], "papermill and nbclient leave them out"
+            assert stub.metadata.tags == ["exercise", "skip-execution"], "papermill and nbclient skip them"
             assert solution.metadata.tags == ["solution", "skip-execution", "hide-input"]
             assert solution.metadata.jupyter.source_hidden
             assert solution.source.startswith("# Solution\n"), "JupyterLab shows the first line of a hidden cell"
@@ -113,21 +118,27 @@ def test_exercises_have_solutions_that_fit(notebook):
 
 
 def missing_from(solution, stub):
-    """Lines of a stub that its solution does not have, in their order; of what is "your turn" only the name counts."""
-    lines = iter(solution.splitlines())
-    wanted = [line.split(" = ")[0] + " = " if "# your turn" in line else line for line in stub.splitlines()]
-    assert any(line.endswith(" = ") for line in wanted), "there is something to do"
-    return [want for want in wanted if not any(has.startswith(want) for has in lines)]
+    """Lines of a stub that its solution does not have in the same order; of a line "your turn" only the name counts."""
+    beginnings = []
+    for line in stub.splitlines():
+        beginnings.append(line.split(" = ")[0] + " = " if "# your turn" in line else line)
+    assert any(beginning.endswith(" = ") for beginning in beginnings), "the stub has a line to complete"
+    missing = []
+    left = iter(solution.splitlines())  # each search continues after the line that was found last
+    for beginning in beginnings:
+        if not any(line.startswith(beginning) for line in left):
+            missing.append(beginning)
+    return missing
 
 
-def test_a_stub_that_does_not_fit_is_seen():
+def test_a_stub_that_does_not_fit_is_found():
     stub = "x = None  # your turn\nprint(x)"
     assert missing_from("y = 1\nx = y\nprint(x)\nassert x", stub) == []
     assert missing_from("y = 1\nprint(y)", stub) == ["x = ", "print(x)"]
     assert missing_from("print(x)\nx = 1", stub) == ["print(x)"]
 
 
-def test_links_lead_somewhere(notebook):
+def test_links_lead_to_notebooks(notebook):
     for target in re.findall(r"\]\((\w+\.ipynb)\)", "\n".join(_markdown(notebook))):
         assert (ROOT / "notebooks" / target).exists()
 
@@ -138,7 +149,9 @@ def test_every_image_has_alt_text(notebook):
         assert all(re.search(r'alt="[^"]+"', tag) for tag in re.findall(r"<img[^>]*>", text))
     shown = [cell.source for cell in notebook.cells if cell.cell_type == "code" and "viz." in cell.source]
     assert shown, "a notebook has figures"
-    assert not any(word in source for source in shown for word in ("plt.", "pyplot")), "figures come from fustal.viz"
+    for source in shown:
+        assert "plt." not in source, "figures come from fustal.viz"
+        assert "pyplot" not in source
 
 
 def test_cells_are_short_and_without_stray_outputs(notebook):

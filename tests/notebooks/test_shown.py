@@ -1,4 +1,4 @@
-"""What GitHub shows of the notebooks is what they are."""
+"""The copies of the notebooks that GitHub shows have the same cells, and figures."""
 
 import nbformat
 import pytest
@@ -23,11 +23,14 @@ def test_the_shown_copy_has_the_same_cells(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_shown_copy_has_figures_with_alt_text(name):
     shown = nbformat.read(ROOT / "docs" / "notebooks" / name, as_version=4)
-    outputs = [output for cell in shown.cells for output in cell.get("outputs", [])]
+    outputs = []
+    for cell in shown.cells:
+        outputs += cell.get("outputs", [])
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     figures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(figures) >= 3
-    assert not [output for output in outputs if "widget" in str(output.get("data", {}).keys())], "dead without a kernel"
+    widgets = [output for output in outputs if "widget" in str(output.get("data", {}).keys())]
+    assert not widgets, "they do not work without a kernel"
     assert all(len(figure.metadata["image/png"]["alt"]) > 20 for figure in figures)
 
 

@@ -1,4 +1,4 @@
-"""The whole chain, as a user runs it, on data sets that are unusual and valid: nothing in it may die on them."""
+"""The whole chain, as a user runs it, on data sets that are unusual but valid: no stage may fail on them."""
 
 import json
 import subprocess
@@ -37,8 +37,22 @@ TINY = {
     "device": "cpu",
 }
 NAMES = [
-    *(r"$\frac{$", "100 $ or 50 $", "$x$", "_under score_", " blanks  everywhere ", "日本語", "😀", "\u202eabc"),
-    *("x" * 300, "two\nlines", "%d {0} {video}", "=1+1", "nan", "\\alpha^{", "#", "'\""),
+    r"$\frac{$",
+    "100 $ or 50 $",
+    "$x$",
+    "_under score_",
+    " blanks  everywhere ",
+    "日本語",
+    "😀",
+    "\u202eabc",
+    "x" * 300,
+    "two\nlines",
+    "%d {0} {video}",
+    "=1+1",
+    "nan",
+    "\\alpha^{",
+    "#",
+    "'\"",
 ]
 
 
@@ -47,7 +61,7 @@ def action(label, start=3.0, end=8.0):
 
 
 def for_training(*labels, length=20):
-    """A training video, in which there is something of each label."""
+    """A training video with an action of each label."""
     return "train", length, [action(label, 2.0 + i, 7.0 + i) for i, label in enumerate(labels)]
 
 
@@ -56,7 +70,7 @@ def for_test(*labels, length=20):
 
 
 def weak(subset, *labels, length=20):
-    """A video of which only the labels are known."""
+    """A video with labels and without segments."""
     return subset, length, [{"label": label} for label in labels]
 
 
@@ -71,19 +85,19 @@ BACKGROUND = {
     "new": for_test("only here"),
     "many": ("test", 3000, MANY),
 }
-"""All training videos but one are background, the first too. A test video of one snippet, one with a class that no
-training video has, and one with a thousand actions."""
+"""All training videos except one are background, also the first one. Test videos: one of one snippet, one with a class
+that no training video has, and one with a thousand actions."""
 
 ONE = {"only": for_training("a", length=2), "other": for_test("a", length=3)}
-"""One video on each side, one class, and hardly a snippet."""
+"""One training and one test video, one class, and two or three snippets."""
 
 UNKNOWN = {"t1": weak("train", "a"), "t2": weak("train", "b"), "s1": weak("test", "a"), "s2": weak("test")}
-"""One video a class, and no segment anywhere."""
+"""One video for each class, and no segments."""
 
 NAMED = {f"video {i} $x_{{$ é": weak("train", name) for i, name in enumerate(NAMES)}
 NAMED |= {f"_{i} 100 $ or 50 $ 日本 {{0}}": for_test(name) for i, name in enumerate(NAMES)}
 NAMED |= {"all": for_test(*NAMES, length=60)}
-"""Names that are no plain words, frames per second that differ, and segments of test videos alone."""
+"""Names with special characters, different frame rates, and segments in test videos only."""
 
 CASES = {
     "background": (BACKGROUND, {}, {}),
@@ -94,9 +108,11 @@ CASES = {
 
 
 def write(folder, videos, preset, grid):
-    """Writes features, annotations, card and preset of a data set; a snippet is a second."""
+    """Writes features, annotations, card and preset of a data set; a snippet lasts a second."""
     (folder / "features").mkdir(parents=True)
-    random, classes, database = np.random.default_rng(0), [], {}
+    random = np.random.default_rng(0)
+    classes = []
+    database = {}
     for number, (name, (subset, length, items)) in enumerate(videos.items()):
         features = random.normal(0, 0.3, (length, 4)).astype(np.float32)
         classes += [item["label"] for item in items if item["label"] not in classes]
@@ -128,13 +144,14 @@ class Case(NamedTuple):
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request, tmp_path_factory):
-    """Folders have blanks and other letters in their names, that of temporary files has a long one."""
+    """The chain on each data set; names of folders hold blanks and other letters, that of temporary files is long."""
     folder = tmp_path_factory.mktemp("a folder") / "Daten, größer {x} $" / request.param
     write(folder, *CASES[request.param])
-    outputs, long = folder / "my outputs", folder / ("long" * 25)
+    outputs = folder / "my outputs"
+    temporary = folder / ("long" * 25)
     outputs.mkdir()
-    long.mkdir()
-    done = call("fustal", "run", "params.yaml", outputs=outputs, cwd=folder, TMPDIR=str(long))
+    temporary.mkdir()
+    done = call("fustal", "run", "params.yaml", outputs=outputs, cwd=folder, TMPDIR=str(temporary))
     return Case(request.param, folder, done)
 
 
@@ -148,28 +165,29 @@ def test_the_chain_runs_to_its_end_and_is_done_then(case):
     stages = [stage for stage in CHAIN.values() if stage.name != "evaluation" or case.name != "unknown"]
     for stage in stages:
         executed = nbformat.read(case.outputs / "unusual" / "notebooks" / stage.notebook, as_version=4)
-        outputs = [output for cell in cells_without_exercises(executed) for output in cell.outputs]
-        assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+        for cell in cells_without_exercises(executed):
+            assert not [output for output in cell.outputs if output.output_type == "error"]
+            assert not [output for output in cell.outputs if output.get("name") == "stderr"]
     lines = []
     run_chain(Params.read(case.folder / "params.yaml"), outputs=case.outputs, report=lines.append)
-    said = [line.split(": ")[1] for line in lines]
-    assert said == ["already done"] * len(stages) + ["nothing to do"] * (5 - len(stages))
+    states = [line.split(": ")[1] for line in lines]
+    assert states == ["already done"] * len(stages) + ["nothing to do"] * (5 - len(stages))
 
 
-def test_what_is_conspicuous_is_said(case):
-    """By the notebook, and by the command below the stage."""
-    said = [line for line in case.done.stdout.splitlines() if line.startswith("    warning: ")]
+def test_warnings_of_notebooks_are_printed(case):
+    """The command prints them below the line of their stage."""
+    warnings = [line for line in case.done.stdout.splitlines() if line.startswith("    warning: ")]
     nothing = "    warning: no proposal became a pseudo label: lower confidence_min or iou_score_min"
-    labels, proposals = (
-        read_results(case.outputs / "unusual" / CHAIN[name].outputs[-1]) for name in ("selection", "generator")
-    )
-    assert (nothing in said) == labels.empty
-    videos = [item[0] for item in CASES[case.name][0].values()].count("test")
+    labels = read_results(case.outputs / "unusual" / CHAIN["selection"].outputs[-1])
+    proposals = read_results(case.outputs / "unusual" / CHAIN["generator"].outputs[-1])
+    assert (nothing in warnings) == labels.empty
+    subsets = [subset for subset, _, _ in CASES[case.name][0].values()]
+    videos = subsets.count("test")
     missing = videos - proposals.video.nunique()
-    assert (f"    warning: {missing} of {videos} test videos have no proposal" in said) == (missing > 0)
+    assert (f"    warning: {missing} of {videos} test videos have no proposal" in warnings) == (missing > 0)
 
 
-def test_its_report_is_written(case, monkeypatch):
+def test_the_report_is_written(case, monkeypatch):
     monkeypatch.setattr(names, "OUTPUTS", case.outputs)
     assert report.report("unusual").stat().st_size > 10_000
 

@@ -1,6 +1,6 @@
 """Kills, power cuts, determinism and memory: `make soak`, too long for `make test`, half an hour on two cores.
 
-Prints what it counted; exit status 1 when something was not as it should be.
+Prints the counts; exit status 1 after any failure.
 """
 
 import signal
@@ -13,12 +13,12 @@ from tests.soak.power import soak_power
 
 
 def main() -> None:
-    """Runs all, says all, failures as they are found."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have told its background jobs to ignore it
+    """Runs all tests and prints failures as they are found."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have set background jobs to ignore it
     failed = False
-    for line in chain(soak_kills(), soak_power(), soak_memory()):
+    for failure in chain(soak_kills(), soak_power(), soak_memory()):
         failed = True
-        print(f"FAILED: {line}", flush=True)
+        print(f"FAILED: {failure}", flush=True)
     sys.exit(failed)
 
 

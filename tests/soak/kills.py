@@ -1,7 +1,7 @@
-"""Every stage of a small demo chain, killed at random points and started again, against one left in peace.
+"""Every stage of a small demo chain is killed at random times and started again; results must equal an undisturbed run.
 
-Two processes work at a time, each on one core. Most of the time goes into imports, of the command and of the notebook's
-process: some six seconds a kill, of which there are a hundred.
+Two processes work at a time, each on one core. Most of the time is spent on imports, in the command and in the process
+of the notebook: about six seconds for each of the hundred kills.
 """
 
 import json
@@ -26,70 +26,84 @@ from fustal.runs.chain import CHAIN
 from tests.notebooks.miniature import SMALL, environment
 
 KILLS = 20
-"""Per stage."""
+"""Kills of each stage."""
 
 SIZES = SMALL | {"generator_steps": 100}
 
 
 def soak_kills() -> Iterator[str]:
-    """Kills each stage, two at a time; what went wrong, a line each, as it is found."""
+    """Kills each stage, two at a time; yields failures, one line each, as they are found."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        whole, again = Path(folder) / "whole", Path(folder) / "again"
-        for status in pool.map(lambda outputs: start(outputs).wait(), (whole, again)):
+        whole = Path(folder) / "whole"
+        again = Path(folder) / "again"
+        for status in pool.map(run_whole, (whole, again)):
             if status:
-                yield f"the demo chain in miniature ended with {status}"
+                yield f"the small demo chain ended with {status}"
                 return
-        apart = differing(hashes(whole), hashes(again))
-        print(f"determinism: {len(hashes(whole))} artefacts of two runs have equal hashes: {not apart}", flush=True)
-        yield from (f"two runs differ in {name}" for name in apart)
+        different = differing(hashes(whole), hashes(again))
+        print(f"determinism: {len(hashes(whole))} artefacts of two runs have equal hashes: {not different}", flush=True)
+        for name in different:
+            yield f"two runs differ in {name}"
         print(f"not promised: {other_threads(whole, Path(folder) / 'threads')}", flush=True)
         survived = Counter()
-        for kills, wrong in pool.map(lambda name: kill_stage(name, whole, Path(folder) / name), CHAIN):
+        for kills, failures in pool.map(lambda name: kill_stage(name, whole, Path(folder) / name), CHAIN):
             survived += kills
-            yield from wrong
+            yield from failures
         counts = ", ".join(f"{count} by {way}" for way, count in survived.items())
-        print(f"kills survived: {sum(survived.values())} ({counts})", flush=True)
-        refused = 0
-        for full, wrong in pool.map(lambda name: disk_full(name, whole, Path(folder) / f"{name}-full"), CHAIN):
-            refused += full
-            yield from wrong
-        print(f"full disks survived: {refused} of {len(CHAIN)}", flush=True)
+        print(f"kills survived: {survived.total()} ({counts})", flush=True)
+        full_disks = 0
+        for refused, failures in pool.map(lambda name: disk_full(name, whole, Path(folder) / f"{name}-full"), CHAIN):
+            full_disks += refused
+            yield from failures
+        print(f"full disks survived: {full_disks} of {len(CHAIN)}", flush=True)
+
+
+def run_whole(outputs: Path) -> int:
+    """Runs the chain undisturbed; returns its exit status."""
+    return start(outputs).wait()
 
 
 def kill_stage(name: str, whole: Path, outputs: Path) -> tuple[Counter, list[str]]:
-    """Kills one stage at random points and starts it again, anew whenever it came to its end.
+    """Kills one stage at random times and starts it again; a finished stage is removed and starts from the beginning.
 
     Returns:
-        How often each way of killing was survived, and what went wrong.
+        How often each way of killing was survived, and failures.
     """
-    survived, failures, randomly = Counter(), [], random.Random(name)
+    survived = Counter()
+    failures = []
+    generator = random.Random(name)
     seconds = json.loads((whole / "demo" / name / "stage.json").read_text())["seconds"] + START
     while survived.total() < KILLS:
         prepare(whole, outputs, name)
         while not finished(outputs, name):
             way = WAYS[survived.total() % len(WAYS)]
             process = start(outputs, name)
-            killed = survived.total() < KILLS and way(process, randomly.uniform(0, seconds))
+            killed = survived.total() < KILLS and way(process, generator.uniform(0, seconds))
             survived[way.__name__] += killed
             if not killed and process.wait():
-                return survived, [*failures, f"{name} ended with {process.returncode} after {survived.total()} kills"]
-        failures += [f"{item} differs after kills" for item in differing(hashes(whole, name), hashes(outputs, name))]
-        failures += [f"{path} was left half-written" for path in (outputs / "demo" / name).rglob(".*")]
+                failures.append(f"{name} ended with {process.returncode} after {survived.total()} kills")
+                return survived, failures
+        for item in differing(hashes(whole, name), hashes(outputs, name)):
+            failures.append(f"{item} differs after kills")
+        for path in (outputs / "demo" / name).rglob(".*"):
+            failures.append(f"{path} is unfinished")
     print(f"{name}: {survived.total()} kills survived", flush=True)
     return survived, failures
 
 
 START = 3
-"""Seconds, about, that a notebook's process takes until it works."""
+"""Approximate number of seconds until the process of a notebook executes its first cell."""
 
 
 def start(outputs: Path, stage: str | None = None, threads: int = 1, **options) -> subprocess.Popen:
-    """`fustal run params/demo.yaml`, in miniature."""
-    sizes = SIZES | {"threads": threads}
-    changes = [option for name, value in sizes.items() for option in ("--set", f"{name}={value}")]
-    command = [sys.executable, "-m", "fustal", "run", str(ROOT / "params" / "demo.yaml"), *changes]
+    """Starts `fustal run params/demo.yaml` with small sizes."""
+    command = [sys.executable, "-m", "fustal", "run", str(ROOT / "params" / "demo.yaml")]
+    for name, value in (SIZES | {"threads": threads}).items():
+        command += ["--set", f"{name}={value}"]
+    if stage:
+        command += ["--stage", stage]
     return subprocess.Popen(
-        command + (["--stage", stage] if stage else []),
+        command,
         env=environment(outputs) | {"OMP_NUM_THREADS": "1", "FUSTAL_CHECKPOINT_EVERY": "10"},
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
@@ -99,19 +113,20 @@ def start(outputs: Path, stage: str | None = None, threads: int = 1, **options) 
 
 
 def other_threads(whole: Path, outputs: Path) -> str:
-    """How close a run with two threads comes to one with one."""
+    """The difference between a run with two threads and a run with one, in words."""
     start(outputs, threads=2).wait()
-    one, two = (
-        json.loads((folder / "demo" / "evaluation" / "metrics.json").read_text())["mAP"] for folder in (whole, outputs)
-    )
-    apart = {name: abs(one[name]["0.1:0.7"] - two[name]["0.1:0.7"]) for name in one}
-    same = sum(hashes(whole)[name] == value for name, value in hashes(outputs).items())
-    most = max(apart, key=apart.get)
-    return f"with two threads {same} artefacts are the same; average mAP differs by {apart[most]:.2f} points ({most})"
+    file = "demo/evaluation/metrics.json"
+    one = json.loads((whole / file).read_text())["mAP"]
+    two = json.loads((outputs / file).read_text())["mAP"]
+    differences = {name: abs(one[name]["0.1:0.7"] - two[name]["0.1:0.7"]) for name in one}
+    largest = max(differences, key=differences.get)
+    equal = len(hashes(whole)) - len(differing(hashes(whole), hashes(outputs)))
+    points = f"average mAP differs by {differences[largest]:.2f} points ({largest})"
+    return f"with two threads {equal} artefacts are the same; {points}"
 
 
 def prepare(whole: Path, outputs: Path, first: str) -> None:
-    """A copy of the whole run up to a stage, without it."""
+    """Copies the whole run, without the stages from `first` on."""
     shutil.rmtree(outputs, ignore_errors=True)
     shutil.copytree(whole, outputs)
     for name in list(CHAIN)[list(CHAIN).index(first) :]:
@@ -124,14 +139,15 @@ def finished(outputs: Path, name: str) -> bool:
 
 
 def hashes(outputs: Path, *names: str) -> dict[str, str]:
-    """Artefacts of the stages, metrics without what says when they were made."""
+    """Hashes of the artefacts of stages; metrics without their provenance."""
     found = {}
-    for item in (item for name in names or CHAIN for item in CHAIN[name].outputs):
-        path = outputs / "demo" / item
-        if path.suffix == ".json" and path.stem == "metrics":
-            found[item] = json.dumps(json.loads(path.read_text()) | {"provenance": None})
-        else:
-            found[item] = digest(path)
+    for name in names or CHAIN:
+        for item in CHAIN[name].outputs:
+            path = outputs / "demo" / item
+            if path.name == "metrics.json":
+                found[item] = json.dumps(json.loads(path.read_text()) | {"provenance": None})
+            else:
+                found[item] = digest(path)
     return found
 
 
@@ -141,7 +157,7 @@ def differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
 
 
 def _ended(process: subprocess.Popen, seconds: float) -> bool:
-    """Whether the command ends by itself within so many seconds from the start of the notebook's process."""
+    """Whether the command ends by itself within these seconds after the process of its notebook started."""
     while process.poll() is None and not psutil.Process(process.pid).children():
         time.sleep(0.05)
     try:
@@ -152,19 +168,19 @@ def _ended(process: subprocess.Popen, seconds: float) -> bool:
 
 
 def kill_all(process: subprocess.Popen, seconds: float) -> bool:
-    """SIGKILL to the command and the notebook's process, as when the power fails."""
+    """SIGKILL to the command and the process of its notebook, as in a power failure."""
     if _ended(process, seconds):
         return False
-    family = [process, *psutil.Process(process.pid).children(recursive=True)]
-    for member in family:
-        member.kill()
-    for member in family:
-        member.wait()
+    processes = [process, *psutil.Process(process.pid).children(recursive=True)]
+    for one in processes:
+        one.kill()
+    for one in processes:
+        one.wait()
     return True
 
 
 def kill_notebook(process: subprocess.Popen, seconds: float) -> bool:
-    """SIGKILL to the notebook's process, as when memory runs out."""
+    """SIGKILL to the process of the notebook, as when memory runs out."""
     if _ended(process, seconds):
         return False
     kernels = psutil.Process(process.pid).children()
@@ -173,11 +189,11 @@ def kill_notebook(process: subprocess.Popen, seconds: float) -> bool:
     return process.wait() == 1 and bool(kernels)
 
 
-def _signalled(process: subprocess.Popen, seconds: float, what: signal.Signals) -> bool:
+def _signalled(process: subprocess.Popen, seconds: float, number: signal.Signals) -> bool:
     if _ended(process, seconds):
         return False
     kernels = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(what)
+    process.send_signal(number)
     process.wait()
     psutil.wait_procs(kernels, timeout=30)
     return True
@@ -197,14 +213,19 @@ WAYS = [kill_all, kill_notebook, terminate, interrupt]
 
 
 def disk_full(name: str, whole: Path, outputs: Path) -> tuple[bool, list[str]]:
-    """A stage where no file can grow beyond a limit, as on a full disk; then without it.
+    """Runs a stage with a limit on the size of files, as on a full disk, and then without it.
 
     Returns:
-        Whether it ended with status 1 then, and what went wrong.
+        Whether the stage with the limit ended with status 1, and failures.
     """
     prepare(whole, outputs, name)
-    limit, failures = max((whole / "demo" / item).stat().st_size for item in CHAIN[name].outputs) // 2, []
-    status = start(outputs, name, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))).wait()
+    limit = max((whole / "demo" / item).stat().st_size for item in CHAIN[name].outputs) // 2
+
+    def set_limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    failures = []
+    status = start(outputs, name, preexec_fn=set_limit).wait()
     if finished(outputs, name) or status == 0:
         failures.append(f"{name} with a full disk ended with {status}")
     if start(outputs, name).wait() or differing(hashes(whole, name), hashes(outputs, name)):

@@ -1,8 +1,8 @@
 """Peak memory of training and inference on 200, 2,000 and 20,000 videos, which must not grow with their features.
 
-What grows, by some 5 kB a video, is what is known of each: names and where its file's numbers begin (0.5 kB), its
-pseudo labels as three tensors (2 kB), proposals and detections, and what the allocator keeps of them. So 20,000 videos
-are measured with features a quarter as wide, too, which must take as much but for the batches.
+About 5 kB for each video do grow: names and the offset in its file (0.5 kB), its pseudo labels as three tensors (2 kB),
+proposals and detections, and memory that the allocator keeps. So 20,000 videos are also measured with features of a
+quarter of the width: except for the batches, they must take the same memory.
 """
 
 import multiprocessing
@@ -24,16 +24,21 @@ from fustal.proposals import propose_videos
 from fustal.student import detect_videos, train_student
 from tests.datasets import dataset_of
 
-SNIPPETS, WIDE, NARROW, CLASSES = 24, 1024, 256, ["a", "b"]
-FEW, SOME, MANY = 200, 2_000, 20_000
+SNIPPETS = 24
+WIDE = 1024
+NARROW = 256
+CLASSES = ["a", "b"]
+FEW = 200
+SOME = 2_000
+MANY = 20_000
 CASES = [(MANY, WIDE), (MANY, NARROW), (FEW, WIDE), (SOME, WIDE)]
 """Videos and the width of their features."""
 
-MOST = 8
-"""kB by which memory may grow for each video, from some to many, whose features take 48 kB in its file."""
+MAXIMUM = 8
+"""kB by which memory may grow for each video, from SOME to MANY; its features take 48 kB on disk."""
 
 BATCHES = 0.15
-"""Share of the additional features of many wide videos that may show: some 60 MiB of 700 are the batches in work."""
+"""Share of the additional features of many wide videos that may be in memory: the batches take about 60 of 700 MiB."""
 
 PARAMS = Params(
     generator_steps=20,
@@ -55,7 +60,7 @@ PARAMS = Params(
 
 
 def soak_memory() -> Iterator[str]:
-    """Measures, two at a time; what went wrong, a line each."""
+    """Measures all cases, two at a time; yields failures, one line each."""
     peaks = {}
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder, spawn.Pool(2, maxtasksperchild=1) as pool:
@@ -63,13 +68,14 @@ def soak_memory() -> Iterator[str]:
         for (count, width), peak in zip(CASES, pool.starmap(measure, arguments, chunksize=1), strict=True):
             peaks[count, width] = peak
             features = f"{count * kilobytes(width) / 1024:.0f} MiB of features {width} wide"
-            print(f"{count} videos, {features}: {peak:.0f} MiB at most", flush=True)
+            print(f"{count} videos, {features}: peak {peak:.0f} MiB", flush=True)
     grown = (peaks[MANY, WIDE] - peaks[SOME, WIDE]) * 1024 / (MANY - SOME)
     line = f"memory grows by {grown:.1f} kB a video, its features by {kilobytes(WIDE):.0f} kB"
     print(line, flush=True)
-    if grown > MOST:
+    if grown > MAXIMUM:
         yield line
-    more, features = peaks[MANY, WIDE] - peaks[MANY, NARROW], MANY * (kilobytes(WIDE) - kilobytes(NARROW)) / 1024
+    more = peaks[MANY, WIDE] - peaks[MANY, NARROW]
+    features = MANY * (kilobytes(WIDE) - kilobytes(NARROW)) / 1024
     line = f"{features:.0f} MiB more of features in {MANY} videos take {more:.0f} MiB more of memory"
     print(line, flush=True)
     if more > BATCHES * features:
@@ -77,19 +83,20 @@ def soak_memory() -> Iterator[str]:
 
 
 def kilobytes(width: int) -> float:
-    """A video's features on disk."""
+    """Size of the features of a video on disk."""
     return SNIPPETS * width * 2 / 1024
 
 
 def measure(folder: Path, count: int, width: int) -> float:
-    """Trains generator and student for an epoch at most, localises with both in all videos.
+    """Trains generator and student for at most an epoch, and runs both on all videos.
 
     Returns:
         Peak memory of this process (MiB).
     """
     torch.set_num_threads(1)
     dataset = make_dataset(folder, count, width)
-    store, videos = FeatureStore(dataset, "student"), dataset.split("train")
+    store = FeatureStore(dataset, "student")
+    videos = dataset.split("train")
     model, _ = generator.train_generator(PARAMS, store, folder / "generator")
     propose_videos(model, store, videos, PARAMS, known=True)
     ema = train_student(PARAMS, store, as_labels(dataset.segments), folder / "student").ema
@@ -98,9 +105,10 @@ def measure(folder: Path, count: int, width: int) -> float:
 
 
 def make_dataset(folder: Path, count: int, width: int) -> Dataset:
-    """Random features of so many training videos, a file each."""
+    """A data set of training videos with random features, one file for each."""
     folder.mkdir()
-    random, names = np.random.default_rng(0), [f"video{i}" for i in range(count)]
+    random = np.random.default_rng(0)
+    names = [f"video{i}" for i in range(count)]
     for name in names:
         np.save(folder / f"{name}.npy", random.standard_normal((SNIPPETS, width), np.float32).astype(np.float16))
     labels = [CLASSES[i % 2] for i in range(count)]

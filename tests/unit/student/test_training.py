@@ -59,7 +59,9 @@ def test_gradients_are_clipped_to_a_norm_of_1(train):
     norms = []
 
     def note_norm(optimizer, args, kwargs):
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        gradients = []
+        for group in optimizer.param_groups:
+            gradients += [p.grad for p in group["params"]]
         norms.append(torch.nn.utils.get_total_norm(gradients))
 
     # A large loss weight: without clipping every gradient has a norm above 1.
