@@ -177,12 +177,10 @@ def _check_inputs_exist(inputs: Mapping[str, Path], params: Params, run_folder: 
 
 def _check_earlier_stages(inputs: Mapping[str, Path], params: Params, run_folder: Path, data: str) -> None:
     """Refuses inputs that were made with other parameters, data or code, or have been changed since."""
-    made = {item for item, path in inputs.items() if path == run_folder / item}
-    for maker in CHAIN.values():
-        if made & set(maker.outputs):
-            reason = _stale(maker, params, run_folder, data)
-            if reason:
-                raise InputError(f"{run_folder / maker.name}: {reason}: run notebook {maker.notebook} again")
+    for maker in _makers(inputs, run_folder):
+        reason = _stale(maker, params, run_folder, data)
+        if reason:
+            raise InputError(f"{run_folder / maker.name}: {reason}: run notebook {maker.notebook} again")
 
 
 def _prepare_folder(opened: OpenStage) -> None:
@@ -221,6 +219,8 @@ def stage_key(params: Params, stage: Stage, data: str) -> str:
 def is_done(params: Params, name: str, data: str, outputs: Path | None = None) -> bool:
     """Whether a stage is complete for exactly these parameters, inputs and code, and its files are still as written.
 
+    The stages that made its inputs must be done as well: an evaluation is not done if the student's loss has changed.
+
     Args:
         params: of the run.
         name: of the stage.
@@ -232,7 +232,16 @@ def is_done(params: Params, name: str, data: str, outputs: Path | None = None) -
     record = _complete(stage, run_folder)
     if record is None or record.key != stage_key(params, stage, data):
         return False
-    return not changed_file(stage, params, run_folder, record.inputs | record.outputs)
+    if changed_file(stage, params, run_folder, record.inputs | record.outputs):
+        return False
+    inputs = inputs_of(stage, params, run_folder)
+    return all(is_done(params, maker.name, data, outputs) for maker in _makers(inputs, run_folder))
+
+
+def _makers(inputs: Mapping[str, Path], run_folder: Path) -> list[Stage]:
+    """The stages that have made some of the inputs of a stage; another method's files have none."""
+    made = {item for item, path in inputs.items() if path == run_folder / item}
+    return [stage for stage in CHAIN.values() if made & set(stage.outputs)]
 
 
 def _complete(stage: Stage, run_folder: Path) -> Record | None:

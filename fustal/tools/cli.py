@@ -75,7 +75,7 @@ def run(
         try:
             run_chain(params, stages=stages, force=force, kept=kept, report=_say)
         except KeyboardInterrupt:
-            _say("stopped; the same command continues from the last checkpoint", err=True)
+            _say("stopped; the same command continues from the last checkpoint, if there is one", err=True)
             raise typer.Exit(STOPPED) from None
         if not stage:
             _say(f"results: {short(names.OUTPUTS / params.run)}/")

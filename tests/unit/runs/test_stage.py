@@ -192,6 +192,22 @@ def test_a_stage_is_done_for_exactly_its_parameters_inputs_and_outputs(outputs, 
     assert not is_done(params, "selection", data_key(dataset)), "an input is gone"
 
 
+def test_a_stage_is_not_done_when_the_code_of_an_earlier_one_has_changed(outputs, dataset, monkeypatch):
+    for name in CHAIN:
+        finish(name)
+    params = Params(run="tiny")
+    data = data_key(dataset)
+    assert all(is_done(params, name, data) for name in CHAIN)
+    digest_of = identity.code_digest
+
+    def changed(notebook):
+        return "another loss" if notebook == CHAIN["student"].notebook else digest_of(notebook)
+
+    monkeypatch.setattr("fustal.runs.stage.code_digest", changed)
+    done = [name for name in CHAIN if is_done(params, name, data)]
+    assert done == ["generator", "selection"]
+
+
 def test_a_stage_that_was_started_again_is_not_done(outputs, dataset):
     finish("generator")
     open_stage("generator", {"run": "tiny"})
