@@ -4,6 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+ROWS = 256
+"""Rows of a tIoU matrix that are in memory at the same time: a file can have tens of thousands of proposals a video."""
+
 
 def tiou_matrix(a: Tensor, b: Tensor, *, plus_one: bool = False) -> Tensor:
     """Temporal intersection over union of every segment of `a` with every segment of `b`.
@@ -44,10 +47,14 @@ def iou_score(segments: Tensor, weights: Tensor | None = None) -> Tensor:
     >>> iou_score(torch.tensor([[0.0, 2.0], [0.0, 2.0], [1.0, 3.0]]))
     tensor([1.3333, 1.3333, 0.6667])
     """
-    tiou = tiou_matrix(segments, segments).fill_diagonal_(0)
-    if weights is not None:
-        tiou = tiou * weights
-    return tiou.sum(dim=1)
+    parts = [segments.new_zeros(0)]
+    for rows in torch.arange(len(segments), device=segments.device).split(ROWS):
+        tiou = tiou_matrix(segments[rows], segments)
+        tiou[torch.arange(len(rows)), rows] = 0  # of each with itself
+        if weights is not None:
+            tiou = tiou * weights
+        parts.append(tiou.sum(dim=1))
+    return torch.cat(parts)
 
 
 def hard_nms(segments: Tensor, scores: Tensor, threshold: float, *, plus_one: bool = False) -> Tensor:
@@ -66,14 +73,20 @@ def hard_nms(segments: Tensor, scores: Tensor, threshold: float, *, plus_one: bo
     [1, 2]
     """
     order = scores.argsort(descending=True, stable=True)
-    ranked = segments[order]
-    near = (tiou_matrix(ranked, ranked, plus_one=plus_one) >= threshold).cpu().numpy()
+    start, end = segments[order].detach().cpu().numpy().T.copy()
+    extra = 1 if plus_one else 0
+    length = end - start + extra
     removed = np.zeros(len(order), dtype=bool)
     kept = []
+    # Only the tIoU with kept segments is computed: all pairs of thousands of proposals would fill the memory.
     for i in range(len(order)):
-        if not removed[i]:
-            kept.append(i)
-            removed |= near[i]
+        if removed[i]:
+            continue
+        kept.append(i)
+        overlap = np.maximum(np.minimum(end[i], end[i:]) - np.maximum(start[i], start[i:]) + extra, 0)
+        union = length[i] + length[i:] - overlap
+        tiou = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+        removed[i:] |= tiou >= threshold
     return order[kept]
 
 

@@ -1,6 +1,7 @@
 """What a result depends on, as hashes: the data as they are read, the code that makes it, and the record of a stage."""
 
 import ast
+import contextlib
 import functools
 import hashlib
 import json
@@ -124,13 +125,25 @@ def modules_used(sources: list[str]) -> list[Path]:
 def _imported(source: str) -> list[str]:
     """Full names of what a text imports from fustal: modules, and names that may be modules."""
     names = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(_parsed(source)):
         if isinstance(node, ast.Import):
             names += [item.name for item in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.append(node.module)
             names += [f"{node.module}.{item.name}" for item in node.names]
     return [name for name in names if name.startswith("fustal")]
+
+
+def _parsed(source: str) -> ast.Module:
+    """The syntax tree of a module or a cell; an empty one for a cell that is not Python.
+
+    Such a cell imports nothing that can be found, and its text is part of the hash in any case.
+    """
+    lines = [line for line in source.splitlines() if not line.lstrip().startswith(("%", "!", "?"))]
+    for text in (source, "\n".join(lines)):  # the second without IPython's own commands
+        with contextlib.suppress(SyntaxError, ValueError):
+            return ast.parse(text)
+    return ast.Module(body=[], type_ignores=[])
 
 
 def _file_of(name: str) -> Path | None:

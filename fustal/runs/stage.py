@@ -133,8 +133,10 @@ def open_stage(name: str, namespace: Mapping[str, Any]) -> OpenStage:
     params = Params.from_notebook(namespace)
     run_folder = OUTPUTS / params.run
     if stage.inputs:
-        before = read_record((run_folder / stage.inputs[-1]).parent)
+        earlier = (run_folder / stage.inputs[-1]).parent
+        before = read_record(earlier)
         if before is not None:
+            _check_version(before, earlier)
             params = Params.from_notebook(namespace, inherited=before.parameters)
     inputs = inputs_of(stage, params, run_folder)
     _check_inputs_exist(inputs, params, run_folder)
@@ -163,6 +165,14 @@ def open_stage(name: str, namespace: Mapping[str, Any]) -> OpenStage:
     torch.set_num_threads(params.threads or os.cpu_count() or 1)
     torch.manual_seed(params.seed)
     return opened
+
+
+def _check_version(record: Record, folder: Path) -> None:
+    """Refuses the record of a version of fustal that had other parameters."""
+    for name in record.parameters:
+        if name not in Params.model_fields:
+            made = f"made by another version of fustal, with a parameter {shown(name)}"
+            raise InputError(f"{folder / RECORD}: {made}: run notebook {CHAIN[folder.name].notebook} again")
 
 
 def _check_inputs_exist(inputs: Mapping[str, Path], params: Params, run_folder: Path) -> None:

@@ -1,5 +1,7 @@
 """Functions on segments: hand-made cases, degenerate ones, and properties."""
 
+import resource
+
 import numpy as np
 import pytest
 import torch
@@ -201,3 +203,17 @@ def test_vote_weighs_by_score_and_keeps_segments_without_voters():
     voters = torch.tensor([[0.0, 10.0], [1.0, 10.0], [0.0, 4.0]])
     found = vote(segments, voters, torch.tensor([0.75, 0.25, 1.0]), 0.7)
     assert_close(found, torch.tensor([[0.25, 10.0], [50.0, 60.0]]))
+
+
+def test_many_proposals_of_one_video_need_little_memory():
+    """All pairs of 20,000 segments would take 3 GB."""
+    random = torch.Generator().manual_seed(0)
+    start = 1000 * torch.rand(20_000, generator=random, dtype=torch.float64)
+    segments = torch.stack([start, start + 20 * torch.rand(20_000, generator=random, dtype=torch.float64)], dim=1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    part = iou_score(segments[:6000])
+    kept = hard_nms(segments, torch.rand(20_000, generator=random), 0.5)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 300_000, f"{grown} kB"
+    assert len(part) == 6000
+    assert 0 < len(kept) < 20_000

@@ -154,6 +154,31 @@ def test_a_key_depends_on_the_cells_of_its_notebook(checkout):
     assert changed(lambda cells: cells[1].update(source="import fustal.generator")) == {"selection"}
 
 
+@pytest.mark.parametrize("line", ["%matplotlib inline", "!ls", "x = (", "%%time\nimport fustal.generator"])
+def test_a_cell_that_is_not_plain_python_counts_by_its_text(checkout, line):
+    root, keys = checkout
+    before = keys()
+    path = root / "notebooks" / CHAIN["selection"].notebook
+    notebook = json.loads(path.read_text())
+    cell = {"cell_type": "code", "metadata": {}, "source": line, "outputs": [], "execution_count": None}
+    notebook["cells"].insert(1, cell)
+    path.write_text(json.dumps(notebook))
+    after = keys()
+    assert {name for name in CHAIN if after[name] != before[name]} == {"selection"}
+
+
+def test_a_record_of_another_version_is_refused_in_one_line(outputs):
+    finish("generator")
+    path = outputs / "tiny" / "generator" / "stage.json"
+    record = json.loads(path.read_text())
+    record["parameters"]["processes"] = 1
+    path.write_text(json.dumps(record))
+    with pytest.raises(
+        InputError, match=r"generator/stage\.json: made by another version .* run notebook 01_.* again$"
+    ):
+        open_stage("selection", {"run": "tiny"})
+
+
 def test_each_input_is_made_by_an_earlier_stage():
     made = set()
     for name, stage in CHAIN.items():
