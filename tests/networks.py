@@ -49,7 +49,7 @@ def truth_of(segments, labels, video_labels):
 
 
 class FixedStudent(torch.nn.Module):
-    """A student that returns fixed random outputs, whatever its input is: `output` and `fixed_borders`."""
+    """A student whose outputs do not depend on its input: `output` and `fixed_borders`, both random."""
 
     def __init__(self, lengths, bins=3, batch=2, classes=2):
         super().__init__()

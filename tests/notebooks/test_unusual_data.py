@@ -193,7 +193,7 @@ def test_the_report_is_written(case, monkeypatch):
 
 
 def test_the_task_is_shown(case, monkeypatch):
-    """Notebook 00, which belongs to no chain."""
+    """Notebook 00, which is no stage of the chain."""
     monkeypatch.setattr(names, "OUTPUTS", case.outputs)
     namespace = {}
     for cell in nbformat.read(ROOT / "notebooks" / "00_the_task.ipynb", as_version=4).cells:

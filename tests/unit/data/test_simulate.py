@@ -100,8 +100,9 @@ def test_the_spread_sets_how_different_cores_are():
     widths = {}
     for spread in (0.0, 0.4):
         signal, prototypes = signal_of(actions, dataclasses.replace(SILENT, core_spread=spread), duration=400.0)
-        seen = signal @ prototypes.core["A"] / 64 > np.exp(-0.5)  # the core within one standard deviation of its peak
-        widths[spread] = seen.reshape(40, -1).sum(axis=1) / RATE / 8 / 2
+        # The core is visible within one standard deviation of its peak.
+        visible = signal @ prototypes.core["A"] / 64 > np.exp(-0.5)
+        widths[spread] = visible.reshape(40, -1).sum(axis=1) / RATE / 8 / 2
     assert widths[0.0] == pytest.approx(SILENT.core_width, abs=0.02)
     assert widths[0.4].std() > 5 * widths[0.0].std()
 

@@ -54,7 +54,7 @@ def with_score(score, **changes):
 
 
 def test_detections_in_other_videos_are_false_positives_or_left_out(call):
-    """As a published file that names a video which the annotations do not know, and training videos."""
+    """A published file has a video without annotations; other files have training videos."""
     results = {"a": [with_score(0.5)], "z": [with_score(0.9), with_score(0.8)], "c": [with_score(0.7)], "y": []}
     status, out, err = call(results, TRUTH)
     assert (status, map_of(out)) == (0, 12.5), "one of two actions, at rank 4"
