@@ -49,11 +49,13 @@ class Relabel(nn.Module):
         truth = batch.truth
         if self.fallback_epoch == epoch:
             return truth
+        # The teacher sees the features without noise.
         found = predict(teacher, batch.x, batch.mask, truth.video_labels, self.params)
         missing = [len(labels) == 0 for _, _, labels in found]
         if any(missing) and not self.params.corrected:
             self.fallback_epoch.fill_(epoch)
             return truth
+        # Videos without any prediction keep what they had.
         segments = list(truth.segments)
         labels = list(truth.labels)
         weights = list(truth.weights)

@@ -126,8 +126,10 @@ def mine_snippets(
     """
     keep = F.dropout(torch.ones_like(actionness), dropout, training=dropout > 0)
     peak = actionness.amax(1, keepdim=True)
+    # Half of the snippets lie above the median, whatever the level of the activations is.
     median = actionness.quantile(0.5, dim=1, keepdim=True)
     binary = (actionness > median).to(actionness.dtype)
+    # The inner border is what a large erosion removes and a small one keeps; the outer border likewise by dilation.
     inner_border = erode(binary, small) - erode(binary, large)
     outer_border = dilate(binary, large) - dilate(binary, small)
     chosen = [
@@ -173,6 +175,7 @@ def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: floa
     query = F.normalize(queries.mean(1), dim=1)
     key = F.normalize(keys.mean(1), dim=1)
     positive = (key @ query.T)[:, None]  # (Q, 1, P)
+    # The products are divided by the lengths: normalised negatives would be another tensor of their size.
     length = torch.linalg.vector_norm(negatives, dim=2, keepdim=True).clamp(min=1e-12)
     negative = negatives @ query.T / length  # (Q, n, P)
     logits = torch.cat([positive, negative], dim=1) / temperature
@@ -240,6 +243,7 @@ def generator_loss(score: Tensor, labels: Tensor, snippets: Snippets, params: Pa
     Returns:
         Scalars "loss" (the weighted sum), "classification", and, where they are used, "in_video" and "cross_video".
     """
+    # A video without labels has the target 0, not 0 / 0.
     target = labels / labels.sum(1, keepdim=True).clamp(min=1)
     loss = F.binary_cross_entropy(score, target)
     parts = {"classification": loss}
@@ -287,6 +291,7 @@ def train_generator(params: Params, store: FeatureStore, folder: Path) -> tuple[
         model.parameters(), params.generator_lr, (0.9, 0.999), weight_decay=params.generator_weight_decay, fused=True
     )
 
+    # A batch depends on seed and step alone: a resumed training sees the same batches.
     def load(step: int) -> tuple[list[str], Tensor, Tensor]:
         rows = batch_of_step(len(videos), params.generator_batch, step, params.seed)
         names = [videos[row] for row in rows]

@@ -79,6 +79,7 @@ def centred(proposals: pd.DataFrame, first_centre: float, last_end: float) -> pd
     0    0.0  1.5
     1    2.5  5.0
     """
+    # A proposal that starts at the first snippet starts with the video.
     start = (proposals.start + first_centre).where(proposals.start > 0, 0)
     end = (proposals.end + first_centre).clip(upper=last_end)
     return proposals.assign(start=start, end=end)[start < end]
@@ -161,12 +162,14 @@ def contrasted_runs(
     firsts = []
     lasts = []
     contrasts = []
+    # Thresholds on the CAS: inside and flanks count only what lies above.
     for threshold in parse_grid(params.cas_thresholds):
         above = activation * (activation >= threshold)  # what lies below the threshold counts as 0
         first, last = find_runs(above > 0)
         firsts.append(first)
         lasts.append(last)
         contrasts.append(outer_inner_contrast(above, first, last, params.oic_flank))
+    # Thresholds on the actionness: runs of any class, contrasted by the CAS of this one.
     runs = [find_runs((action >= threshold) & (action > 0)) for threshold in parse_grid(params.actionness_thresholds)]
     first = np.concatenate([run[0] for run in runs])
     last = np.concatenate([run[1] for run in runs])
@@ -208,6 +211,7 @@ def outer_inner_contrast(values: np.ndarray, first: np.ndarray, last: np.ndarray
     Returns:
         Contrast (R,).
     """
+    # The sum over any range is a difference of two cumulative sums.
     total = np.zeros(len(values) + 1)  # total[n] sums the first n values
     np.cumsum(values, out=total[1:])
     length = last - first + 1

@@ -5,6 +5,7 @@ Source: docs/method.md sections 2 and 4.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,18 @@ BATCH_SNIPPETS = {"cpu": 4_608, "cuda": 18_432}
 layer should stay in its cache; for a GPU these are eight of the paper's training sequences."""
 
 
+CROP_TRIALS = 100
+"""Random crops that are tried until one keeps a segment."""
+
+
+class Crop(NamedTuple):
+    """A part of a video, and which of its segments stay in it."""
+
+    first: int  # snippet
+    end: int  # snippet behind the last one
+    stays: Tensor  # (N,) bool
+
+
 def sample_batch(
     store: FeatureStore, videos: Sequence[str], count: int, random: torch.Generator, device: torch.device
 ) -> Tensor:
@@ -31,6 +44,26 @@ def sample_batch(
         positions = sample_train(store.length(video), count, random)
         store.read(video, positions.numpy(), row)
     return send(features, device)
+
+
+def random_crop(length: int, segments: Tensor, params: Params, random: torch.Generator) -> Crop:
+    """Chooses a part of a video that keeps at least one of its segments, if it has any and a trial finds one.
+
+    Args:
+        length: snippets of the video.
+        segments: (N, 2) snippets; one stays when at least half of it does.
+        params: `crop_min`, `max_snippets`.
+        random: source of the draws.
+    """
+    share = params.crop_min + (1 - params.crop_min) * torch.rand((), generator=random).item()
+    size = min(max(round(length * share), 1), params.max_snippets)
+    first = torch.randint(length - size + 1, (CROP_TRIALS, 1), generator=random)
+    inside = torch.minimum(segments[:, 1], first + size) - torch.maximum(segments[:, 0], first)  # (trials, N)
+    half = (segments[:, 1] - segments[:, 0]) / 2
+    stays = (inside > 0) & (inside >= half)
+    trial = int(stays.any(dim=1).int().argmax())  # the first one that keeps a segment
+    start = int(first[trial])
+    return Crop(start, start + size, stays[trial])
 
 
 def padded_length(longest: int, params: Params) -> int:

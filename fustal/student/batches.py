@@ -12,13 +12,10 @@ from torch import Tensor
 
 from fustal.data.features import FeatureStore
 from fustal.engine.device import epoch_order, random_generator, send
-from fustal.engine.videos import pad, padded_length
+from fustal.engine.videos import pad, padded_length, random_crop
 from fustal.exceptions import InputError
 from fustal.params import Params
 from fustal.student.targets import Truth
-
-CROP_TRIALS = 100
-"""Random crops that are tried until one keeps a segment."""
 
 
 class Batch(NamedTuple):
@@ -36,14 +33,6 @@ class VideoLabels(NamedTuple):
     segments: Tensor  # (N, 2) snippets
     labels: Tensor  # (N,) classes
     scores: Tensor  # (N,) confidences
-
-
-class Crop(NamedTuple):
-    """A part of a video, and which of its segments stay in it."""
-
-    first: int  # snippet
-    end: int  # snippet behind the last one
-    stays: Tensor  # (N,) bool
 
 
 class TrainingVideos:
@@ -84,6 +73,7 @@ class TrainingVideos:
         weights = []
         for video in names:
             known = self.labels[video]
+            # Labels stay if at least half of them is in the crop, and are counted from its first snippet.
             crop = random_crop(self.store.length(video), known.segments, self.params, random)
             features.append(self.store.read(video, slice(crop.first, crop.end)))
             kept = known.segments[crop.stays].clamp(crop.first, crop.end) - crop.first
@@ -148,27 +138,8 @@ def label_weights(scores: Tensor, labels: Tensor, params: Params) -> Tensor:
         return torch.ones_like(scores)
     if not len(scores):
         return scores
+    # Not 0: a class whose labels all have confidence 0 would have weights 0 / 0.
     scores = scores.clamp(min=1e-6)
     same_class = labels[:, None] == labels
     best = torch.where(same_class, scores, 0).amax(dim=1)
     return scores / best
-
-
-def random_crop(length: int, segments: Tensor, params: Params, random: torch.Generator) -> Crop:
-    """Chooses a part of a video that keeps at least one of its segments, if it has any and a trial finds one.
-
-    Args:
-        length: snippets of the video.
-        segments: (N, 2) snippets; one stays when at least half of it does.
-        params: `crop_min`, `max_snippets`.
-        random: source of the draws.
-    """
-    share = params.crop_min + (1 - params.crop_min) * torch.rand((), generator=random).item()
-    size = min(max(round(length * share), 1), params.max_snippets)
-    first = torch.randint(length - size + 1, (CROP_TRIALS, 1), generator=random)
-    inside = torch.minimum(segments[:, 1], first + size) - torch.maximum(segments[:, 0], first)  # (trials, N)
-    half = (segments[:, 1] - segments[:, 0]) / 2
-    stays = (inside > 0) & (inside >= half)
-    trial = int(stays.any(dim=1).int().argmax())  # the first one that keeps a segment
-    start = int(first[trial])
-    return Crop(start, start + size, stays[trial])

@@ -101,6 +101,7 @@ class SGPBlock(nn.Module):
             x = halve(x, inside)
             mask = mask[:, ::2]
             inside = inside[:, ::2]
+        # The norm has a bias: padding is set to 0 again before the mean and the convolutions.
         z = self.norm(x) * inside
         mean = z.sum(dim=1, keepdim=True) / inside.sum(dim=1, keepdim=True).clamp(min=1)
         instant_level = self.instant(z) * F.relu(self.context(mean))

@@ -33,6 +33,7 @@ def decode(borders: Borders, lengths: Sequence[int], video: Tensor, point: Tenso
     Returns:
         (N, 2) distances to start and end, in strides of the point's level, from 0 to the number of bins.
     """
+    # Points are counted through the levels; neighbours must lie on the level of the point.
     ends = torch.tensor(lengths, device=point.device).cumsum(0)
     level = torch.searchsorted(ends, point, right=True)
     level_end = ends[level, None]
@@ -72,6 +73,7 @@ def candidates(model: Student, output: StudentOutput, scores: Tensor, params: Pa
         Per video segments (N, 2) in snippets, scores (N,), labels (N,).
     """
     video, point, label = _strongest(scores, output.lengths, params)
+    # The boundary heads are evaluated only where a candidate needs them.
     borders = model.borders(output, video, point)
     offsets = decode(borders, output.lengths, video, point, label)
     grid = points(output.lengths, scores.device)
@@ -90,6 +92,7 @@ def _strongest(scores: Tensor, lengths: Sequence[int], params: Params) -> tuple[
     num_classes = scores.shape[2]
     parts = []
     start = 0
+    # For each level: the finest has half of all points, and would leave no room for the others.
     for length in lengths:
         level = scores[:, start : start + length].flatten(1)
         best = level.topk(min(params.pre_nms_topk, level.shape[1]))

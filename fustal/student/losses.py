@@ -116,11 +116,13 @@ def student_loss(model: Student, output: StudentOutput, truth: Truth, params: Pa
     decoded = decode(borders, output.lengths, video, point, label)
     target = offsets[video, point]
     label_weight = label_weights[video, point]
+    # A well placed point counts more for its class. The weight has no gradient: offsets learn from the DIoU loss.
     weight = torch.ones_like(logits)
     weight[video, point, label] = offset_iou(decoded.detach(), target) ** IOU_POWER * label_weight
     focal = (focal_loss(logits, classes) * weight * output.mask).sum() / model.positives
     diou = (diou_loss(decoded, target) * label_weight).sum() / model.positives
 
+    # The video-level loss uses the finest level, which has a point for every snippet.
     finest, mask = drop_logits(output, params, model.training)
     mil = mil_loss(finest, mask, truth.video_labels, params.mil_ratio, corrected=params.corrected)
     return {"loss": focal + diou + params.mil_weight * mil, "focal": focal, "diou": diou, "mil": mil}

@@ -160,6 +160,7 @@ class Student(nn.Module):
         """
         with self.arithmetic:
             features, masks = self.pyramid(x, mask)
+            # All levels go through a head as one sequence: one call instead of one for each level.
             inside = _pack([self._inside(mask) for mask in masks])
             levels = PackedLevels(_pack(features) * inside, _pack(masks), inside)
             lengths = [mask.shape[1] for mask in masks]
@@ -180,6 +181,7 @@ class Student(nn.Module):
         places = _places(output.lengths, point.device)
         wanted = torch.zeros_like(levels.mask[..., 0])
         wanted[video, places[point]] = True
+        # The start and end heads read detached features, so that they do not train the pyramid.
         detached = levels._replace(features=levels.features.detach())
         scale = self.scales.repeat_interleave(torch.tensor(output.lengths, device=point.device))
         with self.arithmetic:

@@ -83,8 +83,10 @@ def assign(
     farthest = torch.maximum(left, right)
     in_range = (farthest >= points.low[:, None]) & (farthest <= points.high[:, None])
     length = torch.where(covers & central & in_range, segments[:, 1] - segments[:, 0], torch.inf)
+    # Of several segments the shortest wins: a longer one has other points, on its own level.
     shortest, winner = length.min(dim=1)
 
+    # Segments of equal length but different classes: the point is positive for all of these classes.
     as_short = (length <= shortest[:, None] + 1e-3) & length.isfinite()
     classes = (as_short.float() @ F.one_hot(labels, num_classes).float()).clamp(max=1)
     point = torch.arange(len(winner), device=winner.device)

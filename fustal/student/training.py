@@ -109,6 +109,7 @@ def train_epochs(
     with closing(loop.batches(data.batch)) as batches:
         for step, batch in batches:
             state.student.train()
+            # Drawn before relabelling, so that the noise is the same with and without it.
             noise = params.input_noise * torch.randn_like(batch.x)
             truth = batch.truth
             if relabel is not None:
@@ -123,6 +124,7 @@ def train_epochs(
             for group in state.optimizer.param_groups:
                 group["lr"] = params.student_lr * warm_up(step, steps_per_epoch)
             state.optimizer.step()
+            # The average follows every step, from the first one on.
             update_average(state.ema, state.student, params.ema_decay)
 
             if each_epoch is not None and (step + 1) % steps_per_epoch == 0:

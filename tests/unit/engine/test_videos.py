@@ -1,10 +1,11 @@
 """Videos of different lengths as batches."""
 
 import numpy as np
+import pytest
 import torch
 
 from fustal.engine.device import random_generator
-from fustal.engine.videos import pad, padded_length, sample_batch, similar_lengths
+from fustal.engine.videos import pad, padded_length, random_crop, sample_batch, similar_lengths
 from fustal.params import Params
 
 
@@ -36,3 +37,31 @@ def test_a_batch_holds_a_sample_of_each_video(planted):
     state = torch.get_rng_state()
     assert draw().equal(features), "the same step gives the same batch"
     assert torch.get_rng_state().equal(state), "torch's own state does not change"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_crop_keeps_a_segment_and_the_limits(seed):
+    params = Params(max_snippets=20, crop_min=0.5)
+    segments = torch.tensor([[3.0, 7.0], [30.0, 34.0], [0.0, 100.0]])
+    first, last, stays = random_crop(100, segments, params, torch.Generator().manual_seed(seed))
+    assert 0 <= first < last <= 100
+    assert last - first == 20
+    assert stays.any()
+    inside = segments.clamp(first, last).diff(dim=1)[:, 0]
+    assert (stays == (inside >= segments.diff(dim=1)[:, 0] / 2)).all()
+
+
+def test_crop_without_segments_or_room():
+    first, last, stays = random_crop(1, torch.zeros(0, 2), Params(), torch.Generator())
+    assert (first, last, len(stays)) == (0, 1, 0)
+    long = torch.tensor([[0.0, 60.0]])
+    assert not random_crop(64, long, Params(max_snippets=16), torch.Generator()).stays.any()
+
+
+def test_crop_covers_its_range():
+    random = torch.Generator().manual_seed(0)
+    sizes = []
+    for _ in range(300):
+        crop = random_crop(100, torch.zeros(0, 2), Params(), random)
+        sizes.append(crop.end - crop.first)
+    assert (min(sizes), max(sizes)) == (90, 100)

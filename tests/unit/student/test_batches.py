@@ -10,7 +10,7 @@ from fustal.data.features import FeatureStore
 from fustal.exceptions import InputError
 from fustal.params import Params
 from fustal.student import TrainingVideos
-from fustal.student.batches import label_weights, random_crop, snippet_labels
+from fustal.student.batches import label_weights, snippet_labels
 from tests.networks import SMALL
 
 
@@ -32,34 +32,6 @@ def test_a_label_weight_is_the_confidence_relative_to_the_best_of_class_and_vide
     weights = label_weights(scores, labels, Params())
     assert_close(weights, torch.tensor([0.5, 1.0, 1.0, 0.0]), atol=1e-4, rtol=0)
     assert not len(label_weights(scores[:0], labels[:0], Params()))
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_crop_keeps_a_segment_and_the_limits(seed):
-    params = Params(max_snippets=20, crop_min=0.5)
-    segments = torch.tensor([[3.0, 7.0], [30.0, 34.0], [0.0, 100.0]])
-    first, last, stays = random_crop(100, segments, params, torch.Generator().manual_seed(seed))
-    assert 0 <= first < last <= 100
-    assert last - first == 20
-    assert stays.any()
-    inside = segments.clamp(first, last).diff(dim=1)[:, 0]
-    assert (stays == (inside >= segments.diff(dim=1)[:, 0] / 2)).all()
-
-
-def test_crop_without_segments_or_room():
-    first, last, stays = random_crop(1, torch.zeros(0, 2), Params(), torch.Generator())
-    assert (first, last, len(stays)) == (0, 1, 0)
-    long = torch.tensor([[0.0, 60.0]])
-    assert not random_crop(64, long, Params(max_snippets=16), torch.Generator()).stays.any()
-
-
-def test_crop_covers_its_range():
-    random = torch.Generator().manual_seed(0)
-    sizes = []
-    for _ in range(300):
-        crop = random_crop(100, torch.zeros(0, 2), Params(), random)
-        sizes.append(crop.end - crop.first)
-    assert (min(sizes), max(sizes)) == (90, 100)
 
 
 @pytest.mark.parametrize("recipe", ["published", "corrected"])
