@@ -76,6 +76,11 @@ def video_score(cas: Tensor, k: int) -> Tensor:
     return cas.topk(k, dim=1).values.mean(1).softmax(1)
 
 
+def easy_count(length: int, params: Params) -> int:
+    """Number of easy snippets of a video, which also make its score: T // `easy_ratio`, at least 1."""
+    return max(1, length // params.easy_ratio)
+
+
 class Snippets(NamedTuple):
     """Embeddings (B, k, E) of the mined snippets."""
 
@@ -152,7 +157,7 @@ def mined(output: Activations, params: Params, dropout: float = 0.0) -> Snippets
     return mine_snippets(
         output.embeddings,
         output.actionness,
-        k_easy=max(1, length // params.easy_ratio),
+        k_easy=easy_count(length, params),
         k_hard=max(1, length // params.hard_ratio),
         small=params.erosion_small,
         large=params.erosion_large,
@@ -266,9 +271,9 @@ def batch_losses(output: Activations, labels: Tensor, params: Params) -> dict[st
         labels: multi-hot (B, C).
         params: easy_ratio, and those of mining and contrast.
     """
-    k = max(1, output.cas.shape[1] // params.easy_ratio)
+    score = video_score(output.cas, easy_count(output.cas.shape[1], params))
     snippets = mined(output, params, params.mining_dropout)
-    return generator_loss(video_score(output.cas, k), labels, snippets, params)
+    return generator_loss(score, labels, snippets, params)
 
 
 def train_generator(params: Params, store: FeatureStore, folder: Path) -> tuple[Generator, pd.DataFrame]:

@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 
 from fustal.data.features import FeatureStore
-from fustal.generator import Generator, activations, video_score
+from fustal.data.results import results_frame
+from fustal.generator import Generator, activations, easy_count, video_score
 from fustal.params import Params, parse_grid
 from fustal.segments import hard_nms, iou_score
 
@@ -31,14 +32,11 @@ def propose_videos(
         Frame with video, label, score, start (s), end (s).
     """
     dataset = store.dataset
-    names = np.array(dataset.classes, dtype=object)
-    found = [np.empty((0, 4))]  # arrays: a frame for each video would take ten times the memory
-    counts = []
+    found = []
     for video, labels in zip(videos, dataset.labels(videos), strict=True):
         output = activations(model, store, video, params)
         cas = output.cas[0].numpy()
-        k = max(1, len(cas) // params.easy_ratio)
-        score = video_score(output.cas, k)[0].numpy()
+        score = video_score(output.cas, easy_count(len(cas), params))[0].numpy()
         if known and params.corrected:
             classes = np.flatnonzero(labels)
         else:
@@ -48,10 +46,7 @@ def propose_videos(
         if params.corrected:
             rows = centred(rows, store.grid_of(video).to_seconds(0), store.covered(video))
         found.append(rows.to_numpy(float))
-        counts.append(len(rows))
-    label, score, start, end = np.concatenate(found).T
-    whose = np.repeat(np.array(videos, dtype=object), counts)
-    return pd.DataFrame({"video": whose, "label": names[label.astype(int)], "score": score, "start": start, "end": end})
+    return results_frame(videos, found, dataset.classes)
 
 
 def predicted_classes(score: np.ndarray, threshold: float) -> np.ndarray:

@@ -4,6 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+SHORTEST = 1e-12
+"""Length in place of 0 of an empty segment, whose tIoU would be 0 / 0."""
+
 ROWS = 256
 """Rows of a tIoU matrix that are in memory at the same time: a file can have tens of thousands of proposals a video."""
 
@@ -75,7 +78,7 @@ def hard_nms(segments: Tensor, scores: Tensor, threshold: float, *, plus_one: bo
     order = scores.argsort(descending=True, stable=True)
     start, end = segments[order].detach().cpu().numpy().T.copy()
     extra = 1 if plus_one else 0
-    length = end - start + extra
+    length = np.maximum(end - start + extra, SHORTEST)
     removed = np.zeros(len(order), dtype=bool)
     kept = []
     # Only the tIoU with kept segments is computed: all pairs of thousands of proposals would fill the memory.
@@ -83,10 +86,8 @@ def hard_nms(segments: Tensor, scores: Tensor, threshold: float, *, plus_one: bo
         if removed[i]:
             continue
         kept.append(i)
-        overlap = np.maximum(np.minimum(end[i], end[i:]) - np.maximum(start[i], start[i:]) + extra, 0)
-        union = length[i] + length[i:] - overlap
-        tiou = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
-        removed[i:] |= tiou >= threshold
+        rest = slice(i, None)
+        removed[rest] |= _tiou_with(i, rest, start, end, length, extra) >= threshold
     return order[kept]
 
 
@@ -148,7 +149,7 @@ def _pick(
     order = np.lexsort((segments[:, 0], groups))
     start, end = segments[order].T.copy()
     scores = scores[order]
-    length = np.maximum(end - start, 1e-12)
+    length = np.maximum(end - start, SHORTEST)
     ranked_groups = groups[order]
     members = {}
     for group in np.unique(groups):
@@ -164,13 +165,20 @@ def _pick(
         picks.append(best)
         values.append(scores[best])
         near = members[ranked_groups[best]]
-        overlap = np.minimum(end[near], end[best]) - np.maximum(start[near], start[best])
-        overlap = np.maximum(overlap, 0)
-        tiou = overlap / (length[near] + length[best] - overlap)
+        tiou = _tiou_with(best, near, start, end, length)
         decay = np.exp(tiou * (scale * tiou))  # exp(-tIoU² / sigma), in the precision of the scores
         scores[near] *= np.maximum(decay, smallest)
         scores[best] = -np.inf
     return order[picks], np.array(values, scores.dtype)
+
+
+def _tiou_with(
+    i: int, others: slice, start: np.ndarray, end: np.ndarray, length: np.ndarray, extra: int = 0
+) -> np.ndarray:
+    """TIoU of one segment with some others; `extra` is added to intersections, and is in the lengths already."""
+    overlap = np.minimum(end[others], end[i]) - np.maximum(start[others], start[i]) + extra
+    overlap = np.maximum(overlap, 0)
+    return overlap / (length[others] + length[i] - overlap)
 
 
 def vote(segments: Tensor, voters: Tensor, scores: Tensor, tiou: float) -> Tensor:

@@ -3,7 +3,7 @@
 import contextlib
 import csv
 import io
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
@@ -29,6 +29,26 @@ from fustal.data.writing import write_json
 from fustal.exceptions import InputError
 
 RESULT_COLUMNS = ["video", "label", "score", "start", "end"]
+
+
+def results_frame(videos: Sequence[str], rows: Sequence[np.ndarray], classes: Sequence[str]) -> pd.DataFrame:
+    """A frame of results from numbers; a frame for each video would take ten times the memory.
+
+    Args:
+        videos: names.
+        rows: for each video (N, 4): index of the class, score, start (s), end (s).
+        classes: names of the classes.
+
+    Returns:
+        Frame with the columns `RESULT_COLUMNS`.
+
+    >>> results_frame(["v"], [np.array([[1, 0.5, 2.0, 4.0]])], ["run", "jump"]).to_dict("records")
+    [{'video': 'v', 'label': 'jump', 'score': 0.5, 'start': 2.0, 'end': 4.0}]
+    """
+    label, score, start, end = np.concatenate([np.empty((0, 4)), *rows]).T
+    video = np.repeat(np.array(videos, dtype=object), [len(part) for part in rows])
+    names = np.array(classes, dtype=object)[label.astype(int)]
+    return pd.DataFrame({"video": video, "label": names, "score": score, "start": start, "end": end})
 
 
 def read_results(

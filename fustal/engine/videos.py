@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fustal.data.features import FeatureStore, sample_train
+from fustal.data.results import results_frame
 from fustal.engine.device import send
 from fustal.engine.loop import load_ahead, progress_bar
 from fustal.params import Params
@@ -149,16 +150,9 @@ def to_frame(
     Returns:
         Frame with video, label, score, start (s), end (s).
     """
-    classes = np.array(store.dataset.classes, dtype=object)
-    rows = [np.empty((0, 4))]
-    counts = []
+    rows = []
     for video in videos:
         segments, scores, labels = found[video]
         seconds = store.grid_of(video).to_seconds(segments.cpu().double()).clamp(0, store.duration(video))
         rows.append(np.column_stack([labels.cpu(), scores.cpu().double(), seconds]))
-        counts.append(len(labels))
-    label, score, start, end = np.concatenate(rows).T
-    whose = np.repeat(np.array(videos, dtype=object), counts)
-    return pd.DataFrame(
-        {"video": whose, "label": classes[label.astype(int)], "score": score, "start": start, "end": end}
-    )
+    return results_frame(videos, rows, store.dataset.classes)

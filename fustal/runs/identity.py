@@ -110,11 +110,12 @@ def modules_used(sources: list[str]) -> list[Path]:
     Returns:
         Their paths, sorted; without those in `NO_RESULT`.
     """
+    files = _module_files()
     found: set[Path] = set()
     waiting = list(sources)
     while waiting:
         for name in _imported(waiting.pop()):
-            path = _file_of(name)
+            path = files.get(PLACES.get(name.removeprefix("fustal."), name))
             if path is not None and path not in found and not name.startswith(NO_RESULT):
                 found.add(path)
                 waiting.append(path.read_text(encoding="utf-8"))
@@ -146,11 +147,10 @@ def _parsed(source: str) -> ast.Module:
     return ast.Module(body=[], type_ignores=[])
 
 
-def _file_of(name: str) -> Path | None:
-    """The file of a module of fustal, or of the module that a public name comes from; None where there is none."""
-    module = PLACES.get(name.removeprefix("fustal."), name)
-    path = ROOT / module.replace(".", "/")
-    for file in (path.with_suffix(".py"), path / "__init__.py"):
-        if file.is_file():
-            return file
-    return None
+def _module_files() -> dict[str, Path]:
+    """Full name of each module of fustal -> its file."""
+    files = {}
+    for path in (ROOT / "fustal").rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        files[".".join(parts).removesuffix(".__init__")] = path
+    return files

@@ -238,14 +238,20 @@ def is_done(params: Params, name: str, data: str, outputs: Path | None = None) -
         outputs: the folder above the run's, if another one than `OUTPUTS`.
     """
     run_folder = (outputs or OUTPUTS) / params.run
-    stage = CHAIN[name]
-    record = _complete(stage, run_folder)
-    if record is None or record.key != stage_key(params, stage, data):
-        return False
-    if changed_file(stage, params, run_folder, record.inputs | record.outputs):
-        return False
-    inputs = inputs_of(stage, params, run_folder)
-    return all(is_done(params, maker.name, data, outputs) for maker in _makers(inputs, run_folder))
+    waiting = [CHAIN[name]]
+    seen = set()
+    while waiting:
+        stage = waiting.pop()
+        if stage.name in seen:  # stages share makers: each is checked once
+            continue
+        seen.add(stage.name)
+        record = _complete(stage, run_folder)
+        if record is None or record.key != stage_key(params, stage, data):
+            return False
+        if changed_file(stage, params, run_folder, record.inputs | record.outputs):
+            return False
+        waiting += _makers(inputs_of(stage, params, run_folder), run_folder)
+    return True
 
 
 def _makers(inputs: Mapping[str, Path], run_folder: Path) -> list[Stage]:

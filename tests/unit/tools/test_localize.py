@@ -25,19 +25,13 @@ from fustal.tools import localize
 from fustal.tools.cli import main
 from fustal.tools.localize import find_files, load
 from tests.datasets import planted_in
+from tests.networks import SMALL
 
-SMALL = {
-    "student_dim": 16,
-    "student_mlp": 16,
-    "student_levels": 3,
-    "student_stem": 1,
-    "student_bins": 4,
+TRAINED = SMALL | {
     "student_lr": 1e-2,
     "ema_decay": 0.9,
-    "max_snippets": 64,
     "student_epochs": 16,
     "distill_epochs": 2,
-    "student_batch": 4,
     "device": "cpu",
 }
 
@@ -48,7 +42,7 @@ def trained(tmp_path_factory):
     outputs = tmp_path_factory.mktemp("outputs")
     data = tmp_path_factory.mktemp("data")
     dataset, store = planted_in(data)
-    params = Params(run="tiny", **SMALL)
+    params = Params(run="tiny", **TRAINED)
     folder = outputs / "tiny"
     labels = as_labels(dataset.segments_of("train"))
     inputs = inputs_of(CHAIN["distilled"], params, folder)
@@ -140,7 +134,7 @@ def test_the_average_is_used_and_not_the_student(run, videos):
     shutil.copy(run / "distilled" / "model.safetensors", run / "distilled" / "ema.safetensors")
     with pytest.raises(InputError, match=r"ema\.safetensors: has changed since it was written: run notebook 04"):
         load("tiny")
-    raw = Student.from_params(Params(**SMALL), 6, 2)
+    raw = Student.from_params(Params(**TRAINED), 6, 2)
     localize.load_module(raw, run / "distilled" / "model.safetensors")
     assert any(not torch.equal(value, average[name]) for name, value in raw.state_dict().items())
 
