@@ -15,10 +15,11 @@ from fustal.evaluation.detections import (
     summary,
     video_level_average_precision,
 )
+from fustal.evaluation.diagnosis import kinds_of_detections
 from fustal.evaluation.labels import label_measures, pseudo_label_quality, true_positive
 from fustal.exceptions import InputError
 from fustal.params import Params, parse_grid
-from tests.benchmarks.plain_post import plain_mean_average_precision
+from tests.benchmarks.plain_post import plain_mean_average_precision, plain_tiou
 
 TIOUS = [0.1, 0.5]
 
@@ -78,6 +79,42 @@ def test_of_equal_overlaps_the_last_true_segment_is_matched():
     detections = found(("a", "run", 0.9, 0, 10), ("a", "run", 0.8, 6, 10))
     assert mean_average_precision(detections, twins, [0.4]).loc["run", 0.4] == 0.5
     assert mean_average_precision(detections, twins[::-1], [0.4]).loc["run", 0.4] == 1
+
+
+@pytest.mark.parametrize(
+    ("true", "one", "taken"),
+    [
+        ([(2, 3), (0, 1), (4, 5)], (0, 5), 2),  # three times 1/5: the last row, wherever it lies in time
+        ([(0, 4), (0, 4), (0, 4)], (0, 4), 2),
+        # Equal but for rounding: no tolerance makes them equal, as in the field's evaluators.
+        ([(0, 0.1), (0.1, 0.2), (0.2, 0.3)], (0, 0.3), 1),  # the last tIoU is 6e-17 lower than the others
+        ([(0.3, 0.4), (0.7, 0.8), (0, 0.1)], (0, 1), 1),  # three tIoUs, all different
+    ],
+)
+def test_the_segment_of_the_highest_tiou_or_the_last_of_equal_ones_is_taken(true, one, taken):
+    segments = truth(*[("a", "run", *times) for times in true])
+    tiou = plain_tiou(*one, segments.start.to_numpy(), segments.end.to_numpy())
+    assert np.argsort(tiou, kind="stable")[-1] == taken, "the field's evaluators read a sorted list from its end"
+    detections = found(("a", "run", 0.9, *one))
+    assert matching.matches(detections, segments, [0.0, 0.1]) == [[taken], [taken]]
+
+
+def test_the_quality_of_labels_and_the_kinds_of_errors_match_the_same_segment():
+    twins = truth(("a", "run", 0, 4), ("a", "run", 6, 10))
+    labels = found(("a", "run", 0.9, 0, 10), ("a", "run", 0.8, 6, 10))
+    assert pseudo_label_quality(labels, twins, [0.4]).loc[0.4, "recall"] == 0.5
+    assert pseudo_label_quality(labels, twins[::-1], [0.4]).loc[0.4, "recall"] == 1
+    assert kinds_of_detections(labels, twins, 0.4).tolist() == ["right", "double"]
+    assert kinds_of_detections(labels, twins[::-1], 0.4).tolist() == ["right", "right"]
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_many_exact_ties_are_taken_from_the_last_to_the_first(count):
+    """Also more than 16, from which on NumPy's default sort is not stable."""
+    start = np.arange(count) * 2.0
+    segments = pd.DataFrame({"video": "a", "label": "run", "start": start, "end": start + 1})
+    whole = pd.DataFrame({"video": "a", "label": "run", "score": np.linspace(1, 0.1, count), "start": 0.0, "end": 80.0})
+    assert matching.matches(whole, segments, [0.01])[0].tolist() == list(range(count))[::-1]
 
 
 def test_equal_scores_are_matched_in_their_order():
