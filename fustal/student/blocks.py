@@ -87,7 +87,11 @@ class SGPBlock(nn.Module):
         self.instant = Depthwise(dim, 1, std)
         self.context = Depthwise(dim, 1, std)
         self.group_norm = MaskedGroupNorm(16, dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, params.student_mlp), nn.GELU(), nn.Linear(params.student_mlp, dim))
+        widen = nn.Linear(dim, params.student_mlp)
+        narrow = nn.Linear(params.student_mlp, dim)
+        nn.init.zeros_(widen.bias)
+        nn.init.zeros_(narrow.bias)
+        self.mlp = nn.Sequential(widen, nn.GELU(), narrow)
         self.drop_mix: nn.Module = nn.Identity()
         self.drop_mlp: nn.Module = nn.Identity()
         if halve and params.student_drop_path:

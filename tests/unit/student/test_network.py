@@ -1,5 +1,7 @@
 """The network of the student: blocks, pyramid and heads."""
 
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -63,6 +65,14 @@ def test_borders_at_some_points_equal_those_computed_everywhere():
         expected = decode(everywhere, output.lengths, video, point, labels)
         assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert (some.offsets != 0).any(dim=2).sum() < (everywhere.offsets != 0).any(dim=2).sum()
+
+
+@pytest.mark.parametrize("recipe", ["published", "corrected"])
+def test_only_the_classes_have_biases_that_differ_from_0_at_the_start(recipe):
+    for name, weight in small_student(recipe=recipe).named_parameters():
+        if name.endswith("bias"):
+            expected = -math.log(0.99 / 0.01) if name.startswith(("class", "start", "end")) and "out" in name else 0
+            assert_close(weight, torch.full_like(weight, expected), msg=name)
 
 
 def test_drop_path_drops_whole_videos_and_keeps_the_mean():
