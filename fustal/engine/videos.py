@@ -50,14 +50,18 @@ def sample_batch(
 def random_crop(length: int, segments: Tensor, params: Params, random: torch.Generator) -> Crop:
     """Chooses a part of a video that keeps at least one of its segments, if it has any and a trial finds one.
 
+    A video longer than `max_snippets` is cut to exactly these; of another one a random share is kept.
+
     Args:
         length: snippets of the video.
         segments: (N, 2) snippets; one stays when at least half of it does.
         params: `crop_min`, `max_snippets`.
         random: source of the draws.
     """
-    share = params.crop_min + (1 - params.crop_min) * torch.rand((), generator=random).item()
-    size = min(max(round(length * share), 1), params.max_snippets)
+    size = params.max_snippets
+    if length <= size:
+        share = params.crop_min + (1 - params.crop_min) * torch.rand((), generator=random).item()
+        size = max(round(length * share), 1)
     first = torch.randint(length - size + 1, (CROP_TRIALS, 1), generator=random)
     inside = torch.minimum(segments[:, 1], first + size) - torch.maximum(segments[:, 0], first)  # (trials, N)
     half = (segments[:, 1] - segments[:, 0]) / 2

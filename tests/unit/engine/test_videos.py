@@ -58,10 +58,23 @@ def test_crop_without_segments_or_room():
     assert not random_crop(64, long, Params(max_snippets=16), torch.Generator()).stays.any()
 
 
-def test_crop_covers_its_range():
+@pytest.mark.parametrize(
+    ("maximum", "sizes"),
+    [
+        (200, (90, 100)),  # the whole video is short enough: from .9 of it to all
+        (100, (90, 100)),
+        (99, (99, 99)),  # a longer video, also one of which .9 would fit, is cut to the maximum
+        (91, (91, 91)),
+        (90, (90, 90)),
+        (60, (60, 60)),
+    ],
+)
+@pytest.mark.parametrize("recipe", ["published", "corrected"])
+def test_crop_covers_its_range(maximum, sizes, recipe):
     random = torch.Generator().manual_seed(0)
-    sizes = []
-    for _ in range(300):
-        crop = random_crop(100, torch.zeros(0, 2), Params(), random)
-        sizes.append(crop.end - crop.first)
-    assert (min(sizes), max(sizes)) == (90, 100)
+    params = Params(max_snippets=maximum, recipe=recipe)
+    crops = [random_crop(100, torch.zeros(0, 2), params, random) for _ in range(300)]
+    found = [crop.end - crop.first for crop in crops]
+    assert (min(found), max(found)) == sizes
+    first = {crop.first for crop in crops}
+    assert (min(first), max(first)) == (0, 100 - sizes[0])
