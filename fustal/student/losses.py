@@ -46,6 +46,22 @@ def offset_iou(offsets: Tensor, targets: Tensor) -> Tensor:
     return overlap / union.clamp(min=1e-8)
 
 
+def iou_weight(iou: Tensor) -> Tensor:
+    """Weight of positive points in the focal loss, IoU^0.2; where the IoU is 0, weight and gradient are 0.
+
+    The derivative of the power is infinite at 0. The offsets are expectations of a softmax: as one of them goes to 0,
+    so does the gradient of the weight with respect to its logits. So 0 is the limit.
+
+    Args:
+        iou: (N,) in [0, 1].
+
+    >>> iou_weight(torch.tensor([1.0, 0.03125, 0.0]))
+    tensor([1.0000, 0.5000, 0.0000])
+    """
+    positive = iou > 0
+    return torch.where(positive, iou, 1) ** IOU_POWER * positive
+
+
 def diou_loss(offsets: Tensor, targets: Tensor) -> Tensor:
     """Distance-IoU loss: 1 - IoU, plus the squared distance of the centres over the length of the common hull.
 
@@ -116,9 +132,11 @@ def student_loss(model: Student, output: StudentOutput, truth: Truth, params: Pa
     decoded = decode(borders, output.lengths, video, point, label)
     target = offsets[video, point]
     label_weight = label_weights[video, point]
-    # A well placed point counts more for its class. The weight has no gradient: offsets learn from the DIoU loss.
+    # A well placed point counts more for its class. Published: the focal loss can also fall by a lower weight, so its
+    # gradient moves offsets away from their targets, against the DIoU loss. Corrected: offsets learn from DIoU alone.
+    placed = decoded.detach() if params.corrected else decoded
     weight = torch.ones_like(logits)
-    weight[video, point, label] = offset_iou(decoded.detach(), target) ** IOU_POWER * label_weight
+    weight[video, point, label] = iou_weight(offset_iou(placed, target)) * label_weight
     focal = (focal_loss(logits, classes) * weight * output.mask).sum() / model.positives
     diou = (diou_loss(decoded, target) * label_weight).sum() / model.positives
 

@@ -215,7 +215,10 @@ def plain_losses(student, levels, truth, params):
         if len(video):
             decoded = plain_decode(level, video, point, label)
             target = offsets[video, point + first]
-            weight[video, point + first, label] = plain_iou(decoded.detach(), target)[0] ** 0.2
+            iou = plain_iou(decoded, target)[0]
+            found = iou > 0  # the derivative of the power is infinite at 0
+            weight[video[found], point[found] + first, label[found]] = iou[found] ** 0.2
+            weight[video[~found], point[~found] + first, label[~found]] = 0
             diou = diou + plain_diou(decoded, target).sum()
         first = last
     focal = (plain_focal(logits[valid], classes[valid]) * weight[valid]).sum() / student.positives

@@ -165,6 +165,44 @@ def test_loss(student):
         compare(losses[ours], vectors[f"loss_{released}"])
 
 
+@pytest.mark.parametrize("head", ["class_head", "start_head", "end_head", "offset_head", "scales"])
+def test_gradient(student, head):
+    """In the direction of the gradient, the loss changes as much as the gradient is long.
+
+    `test_loss` compares the loss itself with the released one, in which all that the heads compute has a gradient. In
+    the corrected recipe the weight of the focal loss has none, so there the change is less.
+    """
+    _, model, batch, truth = student
+    model.eval()  # the moving number of positives stays the same
+    weights = [weight for name, weight in model.named_parameters() if name.startswith(head)]
+    video_labels = torch.ones(len(truth[0]), model.class_head.out.out_channels)
+    truth = Truth(*truth, [torch.ones(len(labels)) for labels in truth[1]], video_labels)
+
+    def loss(recipe):
+        return student_loss(model, model(*batch), truth, Params(mil_weight=0.0, recipe=recipe))["loss"]
+
+    @torch.no_grad()
+    def loss_after(step, direction):
+        for weight, part in zip(weights, direction, strict=True):
+            weight.add_(part, alpha=step)
+        return loss(recipe).item()
+
+    ratios = {}
+    for recipe in ("published", "corrected"):
+        gradient = torch.autograd.grad(loss(recipe), weights)
+        length = torch.nn.utils.get_total_norm(gradient)
+        direction = [part / length for part in gradient]
+        above = loss_after(0.003, direction)
+        below = loss_after(-0.006, direction)
+        loss_after(0.003, direction)  # the weights are as before
+        ratios[recipe] = (above - below) / 0.006 / length.item()
+    assert ratios["published"] == pytest.approx(1, rel=0.01)
+    if head == "class_head":
+        assert ratios["corrected"] == pytest.approx(1, rel=0.01)
+    else:
+        assert ratios["corrected"] < 0.8
+
+
 def test_detections(student):
     vectors, model, batch, _ = student
     params = Params(recipe="published", pre_nms_topk=2000, max_detections=200)

@@ -7,8 +7,9 @@ from torch.testing import assert_close
 
 from fustal.params import Params
 from fustal.student import Truth, assign, points
-from fustal.student.losses import diou_loss, mil_loss, offset_iou, student_loss
-from tests.networks import SMALL, random_batch, small_student, truth_of
+from fustal.student.losses import diou_loss, iou_weight, mil_loss, offset_iou, student_loss
+from fustal.student.network import Borders
+from tests.networks import SMALL, FixedStudent, random_batch, small_student, truth_of
 
 
 def test_perfect_offsets_have_no_loss_and_degenerate_ones_a_finite_loss():
@@ -70,6 +71,39 @@ def test_loss_trains_every_weight_and_counts_positives(recipe):
     assert_close(model.positives.item(), positives)
     student_loss(model.eval(), model(*batch), truth, params)
     assert_close(model.positives.item(), positives)
+
+
+def gradients_of_focal(recipe, borders=None):
+    """The gradients of the focal loss with respect to start logits, end logits and offset bins, of one video."""
+    model = FixedStudent([16], batch=1)
+    model.positives = torch.tensor(10.0)
+    if borders:
+        model.fixed_borders = borders
+    for values in model.fixed_borders:
+        values.requires_grad_()
+    truth = truth_of([torch.tensor([[3.0, 7.0]])], [torch.tensor([1])], torch.ones(1, 2))
+    losses = student_loss(model.eval(), model.output, truth, Params(recipe=recipe))
+    return torch.autograd.grad(losses["focal"], model.fixed_borders, allow_unused=True)
+
+
+def test_only_the_published_focal_loss_trains_the_borders():
+    assert all(gradient.any() for gradient in gradients_of_focal("published"))
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        gradients_of_focal("corrected")
+
+
+def test_a_segment_of_no_length_has_no_weight_and_a_finite_gradient():
+    overlap = torch.tensor([1.0, 0.5, 1e-30, 0.0], requires_grad=True)
+    weight = iou_weight(overlap)
+    assert_close(weight, torch.tensor([1.0, 0.5**0.2, 1e-6, 0.0]))
+    (gradient,) = torch.autograd.grad(weight.sum(), overlap)
+    assert_close(gradient, torch.tensor([0.2, 0.2 * 0.5**-0.8, 2e23, 0.0]))
+    # Bin 0 is certain: the decoded offsets are exactly 0, and so is the IoU.
+    offsets = torch.zeros(1, 16, 8)
+    offsets[..., 3:5] = 1e4
+    logits = torch.zeros(1, 16, 2)
+    for gradient in gradients_of_focal("published", Borders(logits, logits.clone(), offsets)):
+        assert not gradient.any(), "neither NaN nor anything else"
 
 
 def test_loss_without_any_segment():
