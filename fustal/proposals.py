@@ -44,6 +44,10 @@ def propose_videos(
         seconds = store.seconds_per_sample(video, len(cas))
         rows = propose(cas, output.actionness[0].numpy(), score, classes, seconds, params)
         if params.corrected:
+            # The times of the snippets that were really sampled, in the place of even ones.
+            even = seconds * np.arange(len(cas) + 1)
+            times = np.interp(rows[["start", "end"]], even, store.sample_starts(video, len(cas)))
+            rows = rows.assign(start=times[:, 0], end=times[:, 1])
             rows = centred(rows, store.grid_of(video).to_seconds(0), store.covered(video))
         found.append(rows.to_numpy(float))
     return results_frame(videos, found, dataset.classes)

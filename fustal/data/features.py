@@ -145,6 +145,16 @@ class FeatureStore:
         grid = self.grid_of(video)
         return grid.stride * self.length(video) / (count * grid.fps)
 
+    def sample_starts(self, video: str, count: int) -> np.ndarray:
+        """Seconds of the snippets that `sample_test` takes, the first at 0, and of the end of the video, (count + 1,).
+
+        They differ from multiples of `seconds_per_sample` by less than a snippet: whole snippets are not quite even.
+        """
+        grid = self.grid_of(video)
+        length = self.length(video)
+        positions = [*sample_test(length, count).tolist(), length]
+        return np.array(positions) * grid.stride / grid.fps
+
     def duration(self, video: str) -> float:
         """The duration of a video in seconds: from its annotation, or else the end of its last snippet."""
         annotated = float(self.dataset.videos.duration[video])
@@ -260,7 +270,7 @@ def sample_train(length: int, count: int, generator: torch.Generator) -> Tensor:
 
 
 def sample_test(length: int, count: int) -> Tensor:
-    """Positions of a test sample: at most `count`, evenly spaced; a shorter video is taken whole.
+    """Positions of a test sample: the snippets in which `count` equal bins begin; a shorter video is taken whole.
 
     Args:
         length: the number of snippets of the video, T.
@@ -269,9 +279,8 @@ def sample_test(length: int, count: int) -> Tensor:
     Returns:
         Ascending positions, int64 (min(T, count),) (docs/method.md section 2).
 
-    >>> sample_test(3, 5), sample_test(10, 5)
-    (tensor([0, 1, 2]), tensor([0, 2, 4, 6, 9]))
+    >>> sample_test(3, 5), sample_test(8, 5)
+    (tensor([0, 1, 2]), tensor([0, 1, 3, 4, 6]))
     """
-    if length <= count:
-        return torch.arange(length)
-    return torch.linspace(0, length - 1, count).long()
+    count = min(count, length)
+    return torch.arange(count) * length // count  # in whole numbers: a rounded one could be the snippet before

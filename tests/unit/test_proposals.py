@@ -1,5 +1,7 @@
 """Proposals from activations, and the filter: each piece against a plain loop."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -349,6 +351,59 @@ def test_long_videos_are_sampled_and_times_scaled_back(planted):
     best = found.loc[found.score.idxmax()]
     assert abs(best.start - 30) <= 1.5
     assert abs(best.end - 40) <= 1.5
+
+
+@pytest.fixture(params=[31, 59, 100])
+def long_video(request, one_video):
+    """A video that is longer than a sample of 30 snippets; a snippet lasts half a second.
+
+    Returns:
+        Its number of snippets, and a function (snippets of the only action, recipe) -> middle of its proposal (s).
+    """
+    length = request.param
+    dataset, store = one_video(np.zeros((length, 6)))
+    # One threshold just below the highest activation: one proposal, around it.
+    one = {"cas_thresholds": "0.9:0.1:0.9", "actionness_thresholds": "0.9:0.1:0.9", "class_threshold": 0.5}
+
+    def middle(action, recipe):
+        features = np.zeros((length, 6), np.float32)
+        features[action, 1] = 4.0
+        np.save(dataset.root / "train1.npy", features)
+        params = Params(recipe=recipe, generator_snippets=30, device="cpu", **one)
+        found = propose_videos(copying_generator(), store, ["train1"], params)
+        assert len(found) == 1
+        return (found.start[0] + found.end[0]) / 2
+
+    return length, middle
+
+
+def test_times_in_long_videos_are_those_of_the_sampled_snippets(long_video):
+    """Each sampled snippet in turn is the action, except at the ends, where a proposal reaches to the end."""
+    length, middle = long_video
+    position = 0.5 * length / 30 / 24
+    for j in range(1, 29):
+        snippet = j * length // 30
+        # The activation falls faster on the side of the nearer neighbour.
+        assert middle(snippet, "corrected") == pytest.approx(0.5 * (snippet + 0.5), abs=position + 0.025)
+        # Released: timed as if it were at j * length / 30, by the start of its window.
+        assert middle(snippet, "published") == pytest.approx(0.5 * j * length / 30, abs=position)
+
+
+def test_times_in_long_videos_do_not_drift(long_video):
+    """The action takes each place in turn; it is just long enough for one snippet of it to be sampled."""
+    length, middle = long_video
+    step = length / 30
+    duration = math.ceil(step)
+    errors = {}
+    for recipe in ("published", "corrected"):
+        for first in range(2 * duration, length - 3 * duration):
+            true = 0.5 * (first + duration / 2)
+            errors.setdefault(recipe, []).append(middle(slice(first, first + duration), recipe) - true)
+    # Where between two sampled snippets the action lies cannot be known. Published: and half a window.
+    assert np.abs(errors["corrected"]).max() < 0.5 * (step / 2 + 0.1)
+    assert np.abs(errors["published"]).max() < 0.5 * (step / 2 + 0.5)
+    for part in np.array_split(errors["corrected"], 3):
+        assert abs(part.mean()) < 0.5 * 0.2, "neither early nor late, in any third of the video"
 
 
 @pytest.mark.parametrize("recipe", ["corrected", "published"])
