@@ -24,8 +24,9 @@ from fustal.student.training import StudentState, train_epochs
 class Relabel(nn.Module):
     """Replaces the labels of a batch by the teacher's predictions on the same sequences.
 
-    A video without any prediction keeps its pseudo labels; `published`: from the first such video on, its batch and
-    the rest of the epoch use the pseudo labels. A module, so that a checkpoint holds the epoch in which that happened.
+    A video without any prediction keeps its pseudo labels. `published`: the first batch of an epoch with such a video
+    is skipped, and the rest of the epoch uses the pseudo labels. A module, so that a checkpoint holds the epoch in
+    which that happened.
 
     Args:
         params: `relabel_confidence`, `recipe`, settings of decoding and soft-NMS.
@@ -38,13 +39,16 @@ class Relabel(nn.Module):
         self.register_buffer("fallback_epoch", torch.tensor(-1))
 
     @torch.no_grad()
-    def forward(self, teacher: Student, batch: Batch, epoch: int) -> Truth:
+    def forward(self, teacher: Student, batch: Batch, epoch: int) -> Truth | None:
         """Labels a batch with the teacher's predictions.
 
         Args:
             teacher: the average of the student's weights.
             batch: sequences without noise, with the pseudo labels.
             epoch: number of the epoch.
+
+        Returns:
+            The new labels, or None: this batch trains nothing.
         """
         truth = batch.truth
         if self.fallback_epoch == epoch:
@@ -54,7 +58,7 @@ class Relabel(nn.Module):
         missing = [len(labels) == 0 for _, _, labels in found]
         if any(missing) and not self.params.corrected:
             self.fallback_epoch.fill_(epoch)
-            return truth
+            return None
         # Videos without any prediction keep what they had.
         segments = list(truth.segments)
         labels = list(truth.labels)

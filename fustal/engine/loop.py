@@ -131,6 +131,10 @@ class Loop:
             where = f", in a batch of {', '.join(videos)}" if videos else ""
             raise FloatingPointError(f"{self.name}: the loss is {row['loss']} at step {step}{where}")
 
+    def skip(self, step: int) -> None:
+        """Adds a step in which nothing is trained to the log: it has no losses."""
+        self.rows.append({"step": step, "loss": float("nan")})
+
     def save(self, step: int) -> None:
         """Reports that a step is done, and writes log and checkpoint every `CHECKPOINT_EVERY` steps and at the end."""
         self.progress.done(step)
@@ -141,7 +145,7 @@ class Loop:
             save_state(self.checkpoint_file, self.modules, self.optimizer, step=done, about=self.about)
 
     def log(self) -> pd.DataFrame:
-        """The log: one row for each step with its losses.
+        """The log: one row for each step with its losses, NaN where it was skipped.
 
         Its `attrs["waiting"]` is the share of the time, 0 to 1, in which the training waited for batches; NaN when no
         step was left to do here.

@@ -92,7 +92,8 @@ def train_epochs(
         state: is trained.
         folder: receives `model`, `ema` and `optimizer.safetensors`, from which distillation continues, and the log.
         epochs: numbers of the epochs.
-        relabel: replaces the labels of each batch by the average's predictions, see `fustal.distillation.Relabel`.
+        relabel: replaces the labels of each batch by the average's predictions, see `fustal.distillation.Relabel`. If
+            it returns None, the step is skipped: student, average and optimizer stay as they are.
         each_epoch: called after each epoch with its number, from 1, and the state, for a curve.
 
     Returns:
@@ -114,18 +115,20 @@ def train_epochs(
             truth = batch.truth
             if relabel is not None:
                 truth = relabel(state.ema, batch, step // steps_per_epoch)
-            output = state.student(batch.x + noise, batch.mask)
-            losses = student_loss(state.student, output, truth, params)
-
-            state.optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()
-            loop.record(step, losses, batch.videos)  # an error here leaves the weights as they were
-            nn.utils.clip_grad_norm_(state.student.parameters(), max_norm=1.0)
-            for group in state.optimizer.param_groups:
-                group["lr"] = params.student_lr * warm_up(step, steps_per_epoch)
-            state.optimizer.step()
-            # The average follows every step, from the first one on.
-            update_average(state.ema, state.student, params.ema_decay)
+            if truth is None:
+                loop.skip(step)
+            else:
+                output = state.student(batch.x + noise, batch.mask)
+                losses = student_loss(state.student, output, truth, params)
+                state.optimizer.zero_grad(set_to_none=True)
+                losses["loss"].backward()
+                loop.record(step, losses, batch.videos)  # an error here leaves the weights as they were
+                nn.utils.clip_grad_norm_(state.student.parameters(), max_norm=1.0)
+                for group in state.optimizer.param_groups:
+                    group["lr"] = params.student_lr * warm_up(step, steps_per_epoch)
+                state.optimizer.step()
+                # The average follows every step of the optimizer, from the first one on.
+                update_average(state.ema, state.student, params.ema_decay)
 
             if each_epoch is not None and (step + 1) % steps_per_epoch == 0:
                 each_epoch((step + 1) // steps_per_epoch, state)

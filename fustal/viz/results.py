@@ -37,7 +37,8 @@ def training_curves(log: pd.DataFrame) -> DescribedFigure:
     """
     names = [name for name in log.columns if name != "step"]
     ends = []
-    for name, values in log[names].items():
+    for name, column in log[names].items():
+        values = column.dropna()  # of a skipped step there are none
         if len(values):
             ends.append(f"{name} from {values.iloc[0]:.3g} to {values.iloc[-1]:.3g}")
     alt = f"Losses over {len(log)} training steps: {', '.join(ends) or 'none'}."

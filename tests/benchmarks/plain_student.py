@@ -326,7 +326,7 @@ def plain_localize(student, store, videos, params):
 
 @torch.no_grad()
 def plain_relabel(teacher, batch, params):
-    """The teacher's labels of a batch: a full pass of inference for each video."""
+    """The teacher's labels of a batch, or None if a video has none: a full pass of inference for each video."""
     teacher.eval()
     segments = []
     labels = []
@@ -339,5 +339,5 @@ def plain_relabel(teacher, batch, params):
         segments.append(found[keep].clamp(0, float(mask.sum())))
         labels.append(classes[keep])
     if not all(map(len, labels)):
-        return batch.truth
+        return None
     return batch.truth._replace(segments=segments, labels=labels)

@@ -2,14 +2,16 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 from torch.testing import assert_close
 
-from fustal import distillation
+from fustal import distillation, viz
 from fustal.distillation import Relabel, distill, most_confident, predict
+from fustal.engine import loop
 from fustal.params import Params
-from fustal.student import Student, StudentState, Truth, train_student
+from fustal.student import Student, StudentState, Truth, train_student, training
 from fustal.student.batches import Batch
 from fustal.student.decoding import candidates
 from tests.networks import FixedStudent
@@ -89,7 +91,7 @@ def test_corrected_fallback_concerns_one_video(teacher):
 
 def test_published_fallback_lasts_for_the_epoch(teacher):
     relabel, batch = Relabel(Params(**SMALL, recipe="published")), batch_of_two()
-    assert relabel(teacher, batch, 5) is batch.truth
+    assert relabel(teacher, batch, 5) is None, "this batch is skipped"
     teacher.output.class_logits[1] = teacher.output.class_logits[0]
     restored = Relabel(Params(**SMALL, recipe="published"))
     restored.load_state_dict(relabel.state_dict())
@@ -97,6 +99,94 @@ def test_published_fallback_lasts_for_the_epoch(teacher):
     new = restored(teacher, batch, 6)
     assert sorted(new.labels[1].tolist()) == [0, 1]  # the predicted class 1 as well
     assert new.segments[1].max() == 64  # clipped to the sequence
+
+
+@pytest.fixture
+def distilled(planted, tmp_path):
+    """Distils a student in a folder; its training is the same each time.
+
+    `watch` is called with the state before the distillation, to register hooks.
+    """
+    dataset, store = planted
+
+    def run(name, watch=lambda state: None, **changes):
+        params = Params(**(SMALL | {"recipe": "published"} | changes))
+        if not (tmp_path / "student").exists():
+            train_student(params, store, dataset.segments, tmp_path / "student")
+        state = StudentState.load(tmp_path / "student", params, store)
+        watch(state)
+        distill(params, store, dataset.segments, state, tmp_path / name)
+        return state, pd.read_csv(tmp_path / name / "log.csv")
+
+    return run
+
+
+NOTHING_FOUND = {"pre_nms_score": 1.0}
+
+
+def test_published_skips_the_step_and_uses_pseudo_labels_for_the_rest_of_the_epoch(distilled, monkeypatch):
+    calls = []
+
+    def count(optimizer, args, kwargs):
+        calls.append("optimizer")
+
+    def watch(state):
+        calls.clear()  # of the training before
+        state.optimizer.register_step_pre_hook(count)
+        state.student.register_forward_pre_hook(lambda student, args: calls.append("student"))
+        state.ema.register_forward_pre_hook(lambda student, args: calls.append("teacher"))
+
+    average = training.update_average
+    monkeypatch.setattr(training, "update_average", lambda *args: (calls.append("average"), average(*args)))
+    state, log = distilled("a", watch, **NOTHING_FOUND)
+    # The first of the two steps of each epoch is skipped; in the second the teacher is not asked again.
+    assert calls == ["teacher", "student", "optimizer", "average"] * 2
+    assert log.step.tolist() == [4, 5, 6, 7]
+    assert log.loss.isna().tolist() == log.focal.isna().tolist() == [True, False, True, False]
+    assert {float(moments["step"]) for moments in state.optimizer.state.values()} == {4 + 2}
+
+
+def test_skipped_steps_alone_change_nothing(distilled, tmp_path):
+    changes = NOTHING_FOUND | {"student_batch": 8}  # one step in an epoch
+    before = {}
+
+    def watch(state):
+        for name in ("student", "ema"):
+            before[name] = {key: value.clone() for key, value in getattr(state, name).state_dict().items()}
+
+    state, log = distilled("a", watch, **changes)
+    assert_close(state.student.state_dict(), before["student"], rtol=0, atol=0)
+    assert_close(state.ema.state_dict(), before["ema"], rtol=0, atol=0)
+    assert log.columns.tolist() == ["step", "loss"]
+    assert log.loss.isna().all()
+    assert "none" in viz.training_curves(log).alt_text
+    corrected, log = distilled("b", recipe="corrected", **changes)
+    assert log.loss.notna().all()
+    assert not corrected.student.class_head.out.bias.equal(before["student"]["class_head.out.bias"])
+
+
+@pytest.mark.parametrize("fail_at", [0, 1])
+def test_a_distillation_with_skipped_steps_continues_with_equal_bits(distilled, tmp_path, monkeypatch, fail_at):
+    """It is interrupted in the second step of an epoch whose first step is skipped."""
+    whole, _ = distilled("whole", **NOTHING_FOUND)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 1)
+
+    def watch(state):
+        outputs = []
+
+        def fail(student, args):
+            if len(outputs) == fail_at:
+                raise RuntimeError("power cut")
+            outputs.append(args)
+
+        state.student.register_forward_pre_hook(fail)
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        distilled("broken", watch, **NOTHING_FOUND)
+    again, _ = distilled("broken", **NOTHING_FOUND)
+    assert_close(again.student.state_dict(), whole.student.state_dict(), rtol=0, atol=0)
+    assert_close(again.ema.state_dict(), whole.ema.state_dict(), rtol=0, atol=0)
+    assert (tmp_path / "broken" / "log.csv").read_bytes() == (tmp_path / "whole" / "log.csv").read_bytes()
 
 
 def test_teacher_decodes_only_what_can_become_a_label(teacher, monkeypatch):

@@ -152,3 +152,6 @@ def test_labels_of_the_teacher():
         other = plain.segments[i][:, 0].argsort()
         assert_close(plain.segments[i][other], ours.segments[i][order], rtol=1e-4, atol=1e-4)
         assert plain.labels[i][other].tolist() == ours.labels[i][order].tolist()
+    nothing = params.model_copy(update={"pre_nms_score": 1.0})
+    assert Relabel(nothing)(teacher, batch, 0) is None
+    assert plain_relabel(teacher, batch, nothing) is None
