@@ -127,9 +127,13 @@ def _sbhar(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
 def _shrec22(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
     if source is None:
         raise InputError(
-            f"shrec22: give the folder of its files as --from DIR; they are not downloaded: see {SHREC_PAGE}"
+            "shrec22: give the folder of its files as --from DIR; they are not downloaded: training_set.zip, "
+            f"test_set.zip and test_annotations_fixed.txt, packed or not, from {SHREC_PAGE}"
         )
-    shrec22.build(source, root, grids)
+    unpacked = root.with_name("unpacked")
+    for archive in sorted(source.rglob("*.zip")):
+        unpack(archive, unpacked / archive.stem)
+    shrec22.build([source, unpacked], root, grids)
 
 
 def _thumos_simulated(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fustal.data.cards import Grid
-from fustal.data.files import one_line, open_regular, read_json
+from fustal.data.files import one_line, open_regular, read_json, read_text, shown
 from fustal.data.writing import write_json
 from fustal.exceptions import InputError
 
@@ -35,7 +35,7 @@ MOVING = [3, 4, 5, 8, 9, 10, 13, 14, 15, 18, 19, 20, 23, 24, 25]
 """The joints that move against the palm."""
 
 CONTEXT = 3
-"""The motion around a snippet is described in a span of this many windows, too: waving takes longer than a window."""
+"""Deviations of the motion are also of this many windows around a snippet: waving takes longer than a window."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,28 @@ class Sequence:
     annotations: list[dict[str, Any]]
 
 
-def read_sequences(folder: Path) -> list[Sequence]:
-    """Reads the sequences.
+def read_sequences(folder: Path, *others: Path) -> list[Sequence]:
+    """Reads the sequences from one of two layouts.
 
     Args:
-        folder: holds `shrec22_float16.npz` and `gt.json`.
+        folder: holds `shrec22_float16.npz` and `gt.json`, or (at any depth) the public text files: folders
+            `training_set` and `test_set` with `1.txt`, `2.txt` ... and `annotations.txt`. The annotations of the test
+            set that were published later, `test_annotations_fixed.txt`, replace those in its folder.
+        others: more folders, in which text files are sought, too.
 
     Returns:
-        All sequences, in the order of the files.
+        All sequences, sorted by name.
 
     Raises:
-        InputError: a file is missing or unreadable.
+        InputError: neither layout; a file of it is missing, unreadable or malformed; or there is no training sequence.
     """
-    return list(_read_npz(folder))
+    if (folder / "shrec22_float16.npz").exists():
+        sequences = list(_read_npz(folder))
+    else:
+        sequences = list(_read_public([folder, *others]))
+    if not any(sequence.subset == "training" for sequence in sequences):
+        raise InputError(f"{folder}: has no training sequence")
+    return sorted(sequences, key=lambda sequence: sequence.name)
 
 
 def _read_npz(folder: Path) -> Iterator[Sequence]:
@@ -83,13 +92,130 @@ def _read_npz(folder: Path) -> Iterator[Sequence]:
         raise InputError(f"{folder / 'shrec22_float16.npz'}: does not fit gt.json, or is broken: {reason}") from None
 
 
+def _read_public(folders: list[Path]) -> Iterator[Sequence]:
+    for subset in ("training", "test"):
+        files = _below(folders, f"*{subset}_set/*.txt")
+        frames = {int(file.stem): file for file in files if file.stem.isdecimal()}
+        if not frames:
+            raise InputError(
+                f"{folders[0]}: holds neither shrec22_float16.npz nor the text files of {subset}_set, such as "
+                f"{subset}_set/1.txt"
+            )
+        fixed = _below(folders, f"{subset}_annotations_fixed.txt")
+        listed = [file for file in files if file.name == "annotations.txt"]
+        if not fixed + listed:
+            names = f"{subset}_set/annotations.txt or {subset}_annotations_fixed.txt"
+            raise InputError(f"{folders[0]}: the segments of {subset}_set are missing: {names}")
+        yield from _read_subset(subset, frames, (fixed + listed)[0])
+
+
+def _below(folders: list[Path], pattern: str) -> list[Path]:
+    """The files of a pattern below some folders, those in the fewest folders first."""
+    found = []
+    for folder in folders:
+        found += sorted(folder.rglob(pattern), key=lambda path: (len(path.parts), path))
+    return found
+
+
+def _read_subset(subset: str, files: Mapping[int, Path], annotations: Path) -> Iterator[Sequence]:
+    """The sequences of a subset: number -> file, and the file of their segments."""
+    segments = _read_segments(annotations)
+    for number, where in segments.items():
+        if number not in files:
+            raise InputError(f"{annotations}: sequence {number} has no file {number}.txt")
+        frames, joints = _read_frames(files[number])
+        row = {frame: index for index, frame in enumerate(frames)}
+        found = []
+        for label, first, last in where:
+            for frame in (first, last):
+                if frame not in row:
+                    raise InputError(
+                        f"{annotations}: sequence {number}: {label} is from frame {first} to {last}, but "
+                        f"{files[number]} has no frame {frame}"
+                    )
+            found.append({"label": label, "segment": [row[first] / FPS, (row[last] + 1) / FPS]})
+        yield Sequence(f"shrec22_{subset}_{number:03d}", subset, joints, found)
+    for number, file in files.items():
+        if number not in segments:
+            raise InputError(f"{annotations}: has no line for sequence {number}, {file}")
+
+
+def _read_segments(path: Path) -> dict[int, list[tuple[str, int, int]]]:
+    """The number of a sequence -> label, first and last frame of its segments.
+
+    A line is "number;label;first;last;label;first;last;..."; a semicolon at its end means nothing.
+    """
+    segments: dict[int, list[tuple[str, int, int]]] = {}
+    for line, (number, *cells) in _rows(path):
+        where = f"{path}: line {line}"
+        if len(cells) % 3:
+            raise InputError(f"{where}: {len(cells)} values after the sequence's number, not label, first, last, ...")
+        sequence = _whole(number, where)
+        if sequence in segments:
+            raise InputError(f"{where}: sequence {sequence} is there twice")
+        segments[sequence] = []
+        for label, begin, end in zip(cells[::3], cells[1::3], cells[2::3], strict=True):
+            first = _whole(begin, where)
+            last = _whole(end, where)
+            if not label:
+                raise InputError(f"{where}: a segment has no label")
+            if last < first:
+                raise InputError(f"{where}: {label} ends at frame {last}, before its first frame {first}")
+            segments[sequence].append((label, first, last))
+    return segments
+
+
+def _read_frames(path: Path) -> tuple[list[int], np.ndarray]:
+    """The numbers of N frames, and their joints (N, 26, 3).
+
+    A line is "number;time;x;y;z;x;y;z;...". Joints are rounded to float16, as those of the npz file are: both layouts
+    give the same features.
+    """
+    frames: list[int] = []
+    joints = []
+    for line, (number, *cells) in _rows(path):
+        where = f"{path}: line {line}"
+        if len(cells) != 1 + 3 * JOINTS:
+            raise InputError(f"{where}: {1 + len(cells)} columns, not {2 + 3 * JOINTS}")
+        frame = _whole(number, where)
+        if frames and frame <= frames[-1]:
+            raise InputError(f"{where}: frame {frame} does not come after frame {frames[-1]}")
+        frames.append(frame)
+        joints.append([_number(cell, where) for cell in cells[1:]])
+    if not frames:
+        raise InputError(f"{path}: has no frames")
+    with np.errstate(over="ignore"):  # a number beyond float16 becomes infinite, and `fill` replaces its frame
+        return frames, np.array(joints).reshape(-1, JOINTS, 3).astype(np.float16)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The number of each line that is not blank, and its values."""
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        text = line.strip().removesuffix(";")
+        if text:
+            yield number, [cell.strip() for cell in text.split(";")]
+
+
+def _whole(text: str, where: str) -> int:
+    if not text.isdecimal():
+        raise InputError(f"{where}: {shown(text)} is no whole number")
+    return int(text)
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{where}: {shown(text)} is no number") from None
+
+
 def describe(joints: np.ndarray, stride: int, window: int) -> np.ndarray:
     """Hand-made features of the snippets of a whole sequence; labels are not used.
 
     All lengths are relative to the size of the hand, all places to the median place of the wrist, and all horizontal
     directions to the mean direction of the hand: neither the person's hand nor their place or heading matters. The
-    features are means, deviations and slopes of `_channels` in a snippet's window, and those of the motion in a span
-    of `CONTEXT` windows around its centre.
+    features are means, deviations and slopes of `_channels` in a snippet's window, and the deviations of the motion in
+    a span of `CONTEXT` windows around its centre.
 
     Args:
         joints: (N, 26, 3) in metres. Frames in which no hand was seen are zero or NaN.
@@ -110,7 +236,6 @@ def describe(joints: np.ndarray, stride: int, window: int) -> np.ndarray:
         _slope(near_pose),
         near_motion.mean(axis=1),
         np.log(np.abs(near_motion).mean(axis=1) + 0.1),
-        around.mean(axis=1),
         np.log(around.std(axis=1) + 0.1),
     ]
     return np.hstack(features).astype(np.float32)
@@ -144,7 +269,8 @@ def _upright(joints: np.ndarray) -> np.ndarray:
     x, _, z = pointing.mean(axis=0)
     length = max(float(np.hypot(x, z)), 1e-6)
     turn = np.array([[z, 0, x], [0, length, 0], [-x, 0, z]]) / length
-    return (joints - np.median(joints[:, WRIST], axis=0)) @ turn / size
+    turned = joints @ turn / size
+    return turned - np.median(turned[:, WRIST], axis=0)
 
 
 def _channels(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -154,9 +280,9 @@ def _channels(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         joints: (N, 26, 3) of `_upright`.
 
     Returns:
-        pose (N, 69): the joints of the fingers in the palm's own axes, how straight each finger is, the distances
+        pose (N, 72): the joints of the fingers in the palm's own axes, how straight each finger is, the distances
         between fingertips, the palm's axes, and the place of the wrist.
-        motion (N, 20): velocities of wrist and index finger's tip in units of the hand per second, the speeds of both
+        motion (N, 17): velocities of wrist and index finger's tip in units of the hand per second, the speeds of both
         and of all fingertips against the palm, and the palm's turning in radians per second, in its own axes.
     """
     axes = _palm(joints)
@@ -216,20 +342,20 @@ def _slope(pieces: np.ndarray) -> np.ndarray:
     return np.einsum("twc,w->tc", pieces, ramp) / max(float(ramp @ ramp), 1e-6)
 
 
-def build(source: Path, root: Path, grids: Mapping[str, Grid]) -> None:
+def build(sources: list[Path], root: Path, grids: Mapping[str, Grid]) -> None:
     """Writes `gt.json`, the features on every grid, and the joints themselves for figures.
 
     Features are standardised with mean and deviation of the training sequences, and clipped to +-5.
 
     Args:
-        source: a folder that `read_sequences` can read.
+        sources: the folders of `read_sequences`.
         root: the folder of the data set.
         grids: those of the data-set card.
 
     Raises:
         InputError: see `read_sequences`.
     """
-    sequences = read_sequences(source)
+    sequences = read_sequences(*sources)
     for grid in grids.values():
         features = {}
         train = []
