@@ -80,7 +80,7 @@ def _draw_hands(axis: Axes, joints: np.ndarray, fps: float, times: np.ndarray, t
     for time in times:
         frame = min(int(time * fps), len(joints) - 1)
         hand = (joints[frame] - joints[frame, 1]) / size
-        x = time + hand[:, 0] * seconds
+        x = time + (hand[:, 0] - hand[:, 0].mean()) * seconds
         y = hand[:, 1] * np.cos(PITCH) + hand[:, 2] * np.sin(PITCH)
         inside = ((truth.start <= time) & (time < truth.end)).any()
         alpha = 1.0 if inside else 0.4
