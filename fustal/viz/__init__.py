@@ -5,6 +5,7 @@ The colours of Okabe and Ito (2008) differ for colour-blind readers as well. Tim
 """
 
 from fustal.viz.common import as_source, save, show
+from fustal.viz.hand import hands
 from fustal.viz.interactive import explore
 from fustal.viz.results import (
     average_precision,
@@ -45,6 +46,7 @@ __all__ = [
     "error_kinds",
     "explore",
     "features",
+    "hands",
     "iou_matrix",
     "label_quality",
     "length_ap",

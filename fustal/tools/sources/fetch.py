@@ -20,7 +20,7 @@ from fustal.data.names import find_card
 from fustal.data.values import check_name
 from fustal.data.writing import atomic_folder, held_folder, overlap, write_json
 from fustal.exceptions import InputError
-from fustal.tools.sources import sbhar
+from fustal.tools.sources import sbhar, shrec22
 from fustal.tools.sources.archives import unpack
 
 SBHAR_URL = (
@@ -28,6 +28,10 @@ SBHAR_URL = (
     "smartphone+based+recognition+of+human+activities+and+postural+transitions.zip"
 )
 """The public source of SBHAR; it publishes no checksum."""
+
+
+SHREC_PAGE = "https://univr-vips.github.io/Shrec22/"
+"""The page of the SHREC 2022 track, which links its training and test data."""
 
 
 WSTAL = "https://raw.githubusercontent.com/Pilhyeon/WTAL-Uncertainty-Modeling/HEAD/dataset/THUMOS14/"
@@ -118,6 +122,18 @@ def _demo(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
 
 def _sbhar(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
     sbhar.build(source or _download_sbhar(root.with_name("unpacked")), root, grids)
+
+
+def _shrec22(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
+    if source is None:
+        raise InputError(
+            "shrec22: give the folder of its files as --from DIR; they are not downloaded: training_set.zip, "
+            f"test_set.zip and test_annotations_fixed.txt, packed or not, from {SHREC_PAGE}"
+        )
+    unpacked = root.with_name("unpacked")
+    for archive in sorted(source.rglob("*.zip")):
+        unpack(archive, unpacked / archive.stem)
+    shrec22.build([source, unpacked], root, grids)
 
 
 def _thumos_simulated(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
@@ -221,6 +237,7 @@ def _link_features(source: Path, videos: Iterable[str], grid: Grid, root: Path) 
 SOURCES: dict[str, Callable[[Path | None, Path, Mapping[str, Grid]], None]] = {
     "demo": _demo,
     "sbhar": _sbhar,
+    "shrec22": _shrec22,
     "thumos14-simulated": _thumos_simulated,
     "thumos14": _thumos,
     "activitynet13": _activitynet,

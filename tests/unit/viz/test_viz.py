@@ -123,6 +123,10 @@ FIGURES = {
     "overlap": (lambda: ([((0, 4), (1, 4)), ((0, 4), (5, 6))], [0.75, 0.0]), lambda: ([], [])),
     "durations": (lambda: (_dataset(5),), lambda: (_dataset(0),)),
     "features": (lambda: (RNG.random((20, 70)), np.arange(20.0), _truth(2)), lambda: (NONE[:, None], NONE, _truth(0))),
+    "hands": (
+        lambda: (RNG.random((50, 26, 3)), 20.0, _truth(2)),
+        lambda: (np.zeros((0, 26, 3)), 20.0, _truth(0)),
+    ),
     "label_quality": (lambda: (_labels(["a", "b"]),), lambda: (_labels([]),)),
 }
 
@@ -199,6 +203,7 @@ def _named(name):
     data.name, data.segments = name, rows
     return {
         "timeline": viz.timeline({"truth": rows}),
+        "hands": viz.hands(np.zeros((50, 26, 3)), 20.0, rows),
         "class_ap": viz.class_ap(pd.DataFrame({"student": [50.0]}, index=[name])),
         "class_balance": viz.class_balance(data),
         "durations": viz.durations(data),
@@ -214,7 +219,7 @@ def test_names_are_drawn_as_they_are(name, tmp_path):
         viz.as_source(figure, bbox_inches="tight")
         texts = figure.findobj(Text)
         assert not any(text.get_parse_math() for text in texts)
-        if kind in ("timeline", "class_ap", "class_balance"):
+        if kind in ("timeline", "hands", "class_ap", "class_balance"):
             assert viz.common.drawn(name) in [text.get_text() for text in texts], kind
 
 
@@ -240,6 +245,20 @@ def test_features_of_few_snippets_are_drawn(length):
     figure = viz.features(RNG.random((length, 3)), np.arange(float(length)) + 0.5, _truth(0))
     viz.as_source(figure)
     assert figure.axes[0].get_xlim() == (0, length)
+
+
+def test_a_hand_is_drawn_at_its_times_and_paler_outside_of_segments():
+    joints = np.zeros((100, 26, 3))
+    joints[:, 12, 1] = 1
+    joints[60:, 10, 1] = 1.5  # the index finger is stretched from 3 s on
+    truth = pd.DataFrame({"label": ["ONE"], "start": [3.0], "end": [4.0]})
+    figure = viz.hands(joints, 20.0, truth, np.array([1.0, 3.5]))
+    assert "A hand at 2 times of 5 s; below, the true segments: ONE 3.0 to 4.0 s" in figure.alt_text
+    index = [line for line in figure.axes[0].lines if line.get_color() == viz.common.BLUE and len(line.get_xdata()) > 1]
+    assert [line.get_xdata()[-1] for line in index] == [1.0, 3.5]
+    assert index[0].get_ydata()[-1] == 0 < index[1].get_ydata()[-1]
+    assert index[0].get_alpha() < index[1].get_alpha() == 1
+    assert figure.axes[1].get_xlim() == (0, 5)
 
 
 def test_embeddings_of_one_dimension_are_drawn():

@@ -16,7 +16,7 @@ from fustal import ROOT
 from fustal.data import demo as demo_module
 from fustal.data.cards import load_dataset
 from fustal.data.features import FeatureStore
-from fustal.data.writing import LOCK, UNFINISHED
+from fustal.data.writing import LOCK, MADE, UNFINISHED
 from fustal.exceptions import InputError
 from fustal.tools.own_data.validation import problems_of, summary
 from fustal.tools.sources import fetch
@@ -160,7 +160,7 @@ def contents(folder):
     return found
 
 
-@pytest.mark.parametrize("name", ["thumos14", "thumos14-simulated", "sbhar", "activitynet13"])
+@pytest.mark.parametrize("name", ["thumos14", "thumos14-simulated", "sbhar", "shrec22", "activitynet13"])
 @pytest.mark.parametrize("where", ["downloads", "downloads/data", ".", "link", "linked from"])
 def test_fetching_from_a_folder_deletes_none_of_its_files(card, thumos_features, name, where, tmp_path):
     source = tmp_path / "downloads"
@@ -396,6 +396,44 @@ def test_the_real_annotations_merge(shared):
 
 
 # --- ActivityNet ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inner", ["", "training_set/"], ids=["files", "a folder of files"])
+def test_shrec22_is_read_from_the_archives_of_its_page(card, tmp_path, inner):
+    downloads = tmp_path / "downloads"
+    downloads.mkdir()
+    rng = np.random.default_rng(0)
+    frames = []
+    for frame in range(60):
+        frames.append(";".join([str(frame), "0.0", *rng.random(78).astype(str)]))
+    with zipfile.ZipFile(downloads / "training_set.zip", "w") as archive:
+        archive.writestr(f"{inner}1.txt", "\n".join(frames))
+        archive.writestr(f"{inner}annotations.txt", "1;ONE;10;29;WAVE;40;59;\n")
+        archive.writestr("__MACOSX/training_set/._1.txt", "of another program")
+    with zipfile.ZipFile(downloads / "test_set.zip", "w") as archive:
+        archive.writestr("test_set/7.txt", "\n".join(frames))
+    (downloads / "test_annotations_fixed.txt").write_text("7;ONE;0;19;\n")
+    path = card("shrec22")
+    root = fetch.fetch(path, downloads)
+    dataset, problems = problems_of(path)
+    assert problems == []
+    assert summary(dataset) == "1 training and 1 test videos, 2 classes, 3 segments"
+    assert dataset.segments[["start", "end"]].to_numpy().tolist() == [[0.0, 1.0], [0.5, 1.5], [2.0, 3.0]]
+    assert len(FeatureStore(dataset, "generator")["shrec22_training_001"]) == 7
+    assert sorted(entry.name for entry in root.iterdir()) == [MADE, "features", "gt.json", "joints"]
+    assert sorted(entry.name for entry in downloads.iterdir()) == [
+        "test_annotations_fixed.txt",
+        "test_set.zip",
+        "training_set.zip",
+    ]
+
+
+def test_without_a_folder_the_error_names_the_page_of_shrec22(card):
+    path = card("shrec22")
+    with pytest.raises(InputError, match=r"shrec22: give .* --from DIR.* https://univr-vips\.github\.io/Shrec22/$"):
+        fetch.fetch(path)
+    assert not (path.parents[1] / "data" / "shrec22").exists()
+
 
 ACTIVITYNET = {  # video -> subset, duration, annotations
     "aaaaaaaaaaa": ("training", 40.0, [("Diving", [1.0, 30.0]), ("Diving", [0, 0])]),

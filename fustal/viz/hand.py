@@ -1,0 +1,91 @@
+"""Figure of a hand through a sequence, from the joints that a HoloLens 2 tracks (data set shrec22)."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from fustal.viz.common import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    DescribedFigure,
+    bar_row,
+    drawn,
+    finish,
+    new_figure,
+    row_names,
+)
+
+FINGERS = {
+    (0, 2, 3, 4, 5): VERMILLION,
+    (0, 6, 7, 8, 9, 10): BLUE,
+    (0, 11, 12, 13, 14, 15): GREEN,
+    (0, 16, 17, 18, 19, 20): ORANGE,
+    (0, 21, 22, 23, 24, 25): PURPLE,
+}
+"""The joints of each finger from the wrist to the tip, thumb first, and its colour."""
+
+PALM = [2, 7, 12, 17, 22]
+"""The joints where the fingers begin."""
+
+PITCH = np.radians(30)
+"""The hand is seen by its owner, who looks down on it by this angle."""
+
+COUNT = 10
+"""Hands in a figure."""
+
+WIDTH = 2.2
+"""Width that a drawn hand has, in distances of the wrist from the middle finger's knuckle."""
+
+
+def hands(joints: np.ndarray, fps: float, truth: pd.DataFrame, times: np.ndarray | None = None) -> DescribedFigure:
+    """A hand at some times of a sequence, and the true segments below. A hand outside of all segments is paler.
+
+    Args:
+        joints: (N, 26, 3) in any unit, y upwards: wrist, palm, four joints of the thumb, five of each other finger.
+        fps: frames per second.
+        truth: start, end, label.
+        times: at which the hand is drawn, s; None: evenly over the sequence.
+    """
+    duration = len(joints) / fps
+    if times is None:
+        times = (np.arange(COUNT) + 0.5) * duration / COUNT
+    segments = ", ".join(f"{row.label} {row.start:.1f} to {row.end:.1f} s" for row in truth.itertuples())
+    alt = f"A hand at {len(times)} times of {duration:.0f} s; below, the true segments: {segments or 'none'}."
+    figure, (top, bottom) = new_figure(alt, rows=2, height=1.9, sharex=True, height_ratios=[3, 1])
+    if len(joints):
+        _draw_hands(top, joints.astype(float), fps, times, truth)
+    top.set_yticks([])
+    top.tick_params(bottom=False)
+    finish(top, "", "hand", empty=not len(joints), grid=False)
+    top.spines[["bottom", "left"]].set_visible(False)
+    bar_row(bottom, 0, truth, BLACK, 0.5)
+    for row in truth.itertuples():
+        name = bottom.text((row.start + row.end) / 2, -0.35, drawn(row.label), ha="center", va="bottom", fontsize=6.5)
+        name.set_in_layout(False)  # a long name takes no room from the axes
+    row_names(bottom, ["truth"])
+    bottom.set_xlim(0, max(duration, 1e-3))
+    finish(bottom, "time (s)", "")
+    return figure
+
+
+def _draw_hands(axis: Axes, joints: np.ndarray, fps: float, times: np.ndarray, truth: pd.DataFrame) -> None:
+    """Draws the hand at each time; joints (N, 26, 3) with N > 0."""
+    size = max(float(np.median(np.linalg.norm(joints[:, 12] - joints[:, 0], axis=1))), 1e-6)
+    seconds = len(joints) / fps / COUNT / WIDTH  # of the time axis, for one size of the hand
+    for time in times:
+        frame = min(int(time * fps), len(joints) - 1)
+        hand = (joints[frame] - joints[frame, 1]) / size
+        x = time + (hand[:, 0] - hand[:, 0].mean()) * seconds
+        y = hand[:, 1] * np.cos(PITCH) + hand[:, 2] * np.sin(PITCH)
+        inside = ((truth.start <= time) & (time < truth.end)).any()
+        alpha = 1.0 if inside else 0.4
+        axis.plot(x[PALM], y[PALM], color=GREY, linewidth=0.8, alpha=alpha)
+        for finger, colour in FINGERS.items():
+            axis.plot(x[list(finger)], y[list(finger)], color=colour, linewidth=1.2, alpha=alpha)
+            axis.plot(x[finger[-1]], y[finger[-1]], "o", color=colour, markersize=2, alpha=alpha)
+    axis.set_ylim(-1.2, 1.8)
