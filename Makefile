@@ -61,7 +61,7 @@ results: setup
 	$(BIN)/fustal fetch sbhar $(if $(SBHAR),--from $(SBHAR))
 	$(BIN)/fustal fetch thumos14-simulated $(if $(THUMOS),--from $(THUMOS))
 	$(BIN)/fustal sweep params/sweeps/results.yaml
-	$(BIN)/fustal results outputs/results/*/evaluation/metrics.json --readme README.md
+	$(BIN)/fustal results outputs/results/*/evaluation/metrics.json --resample 200 --readme README.md
 
 # Speed compared with plain implementations, and growth with size. Needs a machine on which nothing else runs.
 bench: setup

@@ -270,6 +270,12 @@ def results(
     runs: Annotated[list[str], typer.Argument(help="runs below outputs/, their folders, or metrics.json files")],
     readme: Annotated[Path | None, typer.Option(help="write the table between the markers of this file")] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="average precision of each class instead")] = False,
+    resample: Annotated[
+        int | None,
+        typer.Option(
+            min=100, max=10_000, help="draw the test videos so many times: intervals over them and over seeds"
+        ),
+    ] = None,
 ) -> None:
     """Print the table of results of some runs: mean ± std over seeds, from their metrics.json files."""
     from fustal.tools.sweeps.tables import changed_since, class_table, collect, insert, table
@@ -277,6 +283,10 @@ def results(
     for line in changed_since(runs):
         _say(line, err=True)
     text = class_table(runs) if per_class else table(collect(runs))
+    if resample:
+        from fustal.tools.sweeps.resample import resampled_table
+
+        text += f"\n\n{resampled_table(runs, resample)}"
     _say(text)
     if readme:
         insert(text, readme)

@@ -1,4 +1,4 @@
-"""Ablations: differences between variants of a sweep and the full system, paired by seed.
+"""Ablations: differences between stages and between variants of a sweep, paired by seed.
 
 The variants are those of `params/sweeps/ablation.yaml` and `choose.yaml`. Used in notebook 06.
 """
@@ -13,7 +13,8 @@ import pandas as pd
 from fustal.data.files import one_line
 from fustal.data.names import among
 from fustal.exceptions import InputError
-from fustal.tools.sweeps.tables import ENOUGH, interval, markdown_lines
+from fustal.tools.sweeps.intervals import ENOUGH, LEVEL, holm, interval, p_value
+from fustal.tools.sweeps.tables import markdown_lines
 
 FULL = "full"
 """The variant whose distilled student is the reference for all others."""
@@ -34,16 +35,12 @@ class TableRow(NamedTuple):
 
 
 GENERATOR = TableRow("generator", FULL, "generator")
+STUDENT = TableRow("student", FULL, "student")
+EMA = TableRow("student, EMA weights", FULL, "student_ema")
 DISTILLED = TableRow("distilled student", FULL, "distilled")
 SUPERVISED = TableRow("same student on true segments", FULL, "upper_bound")
 
-STAGES = (
-    GENERATOR,
-    TableRow("student", FULL, "student"),
-    TableRow("student, EMA weights", FULL, "student_ema"),
-    DISTILLED,
-    SUPERVISED,
-)
+STAGES = (GENERATOR, STUDENT, EMA, DISTILLED, SUPERVISED)
 """The stages of the full system."""
 
 REMOVED = (
@@ -70,6 +67,20 @@ ADDED = (
 
 DEFAULT = tuple(row._replace(variant="class-aware-weighted") for row in STAGES[:-1])
 """The stages with the additions that are on by default. The upper bound is left out: it does not change."""
+
+CLAIMS = {
+    TableRow("generator: cross-video over in-video contrast", FULL, "generator"): TableRow(
+        "generator: in-video contrast only", "in-video-contrast", "generator"
+    ),
+    TableRow("cross-video over in-video contrast", FULL): TableRow("in-video contrast only", "in-video-contrast"),
+    TableRow("IoU score and confidence over confidence only", FULL): TableRow(
+        "filter: confidence only", "confidence-only"
+    ),
+    TableRow("student over generator", FULL, "student"): GENERATOR,
+    TableRow("EMA distillation over none", FULL): STUDENT,
+    TableRow("EMA distillation over training as long", FULL): TableRow("the same, trained as long", "no-relabelling"),
+}
+"""What the paper contributes: a system with it -> the system with something else instead."""
 
 CHOICES = (
     TableRow("gamma 0.5", "gamma-0.5"),
@@ -123,7 +134,10 @@ def values_of(table: pd.DataFrame, dataset: str, row: TableRow, measure: str) ->
 
 
 def compare(
-    table: pd.DataFrame, rows: Sequence[TableRow], measure: str = "0.1:0.7", against: TableRow = DISTILLED
+    table: pd.DataFrame,
+    rows: Sequence[TableRow],
+    measure: str = "0.1:0.7",
+    against: TableRow | Sequence[TableRow] = DISTILLED,
 ) -> pd.DataFrame:
     """Mean and spread of each row over seeds, and its difference to a reference, paired by seed.
 
@@ -131,41 +145,53 @@ def compare(
         table: of `read_table`.
         rows: to be compared.
         measure: of the table.
-        against: the reference.
+        against: the reference of all rows, or one for each.
 
     Returns:
-        One row for each data set and row that has been run: dataset, title, seeds (in common with the reference), mean,
-        std, difference, and its bootstrap interval of 95 %: low and high (NaN with fewer than three seeds).
+        One row for each data set and row that has been run: dataset, title, against (title of the reference), seeds (of
+        both), mean, std and difference over these seeds, and for the difference the t interval of 95 % (low, high) and
+        the p-value of the t test, with Holm's correction over all rows of the result. With fewer than three seeds, low,
+        high and p are NaN; p also where a row is its own reference.
     """
+    references = [against] * len(rows) if isinstance(against, TableRow) else against
     lines = []
     for dataset in dict.fromkeys(table.dataset):
-        reference = values_of(table, dataset, against, measure)
-        for row in rows:
-            values = values_of(table, dataset, row, measure)
-            difference = (values - reference).dropna().to_numpy()
-            if len(difference) == 0:
+        for row, reference in zip(rows, references, strict=True):
+            pair = {"row": values_of(table, dataset, row, measure)}
+            pair["reference"] = values_of(table, dataset, reference, measure)
+            both = pd.DataFrame(pair).dropna()
+            if both.empty:
                 continue
+            difference = (both.row - both.reference).to_numpy()
             low, high = interval(difference)
             lines.append(
                 {
                     "dataset": dataset,
                     "title": row.title,
-                    "seeds": len(difference),
-                    "mean": values.mean(),
-                    "std": values.std(),
+                    "against": reference.title,
+                    "seeds": len(both),
+                    "mean": both.row.mean(),
+                    "std": both.row.std(),
                     "difference": difference.mean(),
                     "low": low,
                     "high": high,
+                    "p": float("nan") if row == reference else p_value(difference),
                 }
             )
-    columns = ["dataset", "title", "seeds", "mean", "std", "difference", "low", "high"]
-    return pd.DataFrame(lines, columns=columns)
+    columns = ["dataset", "title", "against", "seeds", "mean", "std", "difference", "low", "high", "p"]
+    result = pd.DataFrame(lines, columns=columns)
+    return result.assign(p=holm(result.p.to_numpy(float)))
+
+
+def before(rows: Sequence[TableRow]) -> list[TableRow]:
+    """The row before each row, as its reference; the first one is its own."""
+    return [rows[0], *rows[:-1]]
 
 
 def in_words(comparison: pd.DataFrame) -> pd.DataFrame:
     """A verdict for each difference: better, worse, or no clear difference.
 
-    A difference is clear if its interval, of three seeds or more, does not contain 0.
+    A difference is clear if it is significant at 5 %, with Holm's correction over all rows of the comparison.
 
     Args:
         comparison: of `compare`.
@@ -173,15 +199,20 @@ def in_words(comparison: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row per variant, a column per data set.
     """
-    conditions = [comparison.seeds < ENOUGH, comparison.low > 0, comparison.high < 0]
-    words = np.select(conditions, ["too few seeds", "better", "worse"], "no clear difference")
+    conditions = [comparison.seeds < ENOUGH, ~_clear(comparison), comparison.difference > 0]
+    words = np.select(conditions, ["too few seeds", "no clear difference", "better"], "worse")
     verdicts = [f"{word} ({value:+.1f})" for word, value in zip(words, comparison.difference, strict=True)]
     table = comparison.assign(verdict=verdicts).pivot(index="title", columns="dataset", values="verdict")
     return table.reindex(index=comparison.title.unique(), columns=comparison.dataset.unique()).fillna("not run")
 
 
+def _clear(comparison: pd.DataFrame) -> pd.Series:
+    """Whether each difference is significant after Holm's correction."""
+    return comparison.p <= 1 - LEVEL
+
+
 def markdown(table: pd.DataFrame, measure: str = "0.1:0.7") -> str:
-    """Markdown tables: each row on each data set, mean ± std (number of seeds), and its difference with interval.
+    """Markdown tables: what the paper claims; then each row on each data set, and its difference to another row.
 
     Args:
         table: of `read_table`.
@@ -195,35 +226,63 @@ def markdown(table: pd.DataFrame, measure: str = "0.1:0.7") -> str:
     if measure not in measures:
         raise InputError(f"--measure {measure}: is not in the table {among(measure, measures)}")
     blocks = []
-    for corner, rows, against in (
-        ("the paper's system", STAGES, GENERATOR),
-        ("with the additions that are on by default", DEFAULT, GENERATOR),
-        ("something taken away", REMOVED, DISTILLED),
-        ("something added", ADDED, DISTILLED),
+    claims = compare(table, list(CLAIMS), measure, list(CLAIMS.values()))
+    if not claims.empty:
+        blocks.append(_block("the paper claims that this helps", claims, ""))
+    for corner, rows, against, name in (
+        ("the paper's system", STAGES, before(STAGES), "row above"),
+        ("with the additions that are on by default", DEFAULT, before(DEFAULT), "row above"),
+        ("something taken away", REMOVED, DISTILLED, DISTILLED.title),
+        ("something added", ADDED, DISTILLED, DISTILLED.title),
     ):
         comparison = compare(table, rows, measure, against)
         if not comparison.empty:
-            blocks.append(_block(corner, comparison, against))
+            blocks.append(_block(corner, comparison, name))
     if not blocks:
         raise InputError(f"the table has nothing to compare: no job of variant {FULL!r} with {measure}")
-    return "\n\n".join(blocks)
+    return "\n\n".join([*blocks, LEGEND])
 
 
-def _block(corner: str, comparison: pd.DataFrame, against: TableRow) -> str:
-    """One table: a row per title, two columns per data set; dashes where a data set has no such row."""
+LEGEND = (
+    "Mean ± std (number of seeds); differences are paired by seed, with t intervals of 95 % [in brackets]. **Bold**: "
+    "significant at 5 % with Holm's correction over all differences of a table."
+)
+"""Explains the tables of `markdown`."""
+
+
+def _block(corner: str, comparison: pd.DataFrame, against: str) -> str:
+    """One table: a row per title, and for each data set its mean and its difference; dashes where it has no such row.
+
+    Args:
+        corner: text of the first cell.
+        comparison: of `compare`.
+        against: what the column of differences is called after; empty: the table has no column of means.
+    """
     datasets = list(dict.fromkeys(comparison.dataset))
-    cells = {(row.title, row.dataset): _cells(row) for row in comparison.itertuples()}
-    lines = [
-        [corner, *(f"{name} | - {against.title}" for name in datasets)],
-        ["---"] + ["---: | ---:"] * len(datasets),
-    ]
+    heads = datasets
+    if against:
+        heads = [f"{name} | - {against}" for name in datasets]
+    dash = "— | —" if against else "—"
+    cells = {}
+    for row, clear in zip(comparison.itertuples(), _clear(comparison), strict=True):
+        difference = _difference(row, clear)
+        cells[row.title, row.dataset] = f"{_mean(row)} | {difference}" if against else f"{difference} ({row.seeds})"
+    lines = [[corner, *heads], ["---"] + [dash.replace("—", "---:")] * len(datasets)]
     for title in dict.fromkeys(comparison.title):
-        lines.append([title, *(cells.get((title, name), "— | —") for name in datasets)])
+        lines.append([title, *(cells.get((title, name), dash) for name in datasets)])
     return markdown_lines(lines)
 
 
-def _cells(row: Any) -> str:
-    """The two cells of a row of `compare`: mean ± std (seeds), and difference [interval]."""
+def _mean(row: Any) -> str:
+    """A row of `compare`: mean ± std (seeds)."""
     spread = "" if pd.isna(row.std) else f" ± {row.std:.1f}"
+    return f"{row.mean:.1f}{spread} ({row.seeds})"
+
+
+def _difference(row: Any, clear: bool) -> str:
+    """A row of `compare`: difference [interval], bold if it is clear; a dash if the row is its own reference."""
+    if row.title == row.against:
+        return "—"
     between = "" if pd.isna(row.low) else f" [{row.low:+.1f}, {row.high:+.1f}]"
-    return f"{row.mean:.1f}{spread} ({row.seeds}) | {row.difference:+.1f}{between}"
+    text = f"{row.difference:+.1f}{between}"
+    return f"**{text}**" if clear else text

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import fsspec
-import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
-from scipy.stats import bootstrap
 
 from fustal.data.files import digest, explain, one_line, read_json, read_text
 from fustal.data.names import find_run
 from fustal.data.writing import atomic, check_output
 from fustal.exceptions import InputError
+from fustal.tools.sweeps.intervals import interval
 
 STAGE_NAMES = {
     "generator": "generator",
@@ -38,9 +37,6 @@ LABEL_MEASURES = (
     "labels",
 )
 """Measures of labels that the table shows; `metrics.json` has more."""
-
-ENOUGH = 3
-"""Minimum number of seeds for an interval: of two seeds it would only be their two values."""
 
 TIoU = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(:\d+(\.\d+)?)?$")]
 """A threshold, or the ends of a range of them."""
@@ -322,10 +318,8 @@ def _gain(mean_ap: pd.DataFrame, seeds: int) -> str:
     gain = (by_stage.distilled - by_stage.generator).dropna().to_numpy()
     if not len(gain):
         return ""
-    between = ""
-    if len(gain) >= ENOUGH:
-        low, high = interval(gain)
-        between = f" [{low:+.1f}, {high:+.1f}]"
+    low, high = interval(gain)
+    between = "" if pd.isna(low) else f" [{low:+.1f}, {high:+.1f}]"
     pairs = "" if len(gain) == seeds else f" ({_seeds(len(gain))})"
     return f"Distilled student - generator, average over {measure}: {gain.mean():+.1f}{between}{pairs}"
 
@@ -346,28 +340,6 @@ def _averages(mean_ap: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     """The widest range of tIoU, and the mAP over it: a row per seed, a column per stage."""
     measure = mean_ap.measure.iloc[-1]
     return measure, mean_ap[mean_ap.measure == measure].pivot_table(index="seed", columns="stage", values="value")
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """Percentile bootstrap interval of 95 % of the mean; the same values give the same interval.
-
-    With five values it is too narrow: it contains the true mean in about 85 of 100 cases, not 95.
-
-    Args:
-        values: (N,).
-
-    Returns:
-        Both ends; NaN with fewer than `ENOUGH` values.
-
-    >>> low, high = interval(np.array([1.0, 2.0, 3.0]))
-    >>> 1 <= low < 2 < high <= 3
-    True
-    """
-    if len(values) < ENOUGH:
-        return float("nan"), float("nan")
-    random = np.random.default_rng(0)
-    found = bootstrap((values,), np.mean, method="percentile", rng=random).confidence_interval
-    return float(found.low), float(found.high)
 
 
 def insert(text: str, path: Path, name: str = "results") -> None:

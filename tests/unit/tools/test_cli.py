@@ -396,6 +396,7 @@ def test_commands_without_work_import_no_slow_library(arguments):
         (["sweep", ROOT / "params" / "datasets" / "demo.yaml"], "this is a data-set card; a sweep is wanted: "),
         (["fetch", "thumos"], "did you mean 'thumos14'?"),
         (["results", "dmo"], "no such run (did you mean 'demo'? there are demo)"),
+        (["results", "demo", "--resample", 1], "'--resample': Input should be greater than or equal to 100"),
         (["report", "dmo"], "no such run (there are none)"),
         (["export", "dmo", "x.csv"], "dmo: no such result file; "),
         (["export", "demo", "x", "--to", "str"], "--to str: no such form (did you mean 'srt'?"),

@@ -1,4 +1,6 @@
-"""Tables of a sweep: pairing by seed, intervals, verdicts."""
+"""Tables of a sweep: pairing by seed, differences, verdicts."""
+
+import re
 
 import numpy as np
 import pandas as pd
@@ -10,15 +12,16 @@ from fustal.exceptions import InputError
 from fustal.tools.sweeps.ablation import (
     ADDED,
     CHOICES,
+    CLAIMS,
     DISTILLED,
     FULL,
     GENERATOR,
     REMOVED,
     STAGES,
     TableRow,
+    before,
     compare,
     in_words,
-    interval,
     markdown,
     read_table,
 )
@@ -49,14 +52,49 @@ def test_differences_are_paired_by_seed(table):
     assert found.title.tolist() == ["no MIL loss", "fused"], "variants that have not run are left out"
     mil, fused = found.itertuples()
     assert (mil.dataset, mil.seeds, mil.mean, mil.difference) == ("sbhar", 3, 45.0, -5.0)
-    assert -6 <= mil.low < -5 < mil.high <= -4, "the spread over seeds does not matter, as the differences are equal"
+    # Of -5, -4 and -6: standard deviation 1, t = 4.303 for three seeds. The spread over seeds does not matter.
+    assert (mil.low, mil.high) == pytest.approx((-5 - 4.303 / 3**0.5, -5 + 4.303 / 3**0.5), abs=1e-3)
     assert (fused.seeds, fused.difference) == (2, 0.0)
+    assert np.isnan([fused.low, fused.high, fused.p]).all()
+
+
+def test_mean_and_difference_are_of_the_seeds_that_row_and_reference_share(table):
+    (full,) = compare(table[table.dataset == "sbhar"], [DISTILLED], against=ROWS[1]).itertuples()
+    assert (full.seeds, full.mean, full.difference) == (2, 45.0, 0.0), "of 40 and 50, the third seed is missing"
 
 
 def test_against_another_stage(table):
     found = compare(table, STAGES, against=GENERATOR)
     assert found.title.tolist() == ["generator", "distilled student"]
     assert found.difference.tolist() == [0.0, 29.0]
+
+
+def test_each_row_against_the_one_before(tmp_path):
+    rows = lines("full", [20, 21, 25], stage="generator") + lines("full", [30, 32, 34], stage="student")
+    table = read_table(
+        write_table(pd.DataFrame(rows + lines("full", [31, 34, 37], stage="student_ema")), tmp_path / "t.csv")
+    )
+    found = compare(table, STAGES, against=before(STAGES))
+    assert found.title.tolist() == ["generator", "student", "student, EMA weights"]
+    assert found.against.tolist() == ["generator", "generator", "student"]
+    assert found.difference.tolist() == [0.0, 10.0, 2.0]
+    assert found.seeds.tolist() == [3, 3, 3]
+
+
+def test_p_values_have_holms_correction_over_all_rows_and_data_sets(tmp_path):
+    rows = []
+    for dataset in ("sbhar", "shrec22", "other"):
+        rows += lines("full", [40, 50, 60, 70], dataset=dataset) + lines("no-mil", [41, 52, 63, 74], dataset=dataset)
+    table = read_table(write_table(pd.DataFrame(rows), tmp_path / "t.csv"))
+    alone = compare(table[table.dataset == "sbhar"], ROWS)
+    # Differences of 1, 2, 3 and 4: t = 2.5 / (1.291 / 2) = 3.873 with three degrees of freedom
+    assert alone.p.tolist() == pytest.approx([0.0305], abs=1e-4)
+    assert in_words(alone).sbhar.tolist() == ["better (+2.5)"]
+    together = compare(table, [*ROWS, DISTILLED])
+    assert together.p.dropna().tolist() == pytest.approx([3 * 0.0305] * 3, abs=3e-4), (
+        "a row against itself is no comparison"
+    )
+    assert set(in_words(together).loc["no MIL loss"]) == {"no clear difference (+2.5)"}
 
 
 def test_in_words(table):
@@ -71,20 +109,57 @@ def test_in_words(table):
 
 def test_page(table):
     text = markdown(table)
-    assert "| the paper's system | sbhar | - generator |" in text, "a data set without anything to compare is left out"
-    assert "| distilled student | 50.0 ± 10.0 (3) | +29.0 [" in text
-    assert text.count("| no MIL loss | 45.0 ± 9.5 (3) | -5.0 [") == 1
-    assert len({line.count("|") for line in text.split("\n\n")[1].splitlines()}) == 1
+    assert "| the paper's system | sbhar | - row above |" in text, "a data set without anything to compare is left out"
+    assert "| generator | 21.0 ± 1.0 (3) | — |" in text
+    assert text.count("| no MIL loss | 45.0 ± 9.5 (3) | -5.0 [-7.5, -2.5] |") == 0, "it is significant"
+    assert text.count("| no MIL loss | 45.0 ± 9.5 (3) | **-5.0 [-7.5, -2.5]** |") == 1
+    assert text.endswith("over all differences of a table.")
 
 
-def test_interval_contains_the_mean_in_about_95_of_100_cases():
-    random = np.random.default_rng(0)
-    inside = 0
-    for _ in range(100):
-        low, high = interval(random.normal(size=30))
-        inside += low <= 0 <= high
-    assert 87 <= inside <= 100
-    assert np.isnan(interval(np.array([1.0]))).all()
+@pytest.mark.parametrize("datasets", [["sbhar"], ["sbhar", "shrec22", "thumos14-simulated"]])
+def test_a_page_of_any_number_of_data_sets(tmp_path, datasets):
+    rows = []
+    for number, dataset in enumerate(datasets):
+        for row in {*STAGES, *REMOVED, *ADDED}:
+            # The last data set lacks the variants with something taken away, so the cells are dashes.
+            if row in (*STAGES, *ADDED) or number < 2:
+                rows += lines(row.variant, np.arange(5.0) + len(row.title), row.stage, dataset)
+        rows += lines("in-video-contrast", np.arange(5.0), "generator", dataset)
+    table = pd.DataFrame(rows).drop_duplicates(["run", "stage"])
+    text = markdown(read_table(write_table(table, tmp_path / "table.csv")))
+    blocks = text.split("\n\n")
+    assert [block.split(" | ")[0] for block in blocks[:-1]] == [
+        "| the paper claims that this helps",
+        "| the paper's system",
+        "| something taken away",
+        "| something added",
+    ]
+    for number, block in enumerate(blocks[:-1]):
+        columns = len(datasets) * (1 if number == 0 else 2)
+        assert {line.count(" | ") for line in block.splitlines()} == {columns}
+        assert re.findall(r"sbhar|shrec22|thumos14-simulated", block.splitlines()[0]) == datasets
+    assert ("| — | — |" in blocks[2]) == (len(datasets) == 3)
+
+
+def test_claims_of_the_paper_have_their_own_references(tmp_path):
+    values = {
+        ("full", "generator"): 20,
+        ("in-video-contrast", "generator"): 19,
+        ("full", "student"): 30,
+        ("full", "distilled"): 40,
+        ("in-video-contrast", "distilled"): 38,
+        ("confidence-only", "distilled"): 37,
+        ("no-relabelling", "distilled"): 36,
+    }
+    rows = []
+    for (variant, stage), value in values.items():
+        noise = np.array([0.0, 0.1, -0.1]) * (variant != "full" or stage == "student")
+        rows += lines(variant, value + noise, stage)
+    text = markdown(read_table(write_table(pd.DataFrame(rows), tmp_path / "table.csv")))
+    claims = text.split("\n\n")[0].splitlines()[2:]
+    differences = [float(re.search(r"[+-]\d+\.\d", line)[0]) for line in claims]
+    assert differences == [1.0, 2.0, 3.0, 10.0, 10.0, 4.0]
+    assert all(re.search(r"\| \*\*\+.*\]\*\* \(3\) \|$", line) for line in claims)
 
 
 def test_csv_and_parquet_are_read_alike(table, tmp_path):
@@ -122,6 +197,7 @@ def test_files_that_are_not_tables_are_refused(tmp_path, name, content, message)
 def test_rows_are_the_variants_of_the_sweep(sweep, rows):
     variants = yaml.safe_load((ROOT / "params" / "sweeps" / f"{sweep}.yaml").read_text())["variants"]
     assert {row.variant for row in rows} == set(variants)
+    assert {row.variant for row in (*CLAIMS, *CLAIMS.values())} <= {row.variant for row in (*STAGES, *REMOVED)}
     assert rows[0].variant == FULL
 
 

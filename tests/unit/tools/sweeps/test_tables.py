@@ -2,7 +2,6 @@
 
 import copy
 import json
-import re
 
 import pytest
 
@@ -81,8 +80,8 @@ def test_gain_and_ratio_are_paired_by_seed(make):
 
     runs = [make(0, **stages(10, 20, 40)), make(1, **stages(30, 42, 70)), make(2, **stages(20, 34, 50))]
     text = table(collect(runs))
-    gain = re.search(r"average over 0.1:0.7: \+12.0 \[\+(\d+.\d), \+(\d+.\d)\]", text)  # of 10, 12 and 14
-    assert 10 <= float(gain[1]) < 12 < float(gain[2]) <= 14
+    # Of 10, 12 and 14: standard deviation 2, t = 4.303 for three seeds
+    assert "average over 0.1:0.7: +12.0 [+7.0, +17.0]" in text
     assert "Distilled student / same student on true segments, average over 0.1:0.7: 0.59 ± 0.09" in text
     text = table(collect(runs[:1]))
     assert "Distilled student - generator, average over 0.1:0.7: +10.0\n" in text
