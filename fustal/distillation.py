@@ -4,7 +4,7 @@ Taught in notebook 04. Source: docs/method.md section 5. The average is kept fro
 training on (`fustal.student.training`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from fustal.data.features import FeatureStore
 from fustal.engine.videos import to_frame, whole_videos
+from fustal.evaluation.labels import agreement
 from fustal.params import Params
+from fustal.proposals import SHARES, add_iou_score, best_labels, choose_share
+from fustal.segments import best_segments, iou_score, prior_rank
 from fustal.student.batches import Batch, TrainingVideos, label_weights
 from fustal.student.decoding import Detections, apply_soft_nms, candidates, class_scores
-from fustal.student.network import Student
+from fustal.student.network import Student, StudentOutput
 from fustal.student.targets import Truth
 from fustal.student.training import StudentState, train_epochs
 
@@ -29,12 +32,14 @@ class Relabel(nn.Module):
     which that happened.
 
     Args:
-        params: `relabel_confidence`, `recipe`, settings of decoding and soft-NMS.
+        params: `label_rule`, `recipe`, settings of decoding and soft-NMS.
+        reference: video -> the highest score of each of its classes, (C,), see `highest_scores`.
     """
 
-    def __init__(self, params: Params) -> None:
+    def __init__(self, params: Params, reference: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.params = params
+        self.reference = reference
         self.fallback_epoch: Tensor
         self.register_buffer("fallback_epoch", torch.tensor(-1))
 
@@ -54,7 +59,8 @@ class Relabel(nn.Module):
         if self.fallback_epoch == epoch:
             return truth
         # The teacher sees the features without noise.
-        found = predict(teacher, batch.x, batch.mask, truth.video_labels, self.params)
+        reference = torch.stack([self.reference[video] for video in batch.videos])
+        found = predict(teacher, batch.x, batch.mask, truth.video_labels, self.params, reference)
         missing = [len(labels) == 0 for _, _, labels in found]
         if any(missing) and not self.params.corrected:
             self.fallback_epoch.fill_(epoch)
@@ -68,11 +74,13 @@ class Relabel(nn.Module):
                 segments[i] = new_segments
                 labels[i] = new_labels
                 weights[i] = label_weights(new_scores, new_labels, self.params)
-        return Truth(segments, labels, weights, truth.video_labels)
+        return truth._replace(segments=segments, labels=labels, weights=weights)
 
 
 @torch.no_grad()
-def predict(teacher: Student, x: Tensor, mask: Tensor, video_labels: Tensor, params: Params) -> list[Detections]:
+def predict(
+    teacher: Student, x: Tensor, mask: Tensor, video_labels: Tensor, params: Params, reference: Tensor | None = None
+) -> list[Detections]:
     """The teacher's labels of sequences.
 
     Args:
@@ -80,7 +88,9 @@ def predict(teacher: Student, x: Tensor, mask: Tensor, video_labels: Tensor, par
         x: features (B, T, D).
         mask: valid snippets (B, T, 1).
         video_labels: known labels (B, C), multi-hot; corrected: only these classes are predicted.
-        params: `relabel_confidence`, `recipe`, settings of decoding and soft-NMS.
+        params: `label_rule` and what it uses, `recipe`, settings of decoding and soft-NMS.
+        reference: (B, C) the highest score of each class in the whole video, for `label_rule: best`: a sequence without
+            an action of a class gets no label of it. None: the sequences are whole videos.
 
     Returns:
         Segments (N, 2) in snippets, scores and labels (N,) of each sequence; N may be 0.
@@ -89,16 +99,58 @@ def predict(teacher: Student, x: Tensor, mask: Tensor, video_labels: Tensor, par
     scores = class_scores(output)
     if params.corrected:
         scores = scores * video_labels[:, None]
-    # Soft-NMS only lowers scores: what cannot become a label is not decoded.
-    best = scores.amax(dim=(1, 2), keepdim=True)
-    minimum = best.clamp(max=params.relabel_confidence)
-    found = candidates(teacher, output, scores * (scores >= minimum), params)
+    highest = scores.amax(dim=1)  # (B, C)
+    if params.label_rule == "thresholds":
+        # Soft-NMS only lowers scores: what cannot become a label is not decoded.
+        minimum = highest.amax(dim=1, keepdim=True).clamp(max=params.relabel_confidence)
+        found = candidates(teacher, output, scores * (scores >= minimum[:, None]), params)
+        chosen = [most_confident(detections, params) for detections in found]
+    else:
+        if reference is not None:
+            highest = torch.maximum(highest, reference)
+        found = class_candidates(teacher, output, scores, params)
+        minimum = params.label_share * highest
+        chosen = [best_of_classes(*pair, params) for pair in zip(found, minimum, strict=True)]
     lengths = mask.sum(dim=1).flatten().tolist()
     result = []
-    for detections, length in zip(found, lengths, strict=True):
-        segments, confidence, labels = most_confident(detections, params)
+    for (segments, confidence, labels), length in zip(chosen, lengths, strict=True):
         result.append((segments.clamp(0, length), confidence, labels))
     return result
+
+
+def class_candidates(teacher: Student, output: StudentOutput, scores: Tensor, params: Params) -> list[Detections]:
+    """Detections before NMS with at least the first of `SHARES` of the highest score of their class in the sequence.
+
+    Args:
+        teacher: its boundary heads are evaluated.
+        output: of the teacher.
+        scores: (B, P, C), 0 for classes that a video does not have.
+        params: settings of decoding; `pre_nms_score` does not count, so that a class with low scores keeps its labels.
+
+    Returns:
+        Per sequence segments (N, 2) in snippets, scores (N,), labels (N,).
+    """
+    minimum = SHARES[0] * scores.amax(dim=1, keepdim=True)
+    every = params.model_copy(update={"pre_nms_score": 0.0})
+    return candidates(teacher, output, scores * (scores >= minimum), every)
+
+
+def best_of_classes(found: Detections, minimum: Tensor, params: Params) -> Detections:
+    """The detections that become labels by the rule of the pseudo labels, see `fustal.segments.best_segments`.
+
+    Args:
+        found: candidates of one video before NMS; may be empty.
+        minimum: (C,) of the score of each class.
+        params: `label_prior`.
+    """
+    segments, scores, labels = found
+    chosen = [labels[:0]]
+    for label in labels.unique():
+        rows = (labels == label).nonzero().flatten()
+        rank = prior_rank(scores[rows], iou_score(segments[rows], scores[rows]), params.label_prior)
+        chosen.append(rows[best_segments(segments[rows], scores[rows], rank, minimum[label].item())])
+    rows = torch.cat(chosen)
+    return segments[rows], scores[rows], labels[rows]
 
 
 def most_confident(found: Detections, params: Params) -> Detections:
@@ -134,7 +186,7 @@ def teacher_labels(teacher: Student, store: FeatureStore, videos: Sequence[str],
         teacher: the average of the student's weights.
         store: features on the student's grid.
         videos: training videos.
-        params: `relabel_confidence`, `recipe`, settings of decoding and soft-NMS.
+        params: `label_rule`, `recipe`, settings of decoding and soft-NMS.
 
     Returns:
         Frame with video, label, score, start (s), end (s).
@@ -145,6 +197,45 @@ def teacher_labels(teacher: Student, store: FeatureStore, videos: Sequence[str],
         video_labels = torch.from_numpy(store.dataset.labels(names)).to(device)
         found.update(zip(names, predict(teacher, x, mask, video_labels, params), strict=True))
     return to_frame(found, videos, store)
+
+
+@torch.no_grad()
+def teacher_agreement(
+    teacher: Student, store: FeatureStore, pseudo_labels: pd.DataFrame, params: Params
+) -> dict[float, float]:
+    """How much the teacher's labels agree with those that it was trained on, for each of `SHARES`.
+
+    `fustal.proposals.choose_share` takes the share at which they agree most.
+
+    Args:
+        teacher: the average of the student's weights.
+        store: features on the student's grid.
+        pseudo_labels: what it was trained on.
+        params: `recipe`, settings of decoding.
+    """
+    device = next(teacher.parameters()).device
+    videos = store.dataset.split("train")
+    found: dict[str, Detections] = {}
+    for names, x, mask in whole_videos(store, videos, params, device):
+        output = teacher.eval()(x, mask)
+        scores = class_scores(output) * torch.from_numpy(store.dataset.labels(names)).to(device)[:, None]
+        found.update(zip(names, class_candidates(teacher, output, scores, params), strict=True))
+    every = add_iou_score(to_frame(found, videos, store), "class-aware")
+    agreed = {}
+    for share in SHARES:
+        agreed[share] = agreement(best_labels(every, share, params.label_prior), pseudo_labels)
+    return agreed
+
+
+@torch.no_grad()
+def highest_scores(teacher: Student, store: FeatureStore, videos: Sequence[str], params: Params) -> dict[str, Tensor]:
+    """The highest score of each class in each whole video: video -> (C,)."""
+    device = next(teacher.parameters()).device
+    found: dict[str, Tensor] = {}
+    for names, x, mask in whole_videos(store, videos, params, device):
+        scores = class_scores(teacher.eval()(x, mask))
+        found.update(zip(names, scores.amax(dim=1), strict=True))
+    return found
 
 
 def distill(
@@ -165,6 +256,10 @@ def distill(
     device = next(state.student.parameters()).device
     data = TrainingVideos(params, store, pseudo_labels, device)
     epochs = range(params.student_epochs, params.student_epochs + params.distill_epochs)
-    relabel = Relabel(params).to(device) if params.relabel else None
+    relabel = None
+    if params.relabel:
+        if params.label_rule == "best" and not params.label_share:
+            params = choose_share(teacher_agreement(state.ema, store, pseudo_labels, params), params)
+        relabel = Relabel(params, highest_scores(state.ema, store, data.videos, params)).to(device)
     train_epochs(params, data, state, folder, epochs, relabel=relabel)
     return state

@@ -17,8 +17,9 @@ from fustal.engine.checkpoint import fingerprint, save_module
 from fustal.engine.cpu import Conv1d, dropout
 from fustal.engine.device import batch_of_step, pick_device, precision, random_generator, send
 from fustal.engine.loop import Loop
+from fustal.engine.video_score import first_fitting, pooled_ratios, video_loss, video_scores, with_video_score
 from fustal.engine.videos import sample_batch
-from fustal.params import Params
+from fustal.params import Params, parse_ratios
 
 
 class Activations(NamedTuple):
@@ -29,6 +30,13 @@ class Activations(NamedTuple):
     actionness: Tensor  # (B, T)
 
 
+SECOND = 2**30
+"""Added to the seed for the second generator, whose agreement with the first chooses `label_share`."""
+
+RARE = -2.0
+"""Logit of every class at the start, with probabilities: at most snippets most classes do not occur."""
+
+
 class Generator(nn.Module):
     """Two convolutions: snippets to embeddings, embeddings to class activations.
 
@@ -37,20 +45,33 @@ class Generator(nn.Module):
         num_classes: C.
         dim: width of the embeddings, E.
         dropout: share of the embeddings that are dropped before the second convolution.
+        probabilities: activations are a probability for each class, for `video_score: sigmoid`; else they are at least
+            0, and only their differences between classes count.
+
+    Attributes:
+        first_ratio: (C,) index of the first of `score_ratios` that a class uses, see `pooled_ratios`.
+        class_minimum: (C,) the video score from which on a class gets proposals in a video of unknown classes.
     """
 
-    def __init__(self, in_dim: int, num_classes: int, dim: int, dropout: float) -> None:
+    def __init__(self, in_dim: int, num_classes: int, dim: int, dropout: float, *, probabilities: bool = False) -> None:
         super().__init__()
         self.embed = Conv1d(in_dim, dim, 3)
         self.dropout = dropout
-        self.classify = nn.Conv1d(dim, num_classes, 1, bias=False)
+        self.classify = nn.Conv1d(dim, num_classes, 1, bias=probabilities)
+        if self.classify.bias is not None:
+            nn.init.constant_(self.classify.bias, RARE)
+        self.first_ratio: Tensor
+        self.register_buffer("first_ratio", torch.zeros(num_classes, dtype=torch.long))
+        self.class_minimum: Tensor
+        self.register_buffer("class_minimum", torch.zeros(num_classes))
         self.arithmetic: AbstractContextManager[object] = nullcontext()
 
     @classmethod
     def from_params(cls, params: Params, in_dim: int, num_classes: int) -> "Generator":
         """A new generator with the sizes, and on the device and in the arithmetic, of the parameters."""
         device = pick_device(params)
-        model = cls(in_dim, num_classes, params.generator_dim, params.generator_dropout)
+        probabilities = params.video_score == "sigmoid"
+        model = cls(in_dim, num_classes, params.generator_dim, params.generator_dropout, probabilities=probabilities)
         model.arithmetic = precision(params, device)
         return model.to(device)
 
@@ -59,26 +80,33 @@ class Generator(nn.Module):
         with self.arithmetic:
             embeddings = F.relu(self.embed(features), inplace=True)
             kept = dropout(embeddings, self.dropout) if self.training else embeddings
-            cas = F.relu(F.linear(kept, self.classify.weight[..., 0])).float()  # a kernel of one snippet is a product
-        return Activations(embeddings, cas, cas.sum(2))
+            # A kernel of one snippet is a product.
+            logits = F.linear(kept, self.classify.weight[..., 0], self.classify.bias).float()
+        if self.classify.bias is None:
+            cas = F.relu(logits)
+            return Activations(embeddings, cas, cas.sum(2))
+        cas = logits.sigmoid()
+        return Activations(embeddings, cas, cas.amax(2))
 
 
-def video_score(cas: Tensor, k: int) -> Tensor:
-    """Softmax over classes of the mean of each class's top k activations.
+def video_score(cas: Tensor, ratios: Tensor, params: Params) -> Tensor:
+    """The score of each class in each video, averaged over its ratios.
 
     Args:
         cas: (B, T, C).
-        k: snippets that count for each class.
+        ratios: (K, C), see `pooled_ratios`.
+        params: `video_score`, not "auto".
 
     Returns:
-        (B, C), each row sums to 1.
+        (B, C); softmax: each row sums to 1.
     """
-    return cas.topk(k, dim=1).values.mean(1).softmax(1)
+    return _scores(cas, ratios, params).mean(0)
 
 
-def easy_count(length: int, params: Params) -> int:
-    """Number of easy snippets of a video, which also make its score: T // `easy_ratio`, at least 1."""
-    return max(1, length // params.easy_ratio)
+def _scores(cas: Tensor, ratios: Tensor, params: Params) -> Tensor:
+    """See `video_scores`; (K, B, C)."""
+    snippets = torch.full((len(cas), 1), cas.shape[1], device=cas.device)
+    return video_scores(cas.mT, snippets, ratios, params)
 
 
 class Snippets(NamedTuple):
@@ -157,7 +185,7 @@ def mined(output: Activations, params: Params, dropout: float = 0.0) -> Snippets
     return mine_snippets(
         output.embeddings,
         output.actionness,
-        k_easy=easy_count(length, params),
+        k_easy=max(1, length // params.easy_ratio),
         k_hard=max(1, length // params.hard_ratio),
         small=params.erosion_small,
         large=params.erosion_large,
@@ -209,12 +237,14 @@ def in_video_contrast(contrasts: Tensor) -> Tensor:
 
 
 def equal_label_pairs(labels: Tensor) -> Tensor:
-    """Unordered pairs of videos with identical multi-hot labels (B, C); (P, 2).
+    """Unordered pairs of videos with identical multi-hot labels (B, C), at least one; (P, 2).
 
-    >>> equal_label_pairs(torch.tensor([[1, 0], [0, 1], [1, 0]]))
+    Videos without a class have no action, so there is none to compare.
+
+    >>> equal_label_pairs(torch.tensor([[1, 0], [0, 0], [1, 0], [0, 0]]))
     tensor([[0, 2]])
     """
-    equal = (labels[:, None] == labels[None]).all(2)
+    equal = (labels[:, None] == labels[None]).all(2) & labels.any(dim=1)
     return equal.triu(1).nonzero()
 
 
@@ -240,17 +270,15 @@ def generator_loss(score: Tensor, labels: Tensor, snippets: Snippets, params: Pa
     """Video classification plus contrast.
 
     Args:
-        score: video scores (B, C).
+        score: video scores (R, B, C), see `video_scores`.
         labels: multi-hot (B, C).
         snippets: the mined ones.
-        params: weights, temperature, and which contrast.
+        params: `video_score`, weights, temperature, and which contrast.
 
     Returns:
         Scalars "loss" (the weighted sum), "classification", and, where they are used, "in_video" and "cross_video".
     """
-    # A video without labels has the target 0, not 0 / 0.
-    target = labels / labels.sum(1, keepdim=True).clamp(min=1)
-    loss = F.binary_cross_entropy(score, target)
+    loss = video_loss(score, labels, params)
     parts = {"classification": loss}
     if params.generator_contrast != "none":
         contrasts = contrast(snippets, params.contrast_temperature)
@@ -263,17 +291,17 @@ def generator_loss(score: Tensor, labels: Tensor, snippets: Snippets, params: Pa
     return {"loss": loss, **parts}
 
 
-def batch_losses(output: Activations, labels: Tensor, params: Params) -> dict[str, Tensor]:
+def batch_losses(output: Activations, labels: Tensor, ratios: Tensor, params: Params) -> dict[str, Tensor]:
     """The losses of a batch, see `generator_loss`, from the output of the network.
 
     Args:
         output: of the generator.
         labels: multi-hot (B, C).
-        params: easy_ratio, and those of mining and contrast.
+        ratios: (K, C), see `pooled_ratios`.
+        params: `video_score`, and those of mining and contrast.
     """
-    score = video_score(output.cas, easy_count(output.cas.shape[1], params))
     snippets = mined(output, params, params.mining_dropout)
-    return generator_loss(score, labels, snippets, params)
+    return generator_loss(_scores(output.cas, ratios, params), labels, snippets, params)
 
 
 def train_generator(params: Params, store: FeatureStore, folder: Path) -> tuple[Generator, pd.DataFrame]:
@@ -287,6 +315,7 @@ def train_generator(params: Params, store: FeatureStore, folder: Path) -> tuple[
     Returns:
         The generator after the last step, in eval mode, and the training log.
     """
+    params = with_video_score(params, store.dataset)
     videos = store.dataset.split("train")
     labels = torch.from_numpy(store.dataset.labels(videos))
     torch.manual_seed(params.seed)
@@ -309,15 +338,67 @@ def train_generator(params: Params, store: FeatureStore, folder: Path) -> tuple[
     loop = Loop("generator", steps, params.seed, folder, modules, optimizer, about=fingerprint(params))
     with closing(loop.batches(load)) as batches:
         for step, (names, features, multi_hot) in batches:
+            if step == steps.stop // 2:
+                model.first_ratio.copy_(fitting_ratios(model, store, labels, params))
             model.train()
-            losses = batch_losses(model(features), multi_hot, params)
+            losses = batch_losses(model(features), multi_hot, pooled_ratios(model.first_ratio, params), params)
             optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
             loop.record(step, losses, names)  # an error here leaves the weights as they were
             optimizer.step()
             loop.save(step)
+    model.eval()
+    model.class_minimum.copy_(class_minimum(model, store, labels, params))
     save_module(model, folder / "model.safetensors")
-    return model.eval(), loop.log()
+    return model, loop.log()
+
+
+def fitting_ratios(model: Generator, store: FeatureStore, labels: Tensor, params: Params) -> Tensor:
+    """The first of `score_ratios` that fits each class, by what the generator has learned so far; (C,).
+
+    How far a class fills its top snippets is their mean activation in its training videos, over that of the highest
+    ones (docs/method.md section 9).
+
+    Args:
+        model: the generator in training.
+        store: features on the generator's grid.
+        labels: multi-hot labels of the training videos (N, C).
+        params: `score_ratios`.
+    """
+    model.eval()
+    ratios = parse_ratios(params.score_ratios)
+    means = torch.zeros(len(ratios), labels.shape[1])
+    for video, occurs in zip(store.dataset.split("train"), labels, strict=True):
+        cas = activations(model, store, video, params).cas[0]
+        for row, ratio in zip(means, ratios, strict=True):
+            row += occurs * cas.topk(max(1, len(cas) // ratio), dim=0).values.mean(0)
+    return first_fitting(means / means[-1:].clamp(min=1e-12))
+
+
+def class_minimum(model: Generator, store: FeatureStore, labels: Tensor, params: Params) -> Tensor:
+    """The video score from which on a class is taken to occur, for each class (C,).
+
+    Softmax: `class_threshold`, as in the paper. Sigmoid: a score depends on how much of a video its class fills, so
+    that no number fits all. It is halfway between the mean score of the training videos with the class and of those
+    without it.
+
+    Args:
+        model: the trained generator.
+        store: features on the generator's grid.
+        labels: multi-hot labels of the training videos (N, C).
+        params: `video_score`, not "auto", `score_ratios` and `class_threshold`.
+    """
+    if params.video_score == "softmax":
+        return torch.full((labels.shape[1],), params.class_threshold)
+    ratios = pooled_ratios(model.first_ratio.cpu(), params)
+    rows = []
+    for video in store.dataset.split("train"):
+        rows.append(video_score(activations(model, store, video, params).cas, ratios, params))
+    scores = torch.cat(rows)
+    middle = torch.zeros(labels.shape[1])
+    for occurs in (labels, 1 - labels):
+        middle += (scores * occurs).sum(0) / occurs.sum(0).clamp(min=1) / 2
+    return middle
 
 
 @torch.inference_mode()

@@ -37,6 +37,15 @@ class SharedParams(BaseModel):
     recipe: Literal["published", "corrected"] = _field(
         "corrected", "the behaviour of the released code, or with its errors corrected"
     )
+    video_score: Literal["auto", "softmax", "sigmoid"] = _field(
+        "auto", "softmax: the classes of a video compete; auto: by the labels"
+    )
+    score_ratios: str = _field(
+        "5,10,20,40,80,160", "the top T // r snippets of a class make its video score: three of these r for each class"
+    )
+    label_rule: Literal["thresholds", "best"] = _field(
+        "best", "what passes gamma and eta (teacher: eta'), or the best of each class in a video"
+    )
     held_out: float = _field(
         0.0, "share of the training videos that take the test videos' place, to choose parameters", ge=0, lt=1
     )
@@ -52,9 +61,7 @@ class GeneratorParams(BaseModel):
     contrast_weight: float = _field(0.01, "weight of the contrast in the loss", ge=0, le=1e6)
     cross_video_weight: float = _field(0.2, "weight of the mean cross-video term in the contrast", ge=0, le=1e6)
     contrast_temperature: float = _field(0.07, "temperature of InfoNCE", gt=0, le=1e6)
-    easy_ratio: int = _field(
-        5, "T // easy_ratio snippets are easy; the same top-k makes the video score", ge=1, le=1_000_000
-    )
+    easy_ratio: int = _field(5, "T // easy_ratio snippets are easy", ge=1, le=1_000_000)
     hard_ratio: int = _field(20, "T // hard_ratio snippets are hard", ge=1, le=1_000_000)
     erosion_small: int = _field(3, "snippets, m: size of the smaller erosion and dilation", ge=1, le=100_000)
     erosion_large: int = _field(6, "snippets, M: size of the larger erosion and dilation", ge=2, le=100_000)
@@ -76,6 +83,12 @@ class SelectionParams(BaseModel):
     """Notebook 02: the prior-based filter (docs/method.md section 3)."""
 
     proposals_file: str = _field("", "another method's proposals instead of the generator's: ActivityNet result file")
+    label_share: float = _field(
+        0.0, "best: minimum confidence, as a share of the class's highest in the video; 0: by agreement", ge=0, le=1
+    )
+    label_prior: float = _field(
+        0.25, "best: power of the IoU score, when one of overlapping labels is kept", ge=0, le=9
+    )
     iou_score_min: float = _field(0.2, "gamma, minimum IoU score of a pseudo label", ge=0, le=1e9)
     confidence_min: float = _field(0.4, "eta, a pseudo label's confidence exceeds it", ge=-1e9, le=1e9)
     iou_score_kind: Literal["paper", "class-aware"] = _field(
@@ -106,13 +119,14 @@ class StudentParams(BaseModel):
         "confidence", "loss weight of a label: 1, or its confidence over the best one's"
     )
     mil_weight: float = _field(1.0, "weight of the video-level (MIL) loss", ge=0, le=1e6)
-    mil_ratio: int = _field(5, "the top n // mil_ratio positions make the video score", ge=1, le=1_000_000)
     mil_dropout: float = _field(0.7, "dropout on the class logits of the MIL loss", ge=0, lt=1)
     student_epochs: int = _field(12, "epochs on the pseudo labels", ge=1, le=100_000)
     student_batch: int = _field(4, "videos per step", ge=1, le=10_000)
     student_lr: float = _field(1e-3, "learning rate of AdamW", gt=0, le=1e3)
     student_weight_decay: float = _field(0.05, "weight decay of AdamW", ge=0, le=1e3)
-    ema_decay: float = _field(0.97, "decay of the moving average of the weights, per step", ge=0, lt=1)
+    ema_memory: float = _field(
+        0.1, "time constant of the average of the weights, as a share of the student's steps", gt=0, le=10
+    )
     watched_videos: int = _field(
         10, "training videos on which mAP is measured after each epoch, for the curve", ge=0, le=1_000_000
     )
@@ -218,6 +232,12 @@ class Params(EvaluationParams, DistillationParams, StudentParams, SelectionParam
         parse_tiou_grid(value)
         return value
 
+    @field_validator("score_ratios")
+    @classmethod
+    def _is_ratios(cls, value: str) -> str:
+        parse_ratios(value)
+        return value
+
     @field_validator("sgp_window")
     @classmethod
     def _is_odd(cls, value: int) -> int:
@@ -305,7 +325,7 @@ LIMITS = {"ge": "", "gt": "above ", "le": "to ", "lt": "to below "}
 def form(name: str) -> str:
     """The values that a parameter may have, in words.
 
-    >>> form("student_dim"), form("ema_decay"), form("device")
+    >>> form("student_dim"), form("held_out"), form("device")
     ('whole number, 16 to 5120, a multiple of 16', 'number, 0 to below 1', 'auto, cpu or cuda')
     """
     field = Params.model_fields[name]
@@ -347,6 +367,22 @@ def parse_grid(text: str) -> np.ndarray:
     if not (step > 0 and first <= last < first + 1000 * step):
         raise ValueError(f"{text!r}: the step must be positive, last not before first, and the steps below 1000")
     return np.round(first + step * np.arange(int(np.floor((last - first) / step + 1e-6)) + 1), 6)
+
+
+def parse_ratios(text: str) -> list[int]:
+    """Whole numbers from 1 on, with commas between them.
+
+    >>> parse_ratios("5,10,20")
+    [5, 10, 20]
+    """
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{shown(text)} is not a list of whole numbers such as 5 or 5,10,20") from None
+    for value in values:
+        if not 1 <= value <= 1_000_000:
+            raise ValueError(f"{shown(text)}: a ratio is 1 to 1000000, unlike {value}")
+    return values
 
 
 def parse_tiou_grid(text: str) -> np.ndarray:

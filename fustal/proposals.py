@@ -3,7 +3,7 @@
 Taught in notebook 01, section "Proposals", and notebook 02. Source: docs/method.md sections 2 and 3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,18 +11,20 @@ import torch
 
 from fustal.data.features import FeatureStore
 from fustal.data.results import results_frame
-from fustal.generator import Generator, activations, easy_count, video_score
+from fustal.engine.video_score import pooled_ratios, with_video_score
+from fustal.evaluation.labels import agreement
+from fustal.generator import Generator, activations, video_score
 from fustal.params import Params, parse_grid
-from fustal.segments import hard_nms, iou_score
+from fustal.segments import best_segments, hard_nms, iou_score, prior_rank
 
 
 def propose_videos(
-    model: Generator, store: FeatureStore, videos: Sequence[str], params: Params, *, known: bool = False
+    models: Sequence[Generator], store: FeatureStore, videos: Sequence[str], params: Params, *, known: bool = False
 ) -> pd.DataFrame:
     """Proposals of videos.
 
     Args:
-        model: the trained generator.
+        models: trained generators; their activations and scores are averaged.
         store: features on the generator's grid.
         videos: their names.
         params: thresholds and recipe.
@@ -32,17 +34,17 @@ def propose_videos(
         Frame with video, label, score, start (s), end (s).
     """
     dataset = store.dataset
+    params = with_video_score(params, dataset)
+    minimum = torch.stack([model.class_minimum for model in models]).mean(0).numpy(force=True)
     found = []
     for video, labels in zip(videos, dataset.labels(videos), strict=True):
-        output = activations(model, store, video, params)
-        cas = output.cas[0].numpy()
-        score = video_score(output.cas, easy_count(len(cas), params))[0].numpy()
+        cas, actionness, score = mean_activations(models, store, video, params)
         if known and params.corrected:
             classes = np.flatnonzero(labels)
         else:
-            classes = predicted_classes(score, params.class_threshold)
+            classes = predicted_classes(score, minimum)
         seconds = store.seconds_per_sample(video, len(cas))
-        rows = propose(cas, output.actionness[0].numpy(), score, classes, seconds, params)
+        rows = propose(cas, actionness, score, classes, seconds, params)
         if params.corrected:
             # The times of the snippets that were really sampled, in the place of even ones.
             even = seconds * np.arange(len(cas) + 1)
@@ -53,14 +55,39 @@ def propose_videos(
     return results_frame(videos, found, dataset.classes)
 
 
-def predicted_classes(score: np.ndarray, threshold: float) -> np.ndarray:
-    """Indices of the classes with at least this video score (C,), else the best one alone.
+def mean_activations(
+    models: Sequence[Generator], store: FeatureStore, video: str, params: Params
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Class activation sequence (T, C), actionness (T,) and video score (C,), averaged over generators.
 
-    >>> predicted_classes(np.array([0.5, 0.3, 0.2]), 0.25), predicted_classes(np.array([0.5, 0.3, 0.2]), 0.6)
-    (array([0, 1]), array([0]))
+    Args:
+        models: trained generators.
+        store: features on the generator's grid.
+        video: its name.
+        params: `generator_snippets`, and `video_score`, not "auto".
     """
-    chosen = np.flatnonzero(score >= threshold)
-    return chosen if len(chosen) else np.array([score.argmax()])
+    cas = []
+    actionness = []
+    scores = []
+    for model in models:
+        output = activations(model, store, video, params)
+        cas.append(output.cas[0])
+        actionness.append(output.actionness[0])
+        scores.append(video_score(output.cas, pooled_ratios(model.first_ratio.cpu(), params), params)[0])
+    means = [torch.stack(values).mean(0).numpy() for values in (cas, actionness, scores)]
+    return means[0], means[1], means[2]
+
+
+def predicted_classes(score: np.ndarray, minimum: np.ndarray) -> np.ndarray:
+    """Indices of the classes whose video score (C,) is at least their minimum (C,), else the closest one alone.
+
+    >>> score = np.array([0.5, 0.3, 0.2])
+    >>> predicted_classes(score, np.full(3, 0.25)), predicted_classes(score, np.array([0.9, 0.6, 0.9]))
+    (array([0, 1]), array([1]))
+    """
+    above = score - minimum
+    chosen = np.flatnonzero(above >= 0)
+    return chosen if len(chosen) else np.array([above.argmax()])
 
 
 def centred(proposals: pd.DataFrame, first_centre: float, last_end: float) -> pd.DataFrame:
@@ -272,13 +299,82 @@ def add_iou_score(proposals: pd.DataFrame, kind: str = "paper") -> pd.DataFrame:
     return proposals.assign(iou_score=score)
 
 
-def select(proposals: pd.DataFrame, iou_score_min: float, confidence_min: float) -> pd.DataFrame:
-    """The pseudo labels: proposals with an IoU score of at least gamma and a confidence above eta.
+SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""The minimum confidences, as shares of the highest one, of which agreement chooses one."""
+
+FALLBACK = 0.6
+"""The share in the middle, where there is no second opinion to agree with."""
+
+
+def select(proposals: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """The pseudo labels among proposals.
 
     Args:
-        proposals: with columns video, label, score and iou_score.
-        iou_score_min: gamma.
-        confidence_min: eta.
+        proposals: with columns video, label, score and iou_score, see `add_iou_score`.
+        params: `label_rule` and what it uses; `label_share` is not 0, see `choose_share`. "thresholds", the paper's: an
+            IoU score of at least gamma and a confidence above eta. "best": see `best_labels`.
+
+    Returns:
+        Some of the proposals, with a new index.
     """
-    keep = (proposals.iou_score >= iou_score_min) & (proposals.score > confidence_min)
+    if params.label_rule == "best":
+        return best_labels(proposals, params.label_share, params.label_prior)
+    keep = (proposals.iou_score >= params.iou_score_min) & (proposals.score > params.confidence_min)
     return proposals[keep].reset_index(drop=True)
+
+
+def best_labels(candidates: pd.DataFrame, share: float, prior: float) -> pd.DataFrame:
+    """The best candidates of each class in each video, see `fustal.segments.best_segments`.
+
+    A minimum that is a share of the best confidence has no unit, and leaves every class of a video at least one label.
+
+    Args:
+        candidates: with columns video, label, score, start, end and iou_score.
+        share: minimum confidence, as a share of the highest one.
+        prior: power of the IoU score, see `fustal.segments.prior_rank`.
+
+    Returns:
+        Some of the candidates, with a new index.
+    """
+    segments = torch.from_numpy(candidates[["start", "end"]].to_numpy(float))
+    confidence = torch.from_numpy(candidates.score.to_numpy(float))
+    rank = prior_rank(confidence, torch.from_numpy(candidates.iou_score.to_numpy(float)), prior)
+    kept = [np.empty(0, int)]
+    for rows in candidates.groupby(["video", "label"]).indices.values():
+        minimum = share * confidence[rows].max().item()
+        best = best_segments(segments[rows], confidence[rows], rank[rows], minimum)
+        kept.append(rows[best.numpy()])
+    return candidates.iloc[np.sort(np.concatenate(kept))].reset_index(drop=True)
+
+
+def choose_share(agreed: Mapping[float, float], params: Params) -> Params:
+    """The parameters with `label_share: 0` replaced by the share at which two sets of labels agree most.
+
+    What one generator finds by chance another one does not find, so that false labels lower the agreement; so do labels
+    that only one of them is confident enough of. No true segment is needed (docs/method.md section 9).
+
+    Args:
+        agreed: share -> agreement, see `share_agreement`; empty if there is only one set: `FALLBACK` is taken then.
+        params: `label_share`.
+
+    >>> choose_share({0.3: 0.5, 0.6: 0.8, 0.9: 0.7}, Params()).label_share, choose_share({}, Params()).label_share
+    (0.6, 0.6)
+    """
+    if params.label_share:
+        return params
+    share = max(agreed, key=agreed.__getitem__) if agreed else FALLBACK
+    return params.model_copy(update={"label_share": share})
+
+
+def share_agreement(first: pd.DataFrame, second: pd.DataFrame, prior: float) -> dict[float, float]:
+    """How much the labels of two generators agree, for each of `SHARES`: the F1 between them at tIoU .5.
+
+    Args:
+        first: proposals of one generator, with iou_score.
+        second: of the other one, for the same videos.
+        prior: power of the IoU score, see `fustal.segments.prior_rank`.
+    """
+    agreed = {}
+    for share in SHARES:
+        agreed[share] = agreement(best_labels(first, share, prior), best_labels(second, share, prior))
+    return agreed

@@ -7,6 +7,9 @@ from torch import Tensor
 SHORTEST = 1e-12
 """Length in place of 0 of an empty segment, whose tIoU would be 0 / 0."""
 
+OVERLAP = 1e-6
+"""The tIoU from which on segments overlap: touching ones do not, whatever the rounding."""
+
 ROWS = 256
 """Rows of a tIoU matrix that are in memory at the same time: a file can have tens of thousands of proposals a video."""
 
@@ -89,6 +92,44 @@ def hard_nms(segments: Tensor, scores: Tensor, threshold: float, *, plus_one: bo
         rest = slice(i, None)
         removed[rest] |= _tiou_with(i, rest, start, end, length, extra) >= threshold
     return order[kept]
+
+
+def prior_rank(scores: Tensor, iou_scores: Tensor, power: float) -> Tensor:
+    """Confidence times IoU score ^ power: of two equally confident segments the more densely surrounded is better.
+
+    Args:
+        scores: (N,) confidences; those below 0 count as 0.
+        iou_scores: (N,), see `iou_score`.
+        power: 0: the IoU score has no effect.
+
+    Returns:
+        (N,), docs/method.md section 9.
+    """
+    return scores.clamp(min=0) * iou_scores.clamp(min=SHORTEST) ** power
+
+
+def best_segments(segments: Tensor, scores: Tensor, ranks: Tensor, minimum: float) -> Tensor:
+    """The labels of one class in one video: segments that are confident enough and do not overlap.
+
+    Actions of one class do not overlap: of overlapping segments the one with the highest rank is kept
+    (docs/method.md section 9).
+
+    Args:
+        segments: (N, 2) of one class in one video, N may be 0.
+        scores: (N,) confidences.
+        ranks: (N,), see `prior_rank`.
+        minimum: of the confidence.
+
+    Returns:
+        (K,) indices, highest rank first.
+
+    >>> segments = torch.tensor([[0.0, 4.0], [1.0, 4.0], [5.0, 9.0], [9.0, 12.0]])
+    >>> scores = torch.tensor([0.8, 0.7, 0.6, 0.3])
+    >>> best_segments(segments, scores, scores, 0.5).tolist(), best_segments(segments, scores, scores, 0.3).tolist()
+    ([0, 2], [0, 2, 3])
+    """
+    confident = (scores >= minimum).nonzero().flatten()
+    return confident[hard_nms(segments[confident], ranks[confident], OVERLAP)]
 
 
 def soft_nms(

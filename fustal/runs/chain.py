@@ -7,6 +7,9 @@ from fustal.data.cards import Dataset, hold_out
 from fustal.params import DistillationParams, GeneratorParams, Params, SelectionParams, SharedParams, StudentParams
 
 PROPOSALS_TRAIN = "generator/proposals_train.json"
+OPINIONS = ("generator/opinion_1.json", "generator/opinion_2.json")
+"""Proposals for the training videos by each of two generators alone; their agreement chooses `label_share`."""
+
 PSEUDO_LABELS = "selection/pseudo_labels.json"
 
 DETECTIONS = {
@@ -55,13 +58,13 @@ _STAGES = (
         "generator",
         "01_generator_training.ipynb",
         (),
-        ("generator/model.safetensors", PROPOSALS_TRAIN, DETECTIONS["generator"]),
+        ("generator/model.safetensors", PROPOSALS_TRAIN, *OPINIONS, DETECTIONS["generator"]),
         (SharedParams, GeneratorParams),
     ),
     Stage(
         "selection",
         "02_proposal_filtering.ipynb",
-        (PROPOSALS_TRAIN,),
+        (PROPOSALS_TRAIN, *OPINIONS),
         (PSEUDO_LABELS,),
         (SharedParams, SelectionParams),
     ),
@@ -83,7 +86,7 @@ _STAGES = (
             LABELS["distilled"],
             DETECTIONS["distilled"],
         ),
-        (SharedParams, StudentParams, DistillationParams),
+        (SharedParams, SelectionParams, StudentParams, DistillationParams),
     ),
     Stage(
         "evaluation",

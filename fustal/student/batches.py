@@ -12,9 +12,10 @@ from torch import Tensor
 
 from fustal.data.features import FeatureStore
 from fustal.engine.device import epoch_order, random_generator, send
+from fustal.engine.video_score import first_fitting, pooled_ratios
 from fustal.engine.videos import pad, padded_length, random_crop
 from fustal.exceptions import InputError
-from fustal.params import Params
+from fustal.params import Params, parse_ratios
 from fustal.student.targets import Truth
 
 
@@ -53,6 +54,8 @@ class TrainingVideos:
         self.videos = store.dataset.split("train")
         self.video_labels = torch.from_numpy(store.dataset.labels(self.videos))
         self.labels = snippet_labels(pseudo_labels, self.videos, store)
+        filled = filled_shares(pseudo_labels, self.videos, store, params)
+        self.ratios = pooled_ratios(first_fitting(filled), params)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -83,7 +86,8 @@ class TrainingVideos:
             weights.append(send(weight, self.device))
         longest = max(len(sequence) for sequence in features)
         x, mask = pad(features, padded_length(longest, self.params))
-        truth = Truth(segments, labels, weights, send(self.video_labels[rows], self.device))
+        video_labels = send(self.video_labels[rows], self.device)
+        truth = Truth(segments, labels, weights, video_labels, send(self.ratios, self.device))
         return Batch(names, send(x, self.device), send(mask, self.device), truth)
 
 
@@ -118,6 +122,28 @@ def snippet_labels(pseudo_labels: pd.DataFrame, videos: Sequence[str], store: Fe
         segments = store.grid_of(video).to_snippets(seconds[rows])
         result[video] = VideoLabels(segments, labels[rows], scores[rows])
     return result
+
+
+def filled_shares(pseudo_labels: pd.DataFrame, videos: Sequence[str], store: FeatureStore, params: Params) -> Tensor:
+    """How far the labels of a class fill the top snippets that make its video score, see `first_fitting`.
+
+    Args:
+        pseudo_labels: frame with video, label, start (s), end (s).
+        videos: training videos.
+        store: features on the student's grid; its data set has the classes of each video.
+        params: `score_ratios`.
+
+    Returns:
+        (R, C) mean over the videos of each class, 0 to 1.
+    """
+    classes = store.dataset.classes
+    known = pd.DataFrame(store.dataset.labels(videos), index=list(videos), columns=classes)
+    durations = pd.Series({video: store.duration(video) for video in videos})
+    seconds = (pseudo_labels.end - pseudo_labels.start).groupby([pseudo_labels.video, pseudo_labels.label]).sum()
+    shares = seconds.unstack(fill_value=0.0).reindex(index=known.index, columns=classes, fill_value=0.0)
+    mean = (shares.div(durations, axis=0) * known).sum() / known.sum().clip(lower=1)
+    ratios = torch.tensor(parse_ratios(params.score_ratios), dtype=torch.float)
+    return (ratios[:, None] * torch.from_numpy(mean.to_numpy("float32", copy=True))).clamp(max=1)
 
 
 def label_weights(scores: Tensor, labels: Tensor, params: Params) -> Tensor:

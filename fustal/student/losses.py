@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from fustal.engine.video_score import video_loss, video_scores
 from fustal.params import Params
 from fustal.student.decoding import decode
 from fustal.student.network import Student, StudentOutput
@@ -80,33 +81,28 @@ def diou_loss(offsets: Tensor, targets: Tensor) -> Tensor:
     return 1 - offset_iou(offsets, targets) + (distance / hull) ** 2
 
 
-def mil_loss(logits: Tensor, mask: Tensor, video_labels: Tensor, ratio: int, *, corrected: bool = True) -> Tensor:
+def mil_loss(logits: Tensor, mask: Tensor, video_labels: Tensor, ratios: Tensor, params: Params) -> Tensor:
     """Video-level loss: the mean of the top positions of each class must match the labels of the video.
 
     Args:
         logits: class logits of the finest level (B, C, T), 0 at padding.
         mask: (B, 1, T) or (B, C, T) valid positions.
         video_labels: (B, C) multi-hot.
-        ratio: the top `n // ratio` positions count, at least 1.
-        corrected: n counts the video's own valid positions, and padding is left out; published: n counts those of the
-            whole batch, and padding takes part (docs/method.md section 7).
+        ratios: (K, C), see `fustal.engine.video_score.pooled_ratios`.
+        params: `video_score`, not "auto", `recipe`. Corrected: the top positions are a share of the
+            video's own valid ones, and padding is left out; published: of those of the whole batch, and padding takes
+            part (docs/method.md section 7).
 
     Returns:
         Scalar.
     """
-    if corrected:
-        valid = mask.sum(dim=-1)  # (B, 1 or C)
-        logits = logits.masked_fill(~mask, -torch.inf)
+    values = logits.sigmoid() if params.video_score == "sigmoid" else logits
+    if params.corrected:
+        valid = mask.sum(dim=2)  # (B, 1 or C)
+        values = values.masked_fill(~mask, -torch.inf)
     else:
         valid = mask.sum().expand(len(mask), 1)
-    count = (valid // ratio).clamp(1, mask.shape[-1])
-    # The number of positions differs between videos, so that topk does not serve: sort all, and take the first ones.
-    ranked = logits.sort(dim=-1, descending=True).values
-    rank = torch.arange(logits.shape[-1], device=logits.device)
-    top = (rank < count[..., None]) & ranked.isfinite()  # (B, C, T)
-    score = ranked.masked_fill(~top, 0).sum(dim=-1) / count
-    target = video_labels / video_labels.sum(dim=1, keepdim=True).clamp(min=1)
-    return F.binary_cross_entropy(score.softmax(dim=1), target)
+    return video_loss(video_scores(values, valid, ratios, params), video_labels, params)
 
 
 def student_loss(model: Student, output: StudentOutput, truth: Truth, params: Params) -> dict[str, Tensor]:
@@ -116,7 +112,7 @@ def student_loss(model: Student, output: StudentOutput, truth: Truth, params: Pa
         model: the student.
         output: of the student.
         truth: what the batch is trained on.
-        params: `center_radius`, `mil_weight`, `mil_ratio`, `mil_dropout`, `recipe`.
+        params: `center_radius`, `mil_weight`, `mil_dropout`, `recipe`, and those of `mil_loss`.
 
     Returns:
         Scalars "loss" (the weighted sum), "focal", "diou", "mil".
@@ -142,7 +138,7 @@ def student_loss(model: Student, output: StudentOutput, truth: Truth, params: Pa
 
     # The video-level loss uses the finest level, which has a point for every snippet.
     finest, mask = drop_logits(output, params, model.training)
-    mil = mil_loss(finest, mask, truth.video_labels, params.mil_ratio, corrected=params.corrected)
+    mil = mil_loss(finest, mask, truth.video_labels, truth.ratios, params)
     return {"loss": focal + diou + params.mil_weight * mil, "focal": focal, "diou": diou, "mil": mil}
 
 
@@ -185,5 +181,6 @@ def drop_logits(output: StudentOutput, params: Params, training: bool) -> tuple[
     if not params.corrected:
         return F.dropout(logits, params.mil_dropout, training), mask
     if training:
-        mask = mask & (torch.rand_like(logits) >= params.mil_dropout)
+        kept = mask & (torch.rand_like(logits) >= params.mil_dropout)
+        mask = torch.where(kept.any(dim=2, keepdim=True), kept, mask)  # a class without any position has no score
     return logits, mask

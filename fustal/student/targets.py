@@ -15,6 +15,7 @@ class Truth(NamedTuple):
     labels: Sequence[Tensor]  # per video (N,) classes
     weights: Sequence[Tensor]  # per video (N,), factor on the loss of each label
     video_labels: Tensor  # (B, C) multi-hot
+    ratios: Tensor  # (K, C) of the video score of each class, see `fustal.engine.video_score.pooled_ratios`
 
 
 class Points(NamedTuple):

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from fustal.data.features import FeatureStore
-from fustal.engine.average import start_average, update_average
+from fustal.engine.average import decay_of, start_average, update_average
 from fustal.engine.checkpoint import fingerprint, load_module, read_state, save_module, save_state
 from fustal.engine.device import pick_device
 from fustal.engine.loop import Loop
+from fustal.engine.video_score import with_video_score
 from fustal.params import Params
 from fustal.student.batches import TrainingVideos
 from fustal.student.losses import student_loss
@@ -99,6 +100,7 @@ def train_epochs(
     Returns:
         The log: one row for each step with its losses.
     """
+    params = with_video_score(params, data.store.dataset)
     steps_per_epoch = data.steps_per_epoch
     modules: dict[str, nn.Module] = {"model": state.student, "ema": state.ema}
     if relabel is not None:
@@ -128,7 +130,8 @@ def train_epochs(
                     group["lr"] = params.student_lr * warm_up(step, steps_per_epoch)
                 state.optimizer.step()
                 # The average follows every step of the optimizer, from the first one on.
-                update_average(state.ema, state.student, params.ema_decay)
+                decay = decay_of(step, steps_per_epoch * params.student_epochs, params.ema_memory)
+                update_average(state.ema, state.student, decay)
 
             if each_epoch is not None and (step + 1) % steps_per_epoch == 0:
                 each_epoch((step + 1) // steps_per_epoch, state)
