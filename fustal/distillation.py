@@ -16,7 +16,7 @@ from fustal.engine.videos import to_frame, whole_videos
 from fustal.evaluation.labels import agreement
 from fustal.params import Params
 from fustal.proposals import SHARES, add_iou_score, best_labels, choose_share
-from fustal.segments import best_segments, iou_score, prior_rank
+from fustal.segments import best_segments, iou_score, prior_rank, vote
 from fustal.student.batches import Batch, TrainingVideos, label_weights
 from fustal.student.decoding import Detections, apply_soft_nms, candidates, class_scores
 from fustal.student.network import Student, StudentOutput
@@ -141,16 +141,23 @@ def best_of_classes(found: Detections, minimum: Tensor, params: Params) -> Detec
     Args:
         found: candidates of one video before NMS; may be empty.
         minimum: (C,) of the score of each class.
-        params: `label_prior`.
+        params: `label_prior`, `voting_tiou`.
+
+    Returns:
+        Segments, each the average of the candidates near it (see `fustal.segments.vote`), scores and labels.
     """
     segments, scores, labels = found
     chosen = [labels[:0]]
+    averaged = [segments[:0]]
     for label in labels.unique():
         rows = (labels == label).nonzero().flatten()
         rank = prior_rank(scores[rows], iou_score(segments[rows], scores[rows]), params.label_prior)
-        chosen.append(rows[best_segments(segments[rows], scores[rows], rank, minimum[label].item())])
+        best = best_segments(segments[rows], scores[rows], rank, minimum[label].item())
+        chosen.append(rows[best])
+        # The best of many candidates is longer than most of them: without an average, labels grow at each relabelling.
+        averaged.append(vote(segments[rows][best], segments[rows], scores[rows], params.voting_tiou))
     rows = torch.cat(chosen)
-    return segments[rows], scores[rows], labels[rows]
+    return torch.cat(averaged), scores[rows], labels[rows]
 
 
 def most_confident(found: Detections, params: Params) -> Detections:

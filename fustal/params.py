@@ -41,7 +41,7 @@ class SharedParams(BaseModel):
         "auto", "softmax: the classes of a video compete; auto: by the labels"
     )
     score_ratios: str = _field(
-        "5,10,20,40,80,160", "the top T // r snippets of a class make its video score: three of these r for each class"
+        "5,10,20,40,80,160", "the top T // r snippets make a video score: three r for each class"
     )
     label_rule: Literal["thresholds", "best"] = _field(
         "best", "what passes gamma and eta (teacher: eta'), or the best of each class in a video"
@@ -137,7 +137,9 @@ class StudentParams(BaseModel):
     soft_nms_score: float = _field(0.001, "minimum score after soft-NMS", ge=0, le=1)
     max_detections: int = _field(200, "detections kept per video", ge=1, le=1_000_000)
     class_agnostic_nms: bool = _field(False, "soft-NMS over all classes at once, with voting")
-    voting_tiou: float = _field(0.7, "tIoU of the voting after class-agnostic NMS", ge=0, le=1)
+    voting_tiou: float = _field(
+        0.7, "tIoU of the voting after class-agnostic NMS, and of the teacher's labels", ge=0, le=1
+    )
     upper_bound_epochs: int = _field(
         15, "epochs of a student on the true segments, the upper bound; 0: none", ge=0, le=100_000
     )
