@@ -40,9 +40,7 @@ class SharedParams(BaseModel):
     video_score: Literal["auto", "softmax", "sigmoid"] = _field(
         "auto", "softmax: the classes of a video compete; auto: by the labels"
     )
-    score_ratios: str = _field(
-        "5,10,20,40,80,160", "the top T // r snippets make a video score: three r for each class"
-    )
+    score_ratios: str = _field("5,10,20,40,80,160", "the top T // r snippets make a class's video score: three r each")
     label_rule: Literal["thresholds", "best"] = _field(
         "best", "what passes gamma and eta (teacher: eta'), or the best of each class in a video"
     )
