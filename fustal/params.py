@@ -42,7 +42,7 @@ class SharedParams(BaseModel):
     )
     score_ratios: str = _field("5,10,20,40,80,160", "the top T // r snippets make a class's video score: three r each")
     label_rule: Literal["thresholds", "best"] = _field(
-        "best", "what passes gamma and eta (teacher: eta'), or the best of each class in a video"
+        "best", "labels: what passes gamma and eta, or the best of each class in a video"
     )
     held_out: float = _field(
         0.0, "share of the training videos that take the test videos' place, to choose parameters", ge=0, lt=1
