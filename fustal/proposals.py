@@ -138,10 +138,13 @@ def propose(
     for label in classes:
         activation = upsample(normalise(cas[:, label]), params.upscale)
         first, last, contrast = contrasted_runs(activation, action, params)
-        candidates = np.stack([first * position_seconds, (last + 1) * position_seconds], axis=1)
+        candidates = np.stack([first, last + 1], axis=1) * position_seconds
         confidence = contrast + params.oic_video_weight * score[label]
         kept = apply_hard_nms(candidates, confidence, params)
-        rows.append(np.column_stack([np.full(len(kept), label), confidence[kept], candidates[kept]]))
+        segments = candidates[kept]
+        if params.label_rule == "best":
+            segments = half_height(activation, first[kept], last[kept], params.oic_flank) * position_seconds
+        rows.append(np.column_stack([np.full(len(kept), label), confidence[kept], segments]))
     found = pd.DataFrame(np.concatenate(rows), columns=["label", "score", "start", "end"])
     return found.astype({"label": int})
 
@@ -248,6 +251,49 @@ def outer_inner_contrast(values: np.ndarray, first: np.ndarray, last: np.ndarray
     outside = total[high + 1] - total[low] - inside
     flanks = (first - low) + (high - last)
     return inside / length - outside / np.maximum(flanks, 1)
+
+
+def half_height(values: np.ndarray, first: np.ndarray, last: np.ndarray, flank: float) -> np.ndarray:
+    """Moves the borders of runs to where the curve crosses the middle between its levels on both sides.
+
+    Windows and convolutions blur a curve. On a blurred curve a low threshold gives a run that is too long; the middle
+    between inside and outside has no bias if the blur is symmetric (docs/method.md section 9).
+
+    Args:
+        values: (N,) curve of one class.
+        first: first position of each run (R,).
+        last: last position of each run (R,).
+        flank: share of the run on each side of a border in which levels are means and the crossing is looked for.
+
+    Returns:
+        (R, 2) start and end of each run as positions, with fractions. A border stays where it is if nothing is crossed.
+
+    >>> half_height(np.array([0, 0, 1, 2, 3, 4, 4, 4, 4, 4, 4, 4, 0, 0]), np.array([2]), np.array([11]), 0.4)
+    array([[ 2.25, 11.5 ]])
+    """
+    borders = np.stack([first, last + 1], axis=1).astype(float)
+    for row, length in zip(borders, last - first + 1, strict=True):
+        reach = max(2, int(flank * length))
+        start = _crossing(values, int(row[0]), reach)
+        # The same from the other side: the curve read backwards.
+        end = len(values) - 1 - _crossing(values[::-1], len(values) - int(row[1]), reach)
+        if start < end:
+            row[:] = start, end
+    return borders
+
+
+def _crossing(values: np.ndarray, border: int, reach: int) -> float:
+    """Where a curve rises through the middle of its mean levels before and behind a border, nearest to it."""
+    before = values[max(0, border - reach) : border]
+    behind = values[border : border + reach]
+    if not len(before) or before.mean() >= behind.mean():
+        return float(border)
+    middle = (before.mean() + behind.mean()) / 2
+    near = np.concatenate([before, behind])
+    above = np.flatnonzero((near[1:] >= middle) & (near[:-1] < middle)) + 1
+    low = near[above - 1]
+    crossings = border - len(before) + above - 1 + (middle - low) / (near[above] - low)
+    return float(crossings[np.abs(crossings - border).argmin()])
 
 
 def apply_hard_nms(segments: np.ndarray, scores: np.ndarray, params: Params) -> np.ndarray:
