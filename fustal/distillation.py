@@ -4,22 +4,23 @@ Taught in notebook 04. Source: docs/method.md section 5. The average is kept fro
 training on (`fustal.student.training`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from fustal.data.features import FeatureStore
+from fustal.engine.checkpoint import save_module
 from fustal.engine.videos import to_frame, whole_videos
 from fustal.evaluation.labels import agreement
+from fustal.labels import SHARES, add_iou_score, best_labels, choose_share, move_borders
 from fustal.params import Params
-from fustal.proposals import SHARES, add_iou_score, best_labels, choose_share
-from fustal.segments import best_segments, iou_score, prior_rank, vote
 from fustal.student.batches import Batch, TrainingVideos, label_weights
 from fustal.student.decoding import Detections, apply_soft_nms, candidates, class_scores
-from fustal.student.network import Student, StudentOutput
+from fustal.student.network import Student
 from fustal.student.targets import Truth
 from fustal.student.training import StudentState, train_epochs
 
@@ -32,14 +33,12 @@ class Relabel(nn.Module):
     which that happened.
 
     Args:
-        params: `label_rule`, `recipe`, settings of decoding and soft-NMS.
-        reference: video -> the highest score of each of its classes, (C,), see `highest_scores`.
+        params: `relabel_confidence`, `recipe`, settings of decoding and soft-NMS.
     """
 
-    def __init__(self, params: Params, reference: Mapping[str, Tensor]) -> None:
+    def __init__(self, params: Params) -> None:
         super().__init__()
         self.params = params
-        self.reference = reference
         self.fallback_epoch: Tensor
         self.register_buffer("fallback_epoch", torch.tensor(-1))
 
@@ -59,8 +58,7 @@ class Relabel(nn.Module):
         if self.fallback_epoch == epoch:
             return truth
         # The teacher sees the features without noise.
-        reference = torch.stack([self.reference[video] for video in batch.videos])
-        found = predict(teacher, batch.x, batch.mask, truth.video_labels, self.params, reference)
+        found = predict(teacher, batch.x, batch.mask, truth.video_labels, self.params)
         missing = [len(labels) == 0 for _, _, labels in found]
         if any(missing) and not self.params.corrected:
             self.fallback_epoch.fill_(epoch)
@@ -78,9 +76,7 @@ class Relabel(nn.Module):
 
 
 @torch.no_grad()
-def predict(
-    teacher: Student, x: Tensor, mask: Tensor, video_labels: Tensor, params: Params, reference: Tensor | None = None
-) -> list[Detections]:
+def predict(teacher: Student, x: Tensor, mask: Tensor, video_labels: Tensor, params: Params) -> list[Detections]:
     """The teacher's labels of sequences.
 
     Args:
@@ -88,9 +84,7 @@ def predict(
         x: features (B, T, D).
         mask: valid snippets (B, T, 1).
         video_labels: known labels (B, C), multi-hot; corrected: only these classes are predicted.
-        params: `label_rule` and what it uses, `recipe`, settings of decoding and soft-NMS.
-        reference: (B, C) the highest score of each class in the whole video, for `label_rule: best`: a sequence without
-            an action of a class gets no label of it. None: the sequences are whole videos.
+        params: `relabel_confidence`, `recipe`, settings of decoding and soft-NMS.
 
     Returns:
         Segments (N, 2) in snippets, scores and labels (N,) of each sequence; N may be 0.
@@ -99,65 +93,16 @@ def predict(
     scores = class_scores(output)
     if params.corrected:
         scores = scores * video_labels[:, None]
-    highest = scores.amax(dim=1)  # (B, C)
-    if params.label_rule == "thresholds":
-        # Soft-NMS only lowers scores: what cannot become a label is not decoded.
-        minimum = highest.amax(dim=1, keepdim=True).clamp(max=params.relabel_confidence)
-        found = candidates(teacher, output, scores * (scores >= minimum[:, None]), params)
-        chosen = [most_confident(detections, params) for detections in found]
-    else:
-        if reference is not None:
-            highest = torch.maximum(highest, reference)
-        found = class_candidates(teacher, output, scores, params)
-        minimum = params.label_share * highest
-        chosen = [best_of_classes(*pair, params) for pair in zip(found, minimum, strict=True)]
+    # Soft-NMS only lowers scores: what cannot become a label is not decoded.
+    best = scores.amax(dim=(1, 2), keepdim=True)
+    minimum = best.clamp(max=params.relabel_confidence)
+    found = candidates(teacher, output, scores * (scores >= minimum), params)
     lengths = mask.sum(dim=1).flatten().tolist()
     result = []
-    for (segments, confidence, labels), length in zip(chosen, lengths, strict=True):
+    for detections, length in zip(found, lengths, strict=True):
+        segments, confidence, labels = most_confident(detections, params)
         result.append((segments.clamp(0, length), confidence, labels))
     return result
-
-
-def class_candidates(teacher: Student, output: StudentOutput, scores: Tensor, params: Params) -> list[Detections]:
-    """Detections before NMS with at least the first of `SHARES` of the highest score of their class in the sequence.
-
-    Args:
-        teacher: its boundary heads are evaluated.
-        output: of the teacher.
-        scores: (B, P, C), 0 for classes that a video does not have.
-        params: settings of decoding; `pre_nms_score` does not count, so that a class with low scores keeps its labels.
-
-    Returns:
-        Per sequence segments (N, 2) in snippets, scores (N,), labels (N,).
-    """
-    minimum = SHARES[0] * scores.amax(dim=1, keepdim=True)
-    every = params.model_copy(update={"pre_nms_score": 0.0})
-    return candidates(teacher, output, scores * (scores >= minimum), every)
-
-
-def best_of_classes(found: Detections, minimum: Tensor, params: Params) -> Detections:
-    """The detections that become labels by the rule of the pseudo labels, see `fustal.segments.best_segments`.
-
-    Args:
-        found: candidates of one video before NMS; may be empty.
-        minimum: (C,) of the score of each class.
-        params: `label_prior`, `voting_tiou`.
-
-    Returns:
-        Segments, each the average of the candidates near it (see `fustal.segments.vote`), scores and labels.
-    """
-    segments, scores, labels = found
-    chosen = [labels[:0]]
-    averaged = [segments[:0]]
-    for label in labels.unique():
-        rows = (labels == label).nonzero().flatten()
-        rank = prior_rank(scores[rows], iou_score(segments[rows], scores[rows]), params.label_prior)
-        best = best_segments(segments[rows], scores[rows], rank, minimum[label].item())
-        chosen.append(rows[best])
-        # The best of many candidates is longer than most of them: without an average, labels grow at each relabelling.
-        averaged.append(vote(segments[rows][best], segments[rows], scores[rows], params.voting_tiou))
-    rows = torch.cat(chosen)
-    return torch.cat(averaged), scores[rows], labels[rows]
 
 
 def most_confident(found: Detections, params: Params) -> Detections:
@@ -187,13 +132,13 @@ def _confident(found: Detections, params: Params) -> Detections:
 
 @torch.no_grad()
 def teacher_labels(teacher: Student, store: FeatureStore, videos: Sequence[str], params: Params) -> pd.DataFrame:
-    """The labels that the teacher gives to whole videos, to be measured; `distill` labels each batch by itself.
+    """The labels that the teacher gives to whole videos by `label_rule: thresholds`, to be measured.
 
     Args:
         teacher: the average of the student's weights.
         store: features on the student's grid.
         videos: training videos.
-        params: `label_rule`, `recipe`, settings of decoding and soft-NMS.
+        params: `relabel_confidence`, `recipe`, settings of decoding and soft-NMS.
 
     Returns:
         Frame with video, label, score, start (s), end (s).
@@ -206,67 +151,89 @@ def teacher_labels(teacher: Student, store: FeatureStore, videos: Sequence[str],
     return to_frame(found, videos, store)
 
 
-@torch.no_grad()
-def teacher_agreement(
-    teacher: Student, store: FeatureStore, pseudo_labels: pd.DataFrame, params: Params
-) -> dict[float, float]:
-    """How much the teacher's labels agree with those that it was trained on, for each of `SHARES`.
-
-    `fustal.proposals.choose_share` takes the share at which they agree most.
+def relabel(teacher: Student, store: FeatureStore, labels: pd.DataFrame, params: Params) -> pd.DataFrame:
+    """The labels of the training videos by the rule of the pseudo labels, from the teacher's detections.
 
     Args:
         teacher: the average of the student's weights.
         store: features on the student's grid.
-        pseudo_labels: what it was trained on.
-        params: `recipe`, settings of decoding.
+        labels: those that the teacher was trained on; its own agree with them as much as possible, see `choose_share`.
+        params: `label_share`, `label_prior`, settings of decoding.
+
+    Returns:
+        Frame with video, label, score, start (s), end (s).
     """
-    device = next(teacher.parameters()).device
     videos = store.dataset.split("train")
-    found: dict[str, Detections] = {}
-    for names, x, mask in whole_videos(store, videos, params, device):
-        output = teacher.eval()(x, mask)
-        scores = class_scores(output) * torch.from_numpy(store.dataset.labels(names)).to(device)[:, None]
-        found.update(zip(names, class_candidates(teacher, output, scores, params), strict=True))
-    every = add_iou_score(to_frame(found, videos, store), "class-aware")
+    every = add_iou_score(class_candidates(teacher, store, videos, params), "class-aware")
     agreed = {}
     for share in SHARES:
-        agreed[share] = agreement(best_labels(every, share, params.label_prior), pseudo_labels)
-    return agreed
+        agreed[share] = agreement(best_labels(every, share, params.label_prior), labels)
+    chosen = best_labels(every, choose_share(agreed, params).label_share, params.label_prior)
+    return move_borders(chosen, store).drop(columns="iou_score")
 
 
 @torch.no_grad()
-def highest_scores(teacher: Student, store: FeatureStore, videos: Sequence[str], params: Params) -> dict[str, Tensor]:
-    """The highest score of each class in each whole video: video -> (C,)."""
+def class_candidates(teacher: Student, store: FeatureStore, videos: Sequence[str], params: Params) -> pd.DataFrame:
+    """Detections before NMS of the known classes of videos.
+
+    Args:
+        teacher: the average of the student's weights.
+        store: features on the student's grid.
+        videos: training videos.
+        params: settings of decoding; `pre_nms_score` does not count, so that a class with low scores keeps its labels.
+
+    Returns:
+        Frame with video, label, score, start (s), end (s), with at least the first of `SHARES` of the highest score of
+        the class in the video.
+    """
+    params = params.model_copy(update={"pre_nms_score": 0.0})
     device = next(teacher.parameters()).device
-    found: dict[str, Tensor] = {}
+    found: dict[str, Detections] = {}
     for names, x, mask in whole_videos(store, videos, params, device):
-        scores = class_scores(teacher.eval()(x, mask))
-        found.update(zip(names, scores.amax(dim=1), strict=True))
-    return found
+        output = teacher.eval()(x, mask)
+        known = torch.from_numpy(store.dataset.labels(names)).to(device)
+        scores = class_scores(output) * known[:, None]
+        minimum = SHARES[0] * scores.amax(dim=1, keepdim=True)
+        found.update(zip(names, candidates(teacher, output, scores * (scores >= minimum), params), strict=True))
+    return to_frame(found, videos, store)
 
 
 def distill(
     params: Params, store: FeatureStore, pseudo_labels: pd.DataFrame, state: StudentState, folder: Path
 ) -> StudentState:
-    """Continues the training of the student on the labels that its average predicts (notebook 04).
+    """Continues the training of the student on the labels of its average (notebook 04).
+
+    `label_rule: thresholds`, the paper's: each batch is labelled again. `best`: all videos are labelled again at the
+    beginning of each of `distill_rounds` rounds. What a teacher learns from its own labels drifts with each generation
+    of labels, so there are few (docs/method.md section 9).
 
     Args:
         params: of the run.
         store: features on the student's grid, of a data set whose training videos and video-level labels are used.
-        pseudo_labels: for videos in which the teacher finds nothing.
+        pseudo_labels: what the student was trained on.
         state: as notebook 03 has left it, see `StudentState.load`; it is trained.
-        folder: receives weights and log.
+        folder: receives weights and log; a training that was interrupted continues from the checkpoints there.
 
     Returns:
         The same state; its average is the result.
     """
     device = next(state.student.parameters()).device
-    data = TrainingVideos(params, store, pseudo_labels, device)
-    epochs = range(params.student_epochs, params.student_epochs + params.distill_epochs)
-    relabel = None
-    if params.relabel:
-        if params.label_rule == "best" and not params.label_share:
-            params = choose_share(teacher_agreement(state.ema, store, pseudo_labels, params), params)
-        relabel = Relabel(params, highest_scores(state.ema, store, data.videos, params)).to(device)
-    train_epochs(params, data, state, folder, epochs, relabel=relabel)
+    first = params.student_epochs
+    last = first + params.distill_epochs
+    if params.label_rule == "thresholds" or not params.relabel:
+        data = TrainingVideos(params, store, pseudo_labels, device)
+        by_batch = Relabel(params).to(device) if params.relabel else None
+        train_epochs(params, data, state, folder, range(first, last), relabel=by_batch)
+        return state
+    rounds = min(params.distill_rounds, params.distill_epochs)
+    ends = np.linspace(first, last, rounds + 1).round().astype(int).tolist()
+    labels = pseudo_labels
+    logs = []
+    for number, epochs in enumerate(map(range, ends[:-1], ends[1:]), start=1):
+        labels = relabel(state.ema, store, labels, params)
+        data = TrainingVideos(params, store, labels, device)
+        logs.append(train_epochs(params, data, state, folder / f"round_{number}", epochs))
+    save_module(state.student, folder / "model.safetensors")
+    save_module(state.ema, folder / "ema.safetensors")
+    pd.concat(logs).to_csv(folder / "log.csv", index=False)
     return state

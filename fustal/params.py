@@ -135,9 +135,7 @@ class StudentParams(BaseModel):
     soft_nms_score: float = _field(0.001, "minimum score after soft-NMS", ge=0, le=1)
     max_detections: int = _field(200, "detections kept per video", ge=1, le=1_000_000)
     class_agnostic_nms: bool = _field(False, "soft-NMS over all classes at once, with voting")
-    voting_tiou: float = _field(
-        0.7, "tIoU of the voting after class-agnostic NMS, and of the teacher's labels", ge=0, le=1
-    )
+    voting_tiou: float = _field(0.7, "tIoU of the voting after class-agnostic NMS", ge=0, le=1)
     upper_bound_epochs: int = _field(
         15, "epochs of a student on the true segments, the upper bound; 0: none", ge=0, le=100_000
     )
@@ -147,6 +145,7 @@ class DistillationParams(BaseModel):
     """Notebook 04: the EMA teacher labels the videos once more (docs/method.md section 5)."""
 
     distill_epochs: int = _field(6, "epochs on the teacher's labels", ge=1, le=100_000)
+    distill_rounds: int = _field(2, "best: how many times all videos are labelled again", ge=1, le=1000)
     relabel_confidence: float = _field(0.4, "eta', a teacher's detection above it becomes a label", ge=0, le=1)
     relabel: bool = _field(True, "the teacher's labels replace the pseudo labels; false: continue on those")
 

@@ -1,9 +1,9 @@
-"""From class activations to proposals, and from proposals to pseudo labels.
+"""From class activations to proposals.
 
-Taught in notebook 01, section "Proposals", and notebook 02. Source: docs/method.md sections 2 and 3.
+Taught in notebook 01, section "Proposals". Source: docs/method.md section 2.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,10 +12,9 @@ import torch
 from fustal.data.features import FeatureStore
 from fustal.data.results import results_frame
 from fustal.engine.video_score import pooled_ratios, with_video_score
-from fustal.evaluation.labels import agreement
 from fustal.generator import Generator, activations, video_score
 from fustal.params import Params, parse_grid
-from fustal.segments import best_segments, hard_nms, iou_score, prior_rank
+from fustal.segments import hard_nms
 
 
 def propose_videos(
@@ -141,10 +140,7 @@ def propose(
         candidates = np.stack([first, last + 1], axis=1) * position_seconds
         confidence = contrast + params.oic_video_weight * score[label]
         kept = apply_hard_nms(candidates, confidence, params)
-        segments = candidates[kept]
-        if params.label_rule == "best":
-            segments = half_height(activation, first[kept], last[kept], params.oic_flank) * position_seconds
-        rows.append(np.column_stack([np.full(len(kept), label), confidence[kept], segments]))
+        rows.append(np.column_stack([np.full(len(kept), label), confidence[kept], candidates[kept]]))
     found = pd.DataFrame(np.concatenate(rows), columns=["label", "score", "start", "end"])
     return found.astype({"label": int})
 
@@ -253,49 +249,6 @@ def outer_inner_contrast(values: np.ndarray, first: np.ndarray, last: np.ndarray
     return inside / length - outside / np.maximum(flanks, 1)
 
 
-def half_height(values: np.ndarray, first: np.ndarray, last: np.ndarray, flank: float) -> np.ndarray:
-    """Moves the borders of runs to where the curve crosses the middle between its levels on both sides.
-
-    Windows and convolutions blur a curve. On a blurred curve a low threshold gives a run that is too long; the middle
-    between inside and outside has no bias if the blur is symmetric (docs/method.md section 9).
-
-    Args:
-        values: (N,) curve of one class.
-        first: first position of each run (R,).
-        last: last position of each run (R,).
-        flank: share of the run on each side of a border in which levels are means and the crossing is looked for.
-
-    Returns:
-        (R, 2) start and end of each run as positions, with fractions. A border stays where it is if nothing is crossed.
-
-    >>> half_height(np.array([0, 0, 1, 2, 3, 4, 4, 4, 4, 4, 4, 4, 0, 0]), np.array([2]), np.array([11]), 0.4)
-    array([[ 2.25, 11.5 ]])
-    """
-    borders = np.stack([first, last + 1], axis=1).astype(float)
-    for row, length in zip(borders, last - first + 1, strict=True):
-        reach = max(2, int(flank * length))
-        start = _crossing(values, int(row[0]), reach)
-        # The same from the other side: the curve read backwards.
-        end = len(values) - 1 - _crossing(values[::-1], len(values) - int(row[1]), reach)
-        if start < end:
-            row[:] = start, end
-    return borders
-
-
-def _crossing(values: np.ndarray, border: int, reach: int) -> float:
-    """Where a curve rises through the middle of its mean levels before and behind a border, nearest to it."""
-    before = values[max(0, border - reach) : border]
-    behind = values[border : border + reach]
-    if not len(before) or before.mean() >= behind.mean():
-        return float(border)
-    middle = (before.mean() + behind.mean()) / 2
-    near = np.concatenate([before, behind])
-    above = np.flatnonzero((near[1:] >= middle) & (near[:-1] < middle)) + 1
-    low = near[above - 1]
-    crossings = border - len(before) + above - 1 + (middle - low) / (near[above] - low)
-    return float(crossings[np.abs(crossings - border).argmin()])
-
-
 def apply_hard_nms(segments: np.ndarray, scores: np.ndarray, params: Params) -> np.ndarray:
     """Indices of the proposals of one class that stay after hard NMS.
 
@@ -314,113 +267,3 @@ def apply_hard_nms(segments: np.ndarray, scores: np.ndarray, params: Params) -> 
         plus_one=not params.corrected,
     )
     return order[kept.numpy()]
-
-
-def add_iou_score(proposals: pd.DataFrame, kind: str = "paper") -> pd.DataFrame:
-    """Adds the column `iou_score`: the sum of a proposal's tIoU with other proposals of its video.
-
-    A classification-based generator proposes more densely around true actions, so a high score is evidence for a
-    proposal. Source: paper section 3.3; docs/method.md section 3.
-
-    Args:
-        proposals: video, label, score, start, end.
-        kind: "paper": all others count, whatever their class; or, beyond the paper and the default of `Params`,
-            "class-aware": only others of the same class count, each as much as its confidence, and of exact
-            duplicates only the most confident one is kept.
-
-    Returns:
-        The proposals, without duplicates if "class-aware", with a new index and the column iou_score.
-    """
-    if kind == "class-aware":
-        ranked = proposals.sort_values("score", ascending=False, kind="stable")
-        unique = ranked.drop_duplicates(["video", "label", "start", "end"])
-        proposals = unique.sort_index().reset_index(drop=True)
-    score = np.zeros(len(proposals))
-    segments = torch.from_numpy(proposals[["start", "end"]].to_numpy(float))
-    confidence = torch.from_numpy(proposals.score.to_numpy(float)).clamp(min=0)
-    groups = proposals.groupby(["video"] if kind == "paper" else ["video", "label"])
-    for rows in groups.indices.values():
-        weights = None if kind == "paper" else confidence[rows]
-        score[rows] = iou_score(segments[rows], weights).numpy()
-    return proposals.assign(iou_score=score)
-
-
-SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""The minimum confidences, as shares of the highest one, of which agreement chooses one."""
-
-FALLBACK = 0.6
-"""The share in the middle, where there is no second opinion to agree with."""
-
-
-def select(proposals: pd.DataFrame, params: Params) -> pd.DataFrame:
-    """The pseudo labels among proposals.
-
-    Args:
-        proposals: with columns video, label, score and iou_score, see `add_iou_score`.
-        params: `label_rule` and what it uses; `label_share` is not 0, see `choose_share`. "thresholds", the paper's: an
-            IoU score of at least gamma and a confidence above eta. "best": see `best_labels`.
-
-    Returns:
-        Some of the proposals, with a new index.
-    """
-    if params.label_rule == "best":
-        return best_labels(proposals, params.label_share, params.label_prior)
-    keep = (proposals.iou_score >= params.iou_score_min) & (proposals.score > params.confidence_min)
-    return proposals[keep].reset_index(drop=True)
-
-
-def best_labels(candidates: pd.DataFrame, share: float, prior: float) -> pd.DataFrame:
-    """The best candidates of each class in each video, see `fustal.segments.best_segments`.
-
-    A minimum that is a share of the best confidence has no unit, and leaves every class of a video at least one label.
-
-    Args:
-        candidates: with columns video, label, score, start, end and iou_score.
-        share: minimum confidence, as a share of the highest one.
-        prior: power of the IoU score, see `fustal.segments.prior_rank`.
-
-    Returns:
-        Some of the candidates, with a new index.
-    """
-    segments = torch.from_numpy(candidates[["start", "end"]].to_numpy(float))
-    confidence = torch.from_numpy(candidates.score.to_numpy(float))
-    rank = prior_rank(confidence, torch.from_numpy(candidates.iou_score.to_numpy(float)), prior)
-    kept = [np.empty(0, int)]
-    for rows in candidates.groupby(["video", "label"]).indices.values():
-        minimum = share * confidence[rows].max().item()
-        best = best_segments(segments[rows], confidence[rows], rank[rows], minimum)
-        kept.append(rows[best.numpy()])
-    return candidates.iloc[np.sort(np.concatenate(kept))].reset_index(drop=True)
-
-
-def choose_share(agreed: Mapping[float, float], params: Params) -> Params:
-    """The parameters with `label_share: 0` replaced by the share at which two sets of labels agree most.
-
-    What one generator finds by chance another one does not find, so that false labels lower the agreement; so do labels
-    that only one of them is confident enough of. No true segment is needed (docs/method.md section 9).
-
-    Args:
-        agreed: share -> agreement, see `share_agreement`; empty if there is only one set: `FALLBACK` is taken then.
-        params: `label_share`.
-
-    >>> choose_share({0.3: 0.5, 0.6: 0.8, 0.9: 0.7}, Params()).label_share, choose_share({}, Params()).label_share
-    (0.6, 0.6)
-    """
-    if params.label_share:
-        return params
-    share = max(agreed, key=agreed.__getitem__) if agreed else FALLBACK
-    return params.model_copy(update={"label_share": share})
-
-
-def share_agreement(first: pd.DataFrame, second: pd.DataFrame, prior: float) -> dict[float, float]:
-    """How much the labels of two generators agree, for each of `SHARES`: the F1 between them at tIoU .5.
-
-    Args:
-        first: proposals of one generator, with iou_score.
-        second: of the other one, for the same videos.
-        prior: power of the IoU score, see `fustal.segments.prior_rank`.
-    """
-    agreed = {}
-    for share in SHARES:
-        agreed[share] = agreement(best_labels(first, share, prior), best_labels(second, share, prior))
-    return agreed

@@ -19,7 +19,7 @@ EMPTY = 0.05
 """Share of training videos without a class from which on a softmax, which always chooses a class, is unsuitable."""
 
 
-FILLED = 2 / 3
+FILLED = 0.5
 """A ratio fits a class if its actions fill at least so much of the top snippets."""
 
 POOLED = 3
