@@ -151,7 +151,7 @@ def teacher_labels(teacher: Student, store: FeatureStore, videos: Sequence[str],
     return to_frame(found, videos, store)
 
 
-def relabel(teacher: Student, store: FeatureStore, labels: pd.DataFrame, params: Params) -> pd.DataFrame:
+def label_again(teacher: Student, store: FeatureStore, labels: pd.DataFrame, params: Params) -> pd.DataFrame:
     """The labels of the training videos by the rule of the pseudo labels, from the teacher's detections.
 
     Args:
@@ -230,7 +230,7 @@ def distill(
     labels = pseudo_labels
     logs = []
     for number, epochs in enumerate(map(range, ends[:-1], ends[1:]), start=1):
-        labels = relabel(state.ema, store, labels, params)
+        labels = label_again(state.ema, store, labels, params)
         data = TrainingVideos(params, store, labels, device)
         logs.append(train_epochs(params, data, state, folder / f"round_{number}", epochs))
     save_module(state.student, folder / "model.safetensors")
