@@ -18,21 +18,23 @@ def start_average(student: Model) -> Model:
     return copy.deepcopy(student).requires_grad_(False).eval()
 
 
-def decay_of(step: int, steps: int, memory: float) -> float:
+def decay_of(step: int, steps: int, memory: float, *, warm_up: bool = True) -> float:
     """The decay of the average at a step: it forgets over about `memory` of all steps, and over less at the beginning.
 
-    Without the second rule, the average would keep the random weights of the start for a long time.
+    Without the warm-up, the average would keep the random weights of the start for a long time.
 
     Args:
         step: from 0.
         steps: number of steps of the student's training, without distillation.
         memory: time constant as a share of `steps`.
+        warm_up: as long as it is smaller, the decay is (2 + step) / (11 + step).
 
     >>> [round(decay_of(step, 1000, 0.1), 3) for step in (0, 90, 5000)]
     [0.182, 0.911, 0.99]
     """
     constant = max(memory * steps, 1.0)
-    return min(1 - 1 / constant, (2 + step) / (11 + step))
+    decay = 1 - 1 / constant
+    return min(decay, (2 + step) / (11 + step)) if warm_up else decay
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ def choose_video_score(labels: np.ndarray) -> tuple[str, str]:
         labels: multi-hot labels of the training videos (N, C).
 
     >>> choose_video_score(np.array([[1, 0], [0, 1]]))
-    ('softmax', 'a labelled training video has 1.0 classes on average, and 0 % have none')
+    ('softmax', 'a labelled training video has 1.00 classes on average, and 0 % have none')
     >>> choose_video_score(np.array([[1, 1], [0, 1]]))[0], choose_video_score(np.array([[1, 0], [0, 0]]))[0]
     ('sigmoid', 'sigmoid')
     """
@@ -42,7 +42,7 @@ def choose_video_score(labels: np.ndarray) -> tuple[str, str]:
     mean = classes[labelled].mean() if labelled.any() else 0.0
     empty = 1 - labelled.mean() if len(labels) else 0.0
     kind = "sigmoid" if mean >= SEVERAL or empty >= EMPTY else "softmax"
-    return kind, f"a labelled training video has {mean:.1f} classes on average, and {100 * empty:.0f} % have none"
+    return kind, f"a labelled training video has {mean:.2f} classes on average, and {100 * empty:.0f} % have none"
 
 
 def with_video_score(params: Params, dataset: Dataset) -> Params:

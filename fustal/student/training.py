@@ -130,7 +130,8 @@ def train_epochs(
                     group["lr"] = params.student_lr * warm_up(step, steps_per_epoch)
                 state.optimizer.step()
                 # The average follows every step of the optimizer, from the first one on.
-                decay = decay_of(step, steps_per_epoch * params.student_epochs, params.ema_memory)
+                of_student = steps_per_epoch * params.student_epochs
+                decay = decay_of(step, of_student, params.ema_memory, warm_up=params.corrected)
                 update_average(state.ema, state.student, decay)
 
             if each_epoch is not None and (step + 1) % steps_per_epoch == 0:
