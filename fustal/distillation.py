@@ -24,6 +24,10 @@ from fustal.student.network import Student
 from fustal.student.targets import Truth
 from fustal.student.training import StudentState, train_epochs
 
+PRIOR = 1.0
+"""Power of the IoU score of a teacher's detections. They are much denser than proposals, and pieces of an action are
+often as confident as the whole: the whole overlaps more of them."""
+
 
 class Relabel(nn.Module):
     """Replaces the labels of a batch by the teacher's predictions on the same sequences.
@@ -158,7 +162,7 @@ def label_again(teacher: Student, store: FeatureStore, labels: pd.DataFrame, par
         teacher: the average of the student's weights.
         store: features on the student's grid.
         labels: those that the teacher was trained on; its own agree with them as much as possible, see `choose_share`.
-        params: `label_share`, `label_prior`, settings of decoding.
+        params: `label_share`, settings of decoding.
 
     Returns:
         Frame with video, label, score, start (s), end (s).
@@ -167,8 +171,8 @@ def label_again(teacher: Student, store: FeatureStore, labels: pd.DataFrame, par
     every = add_iou_score(class_candidates(teacher, store, videos, params), "class-aware")
     agreed = {}
     for share in SHARES:
-        agreed[share] = agreement(best_labels(every, share, params.label_prior), labels)
-    chosen = best_labels(every, choose_share(agreed, params).label_share, params.label_prior)
+        agreed[share] = agreement(best_labels(every, share, PRIOR), labels)
+    chosen = best_labels(every, choose_share(agreed, params).label_share, PRIOR)
     return move_borders(chosen, store).drop(columns="iou_score")
 
 

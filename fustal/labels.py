@@ -76,8 +76,6 @@ def select(proposals: pd.DataFrame, params: Params) -> pd.DataFrame:
 def best_labels(candidates: pd.DataFrame, share: float, prior: float) -> pd.DataFrame:
     """The best candidates of each class in each video, see `fustal.segments.best_segments`.
 
-    A minimum that is a share of the best confidence has no unit, and leaves every class of a video at least one label.
-
     Args:
         candidates: with columns video, label, score, start, end and iou_score.
         share: minimum confidence, as a share of the highest one.
@@ -91,9 +89,7 @@ def best_labels(candidates: pd.DataFrame, share: float, prior: float) -> pd.Data
     rank = prior_rank(confidence, torch.from_numpy(candidates.iou_score.to_numpy(float)), prior)
     kept = [np.empty(0, int)]
     for rows in candidates.groupby(["video", "label"]).indices.values():
-        highest = confidence[rows].max().item()
-        minimum = share * highest if highest > 0 else highest
-        best = best_segments(segments[rows], confidence[rows], rank[rows], minimum)
+        best = best_segments(segments[rows], confidence[rows], rank[rows], share)
         kept.append(rows[best.numpy()])
     return candidates.iloc[np.sort(np.concatenate(kept))].reset_index(drop=True)
 

@@ -108,17 +108,17 @@ def prior_rank(scores: Tensor, iou_scores: Tensor, power: float) -> Tensor:
     return scores.clamp(min=0) * iou_scores.clamp(min=SHORTEST) ** power
 
 
-def best_segments(segments: Tensor, scores: Tensor, ranks: Tensor, minimum: float) -> Tensor:
-    """The labels of one class in one video: segments that are confident enough and do not overlap.
+def best_segments(segments: Tensor, scores: Tensor, ranks: Tensor, share: float) -> Tensor:
+    """The labels of one class in one video: segments that do not overlap, and are nearly as confident as the best one.
 
-    Actions of one class do not overlap: of overlapping segments the one with the highest rank is kept
-    (docs/method.md section 9).
+    Actions of one class do not overlap: of overlapping segments the one with the highest rank is kept. Then a minimum
+    that is a share of the highest confidence has no unit, and leaves at least one label (docs/method.md section 9).
 
     Args:
         segments: (N, 2) of one class in one video, N may be 0.
         scores: (N,) confidences.
         ranks: (N,), see `prior_rank`.
-        minimum: of the confidence.
+        share: minimum confidence, as a share of the highest one that is kept; if that is not above 0, only it is left.
 
     Returns:
         (K,) indices, highest rank first.
@@ -128,8 +128,12 @@ def best_segments(segments: Tensor, scores: Tensor, ranks: Tensor, minimum: floa
     >>> best_segments(segments, scores, scores, 0.5).tolist(), best_segments(segments, scores, scores, 0.3).tolist()
     ([0, 2], [0, 2, 3])
     """
-    confident = (scores >= minimum).nonzero().flatten()
-    return confident[hard_nms(segments[confident], ranks[confident], OVERLAP)]
+    kept = hard_nms(segments, ranks, OVERLAP)
+    if not len(kept):
+        return kept
+    highest = scores[kept].max()
+    minimum = share * highest if highest > 0 else highest
+    return kept[scores[kept] >= minimum]
 
 
 def soft_nms(
