@@ -490,6 +490,16 @@ def test_features_of_one_length_are_reported(root):
     assert not any("fit no grid" in line for line in init(root, force=True))
 
 
+def test_videos_of_nearly_one_length(root):
+    lengths = {f"v{i:02}": 100 - max(0, 3 - i) for i in range(40)}
+    for video, count in lengths.items():
+        np.save(root / f"{video}.npy", np.ones((count, 3), np.float32))
+    table(root, [f"{video},A,{0.5 * count}" for video, count in lengths.items()], "video,label,duration")
+    lines = init(root, given=Given(fps=50))
+    assert grid_of(card_of(root))[2:4] == (50, 25)
+    assert any("it cannot be determined: too few durations" in line for line in lines)
+
+
 def test_sizes_follow_from_the_lengths(root):
     for i, video in enumerate(TRAIN):
         np.save(root / f"{video}.npy", np.ones((900 if i else 10, 1), np.float16))
