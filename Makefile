@@ -56,9 +56,11 @@ site: setup
 	$(BIN)/sphinx-build -q -W --keep-going docs outputs/site
 	@echo "open outputs/site/index.html"
 
-# SBHAR=folder and THUMOS=folder: recordings and annotations are read from these folders and not downloaded.
+# SHREC=folder holds the files of shrec22, which are not downloaded. SBHAR=folder and THUMOS=folder: recordings and
+# annotations are read from these folders and not downloaded.
 results: setup
 	$(BIN)/fustal fetch sbhar $(if $(SBHAR),--from $(SBHAR))
+	$(BIN)/fustal fetch shrec22 $(if $(SHREC),--from $(SHREC))
 	$(BIN)/fustal fetch thumos14-simulated $(if $(THUMOS),--from $(THUMOS))
 	$(BIN)/fustal sweep params/sweeps/results.yaml
 	$(BIN)/fustal results outputs/results/*/evaluation/metrics.json --resample 200 --readme README.md

@@ -18,6 +18,9 @@ LOST = 0.1
 FLOODED = 10
 """A class that gets more than so many times its labels may outweigh the others."""
 
+SETTING = "label_share (thresholds: relabel_confidence)"
+"""What decides how many labels the teacher gives, for `label_rule` best and thresholds."""
+
 EXAMPLES = 5
 """Maximum number of classes named in a warning."""
 
@@ -51,7 +54,7 @@ def label_warnings(counts: pd.DataFrame) -> list[str]:
         A line for each kind that occurs.
 
     >>> label_warnings(pd.DataFrame({"taught": [126, 80], "after": [2, 90]}, index=["run", "jump"]))
-    ["1 of 2 classes lost nearly all labels, lower relabel_confidence or train longer: 'run' 126 to 2"]
+    ["1 of 2 classes lost nearly all labels, lower label_share (thresholds: relabel_confidence): 'run' 126 to 2"]
     """
     before = counts.iloc[:, 0]
     after = counts.iloc[:, -1]
@@ -60,8 +63,8 @@ def label_warnings(counts: pd.DataFrame) -> list[str]:
     flooded = (after >= FEW) & ((after > FLOODED * before) | majority)
     lines = []
     for what, chosen in (
-        ("lost nearly all labels, lower relabel_confidence or train longer", lost),
-        ("got far more labels, raise relabel_confidence", flooded),
+        (f"lost nearly all labels, lower {SETTING}", lost),
+        (f"got far more labels, raise {SETTING}", flooded),
     ):
         named = [f"{shown(name)} {before[name]} to {after[name]}" for name in counts.index[chosen]]
         if named:

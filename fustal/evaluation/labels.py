@@ -28,13 +28,15 @@ def pseudo_label_quality(
         tious: thresholds.
 
     Returns:
-        Index tIoU; columns labels (their number), precision, recall, f1, mean_tiou of the matched labels and
-        boundary_error (s), the mean distance of their starts and ends from the true ones. The last two are NaN where
-        no label is matched.
+        Index tIoU; columns labels (their number), precision, recall, f1, and of the matched labels mean_tiou,
+        boundary_error (s), the mean distance of their starts and ends from the true ones, start_error and end_error
+        (s), the median of the label's time minus the true one: labels that are too wide have a negative start_error
+        and a positive end_error. The last four are NaN where no label is matched.
 
     >>> truth = pd.DataFrame({"video": ["v"], "label": ["run"], "start": [0.0], "end": [4.0]})
-    >>> pseudo_label_quality(truth.assign(score=1.0, end=5.0), truth).loc[0.5].to_dict()
-    {'labels': 1.0, 'precision': 1.0, 'recall': 1.0, 'f1': 1.0, 'mean_tiou': 0.8, 'boundary_error': 0.5}
+    >>> quality = pseudo_label_quality(truth.assign(score=1.0, end=5.0), truth).loc[0.5]
+    >>> quality[["f1", "mean_tiou", "boundary_error", "start_error", "end_error"]].tolist()
+    [1.0, 0.8, 0.5, 0.0, 1.0]
     """
     found = times_of(labels)
     true = times_of(ground_truth)
@@ -44,6 +46,7 @@ def pseudo_label_quality(
         count = int(matched.sum())
         a = found[:, matched]
         b = true[:, match[matched]]
+        start_error, end_error = _medians(a - b)
         rows.append(
             {
                 "labels": len(labels),
@@ -52,6 +55,8 @@ def pseudo_label_quality(
                 "f1": 2 * count / max(len(labels) + len(ground_truth), 1),
                 "mean_tiou": _mean(tiou_of(a, b)),
                 "boundary_error": _mean(np.abs(a - b)),
+                "start_error": start_error,
+                "end_error": end_error,
             }
         )
     return pd.DataFrame(rows, index=pd.Index(tious, name="tIoU"))
@@ -66,8 +71,8 @@ def label_measures(labels: pd.DataFrame, ground_truth: pd.DataFrame) -> dict[str
 
     Returns:
         Percent: precision, recall and f1 at tIoU .3, .5 and .7; mean tIoU of the labels that are matched at .5;
-        `coverage`. Seconds: boundary error of the labels that are matched at .5. And the number of labels. Measures
-        that are not defined are left out: without ground truth, all but the number of labels.
+        `coverage`. Seconds: boundary, start and end error of the labels that are matched at .5. And the number of
+        labels. Measures that are not defined are left out: without ground truth, all but the number of labels.
     """
     if ground_truth.empty:
         return {"labels": len(labels)}
@@ -77,7 +82,8 @@ def label_measures(labels: pd.DataFrame, ground_truth: pd.DataFrame) -> dict[str
         for name in SHARES:
             result[f"{name} at {tiou:g}"] = 100 * quality.loc[tiou, name]
     result["mean tIoU"] = 100 * quality.loc[0.5, "mean_tiou"]
-    result["boundary error (s)"] = quality.loc[0.5, "boundary_error"]
+    for error in ("boundary", "start", "end"):
+        result[f"{error} error (s)"] = quality.loc[0.5, f"{error}_error"]
     result["coverage"] = 100 * coverage(labels, ground_truth)
     result["labels"] = len(labels)
     return {name: value for name, value in result.items() if pd.notna(value)}
@@ -165,3 +171,8 @@ def overtaking(iou_scores: np.ndarray, is_true: np.ndarray, width: float = 0.1) 
 def _mean(values: np.ndarray) -> float:
     """Mean, or NaN of no values."""
     return float(values.mean()) if values.size else float("nan")
+
+
+def _medians(values: np.ndarray) -> list[float]:
+    """Median of each row, or NaN of no values."""
+    return np.median(values, axis=1).tolist() if values.size else [float("nan")] * len(values)

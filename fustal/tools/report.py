@@ -33,7 +33,7 @@ from fustal.runs.chain import CHAIN, DETECTIONS, LABELS, UPPER_BOUND, Stage
 from fustal.runs.identity import RECORD
 from fustal.runs.stage import changed_file
 from fustal.tools.export import MIN_SCORE
-from fustal.tools.sweeps.tables import LABEL_MEASURES, STAGE_NAMES, TIoU
+from fustal.tools.sweeps.tables import LABEL_MEASURES, STAGE_NAMES, TIoU, digits_of
 
 LOGS = {
     "generator": "generator/log.csv",
@@ -45,6 +45,9 @@ LOGS = {
 
 IN_TIMELINES = {"generator": 0.4, "student": MIN_SCORE, "distilled": MIN_SCORE}
 """Stage -> minimum score of the detections in the timelines."""
+
+RELABELLED = ("pseudo labels", "teacher", "distilled")
+"""Labels whose numbers are compared for each class, before and after distillation."""
 
 TIMELINES = 4
 """Number of test videos with a timeline: the first ones; they are not selected."""
@@ -215,6 +218,7 @@ def page(run: ReportedRun, where: Path) -> str:
     """
     detections = run.results(DETECTIONS | {"upper_bound": UPPER_BOUND})
     labels = run.results(LABELS)
+    counts = label_counts({name: labels[name] for name in RELABELLED if name in labels})
     metrics = _metrics_of(run, detections, labels)
     parameters = _parameter_rows(run)
     environment = Environment(
@@ -233,7 +237,8 @@ def page(run: ReportedRun, where: Path) -> str:
         tested={"videos": len(run.dataset.split("test")) if run.dataset else 0, "segments": len(run.truth("test"))},
         result_figures=list(_result_figures(run, detections, metrics)),
         label_figures=list(_label_figures(metrics)),
-        label_warnings=_relabelled(labels),
+        label_counts=_counts_of(counts),
+        label_warnings=label_warnings(counts) if tuple(counts) == RELABELLED else [],
         curves=list(_training_figures(run)),
         timelines=list(_timelines(run, detections)),
         changed=[row for row in parameters if row["value"] != row["default"]],
@@ -279,7 +284,7 @@ def _table_of(
     columns = [measure for measure in measures if measure in present] if measures else present
     rows = []
     for stage in stages:
-        cells = [_number(values[stage].get(measure), digits=0 if measure == "labels" else 1) for measure in columns]
+        cells = [_number(values[stage].get(measure), digits_of(measure)) for measure in columns]
         rows.append((titles.get(stage, stage), cells))
     return Table(columns, rows)
 
@@ -375,12 +380,10 @@ def _label_figures(metrics: ReportMetrics) -> Iterator[Picture]:
         yield _picture(viz.quality_bars(table.astype(float).fillna(0) / 100), "Quality of the labels at tIoU 0.5.")
 
 
-def _relabelled(labels: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Classes with conspicuously fewer or more labels after distillation, see `label_warnings`."""
-    stages = ("pseudo labels", "teacher", "distilled")
-    if any(name not in labels for name in stages):
-        return []
-    return label_warnings(label_counts({name: labels[name] for name in stages}))
+def _counts_of(counts: pd.DataFrame) -> Table:
+    """The number of labels of each class, see `label_counts`, as a table."""
+    rows = [(str(name), [str(count) for count in row]) for name, row in zip(counts.index, counts.values, strict=True)]
+    return Table(list(counts.columns), rows)
 
 
 def _training_figures(run: ReportedRun) -> Iterator[Picture]:

@@ -53,7 +53,11 @@ def disturbed(folder: Path) -> list[str]:
     content = sweep.model_dump() | {"variants": {"demo": {}}}
     (folder / "chains.yaml").write_text(yaml.safe_dump(content))
     jobs = jobs_of(read_sweep(folder / "chains.yaml"), folder / "chains.yaml")
-    strict = content | {"variants": {"strict": {"confidence_min": 0.999}}, "grid": {}, "seeds": [0]}
+    strict = content | {
+        "variants": {"strict": {"label_rule": "thresholds", "confidence_min": 0.999}},
+        "grid": {},
+        "seeds": [0],
+    }
     (folder / "strict.yaml").write_text(yaml.safe_dump(strict))
     began = time.monotonic()
     with cluster(folder) as (address, workers):

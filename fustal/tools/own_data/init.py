@@ -25,10 +25,10 @@ from fustal.data.writing import atomic
 from fustal.exceptions import InputError, Problem
 from fustal.params import Params
 from fustal.tools.own_data.layout import Features, find_features, stored_videos, walk
-from fustal.tools.own_data.sizes import LONG, LONGEST, Known, preset_text
+from fustal.tools.own_data.sizes import LONG, LONGEST, Known, preset_text, video_score
 from fustal.tools.own_data.splits import OURS, Split, find_split
 from fustal.tools.own_data.timing import Given, Step, find_grids
-from fustal.tools.own_data.validation import annotation_problems, plain_name, segment_problems
+from fustal.tools.own_data.validation import action_problems, annotation_problems, plain_name, segment_problems
 from fustal.tools.own_data.wtalc import FPS, STRIDE, convert, is_wtalc
 
 AMBIGUOUS = "ambiguous"
@@ -145,6 +145,7 @@ def _init(folder: Path, root: str, name: str, given: Given, annotations: Path | 
     written = ", ".join(["card.yaml", "params.yaml", *found.split.new])
     return [
         *_summary(found),
+        f"video score: {video_score(known).why}",
         *_notes(found, known),
         *_oddities(folder / "card.yaml"),
         f"wrote {written}; next:",
@@ -191,16 +192,13 @@ def _read_annotations(file: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _known(found: Found) -> Known:
-    """The numbers that the preset is derived from."""
-    first = found.grids[0]
-    fps = found.videos.fps.median() if first.fps == "annotation" else first.fps
+    """What the preset is derived from."""
+    counts = pd.crosstab(found.labels.video, found.labels.label)
     shorter = np.array(list(found.features[0].lengths.values()))
     longer = np.array(list(found.features[-1].lengths.values()))
     segments = found.labels.dropna()
     return Known(
-        videos=len(found.split.train),
-        classes=found.labels.label.nunique(),
-        seconds=float(np.median(shorter) * first.stride / fps),
+        labels=counts.reindex(found.split.train, fill_value=0).to_numpy() > 0,
         generator=shorter,
         student=longer,
         most_actions=int(segments.groupby("video").size().max()) if len(segments) else 0,
@@ -364,7 +362,8 @@ def _notes(found: Found, known: Known) -> list[str]:
 def _oddities(card: Path) -> list[str]:
     """What is unusual or wrong about labels and times, a line for each kind of problem."""
     dataset, problems = inspect_dataset(card)
-    problems += annotation_problems(dataset) + segment_problems(dataset, FeatureStore(dataset, "student"))
+    problems += annotation_problems(dataset) + action_problems(dataset)
+    problems += segment_problems(dataset, FeatureStore(dataset, "student"))
     lines = []
     for problem in grouped(problems):
         if "without a label" not in problem.what:  # a note counts these videos

@@ -97,7 +97,8 @@ def line_of(lengths: dict[str, int], extents: pd.Series, unit: float = 0) -> Lin
     mean = float(np.median(d / n))
     if len(np.unique(n)) <= 2:
         return Line(mean, -np.inf, np.inf, mean, False, n, d)
-    slope, _, low, high = theilslopes(d, n)
+    with np.errstate(invalid="ignore"):  # without limits, NaN, if nearly all videos are equally long
+        slope, _, low, high = theilslopes(d, n)
     # The interval of 95 % is widened by half. It is at least as wide as a snippet more or less in the longest video.
     drift = slope / n.max()
     low = slope - max(1.5 * (slope - low), drift)

@@ -9,11 +9,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-STUDENT_STEPS = 500
-"""Steps of the student's first training, in 8 to 60 epochs."""
+from fustal.engine.video_score import choose_video_score
 
-GENERATOR_PASSES = 40
-"""How many times the generator is trained on each video, in 200 to 6,000 steps."""
+GENERATOR_PASSES = 60
+"""How many times the generator is trained on each video, in 300 to 6,000 steps."""
+
+FAST_STEPS = 1000
+"""Steps of the generator up to which its learning rate is `FAST`; with more steps it falls in proportion."""
+
+FAST = 1e-3
+"""Learning rate of a generator with few steps."""
+
+STUDENT_STEPS = 450
+"""Steps of the student's first training, in 8 to 100 epochs."""
+
+DISTILLATION = 1.5
+"""Epochs of distillation, as a multiple of the student's: labels go on improving."""
 
 LONG = 750
 """Maximum number of snippets of a video that the generator uses; the paper's number."""
@@ -21,13 +32,7 @@ LONG = 750
 LONGEST = 2304
 """Maximum length of the student's training sequences in snippets; the paper's number."""
 
-TOP_SECONDS = 60.0
-"""Maximum time (s) that the top snippets of a class cover together. A fifth of a video is shorter up to 5 minutes."""
-
-MEMORY = 0.4
-"""Time constant of the weight average, as a share of the steps of both trainings; about the paper's."""
-
-BATCHES = ((8, 2), (200, 4), (2000, 8))
+BATCHES = ((8, 2), (100, 4), (2000, 8))
 """(number of training videos, the student's batch for fewer than that)."""
 
 
@@ -35,22 +40,28 @@ class Known(NamedTuple):
     """What the parameters are derived from.
 
     Attributes:
-        videos: number of training videos.
-        classes: number of classes.
-        seconds: median duration of the videos (s).
+        labels: multi-hot labels of the training videos (N, C).
         generator: snippets of each video on the generator's grid (N,).
         student: snippets of each video on the student's grid (N,).
         most_actions: maximum number of annotated segments in a video; 0 if there are no segments.
         segments: whether training videos have segments.
     """
 
-    videos: int
-    classes: int
-    seconds: float
+    labels: np.ndarray
     generator: np.ndarray
     student: np.ndarray
     most_actions: int
     segments: bool
+
+    @property
+    def videos(self) -> int:
+        """Number of training videos."""
+        return self.labels.shape[0]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.labels.shape[1]
 
 
 class Size(NamedTuple):
@@ -65,33 +76,36 @@ def sizes(known: Known) -> list[Size]:
     """Derives the parameters.
 
     Args:
-        known: numbers of videos, classes, snippets and segments.
+        known: labels, and numbers of snippets and segments.
 
     Returns:
         Parameters in the order of the stages.
     """
-    found = _of_generator(known) + _of_student(known) + _of_upper_bound(known)
+    found = [video_score(known), *_of_generator(known), *_of_student(known), *_of_upper_bound(known)]
     if known.classes > 100:
         found.append(Size("tious", "0.5:0.05:0.95", "as on ActivityNet, which has as many classes"))
     return found
+
+
+def video_score(known: Known) -> Size:
+    """Which video score `auto` takes."""
+    kind, why = choose_video_score(known.labels)
+    return Size("video_score", "auto", f"{kind}, by the labels: {why}")
 
 
 def _of_generator(known: Known) -> list[Size]:
     snippets = _between(20, np.ceil(np.percentile(known.generator, 90)), LONG)
     longer = (known.generator > snippets).sum()
     batch = min(known.videos, 64 if known.classes > 100 else 16)
-    steps = _between(200, 50 * np.ceil(GENERATOR_PASSES * known.videos / batch / 50), 6000)
-    # The top snippets of a class are snippets // easy: a fifth of a video, or less of a long one.
-    easy = _between(5, known.seconds / TOP_SECONDS, snippets // 4)
+    steps = _between(300, 50 * np.ceil(GENERATOR_PASSES * known.videos / batch / 50), 6000)
+    rate = float(f"{FAST * min(1, FAST_STEPS / steps):.1g}")
     length = f"90 % of the videos have at most this many snippets; maximum {LONG}, as in the paper"
-    top = f"{snippets // easy} of {snippets} snippets, {known.seconds / easy:.0f} s of a video of {known.seconds:.0f} s"
-    advice = "choose it so that this is not much longer than an action"
+    passes = f"each of {known.videos} training videos {GENERATOR_PASSES} times; 300 to 6000 steps"
     return [
         Size("generator_snippets", snippets, f"{length}; {longer} longer videos are sampled"),
         Size("generator_batch", batch, "videos; the contrast between videos needs several of one class"),
-        Size("generator_steps", steps, f"each of {known.videos} training videos {GENERATOR_PASSES} times; 200 to 6000"),
-        Size("easy_ratio", easy, f"a guess: the top {top}, represent a class; {advice}"),
-        Size("hard_ratio", 4 * easy, "four times easy_ratio, as in the paper"),
+        Size("generator_steps", steps, passes),
+        Size("generator_lr", rate, f"{FAST:g} up to {FAST_STEPS} steps; with more, rate x steps stays the same"),
     ]
 
 
@@ -99,35 +113,23 @@ def _of_student(known: Known) -> list[Size]:
     longest = _between(32, 32 * np.ceil(np.percentile(known.student, 90) / 32), LONGEST)
     cropped = (known.student > longest).sum()
     batch = _student_batch(known.videos)
+    epochs, more = _epochs(known.videos)
     steps = int(np.ceil(known.videos / batch))
-    epochs, more = _epochs(steps)
-    # An average with decay d forgets over about 1 / (1 - d) steps.
-    decay = 1 - 1 / (MEMORY * steps * (epochs + more))
-    decay = round(float(np.clip(decay, 0.9, 0.999)), 4)
-    seconds = known.seconds * min(1.0, longest / np.median(known.student))  # of a training sequence
     length = f"90 % of the videos fit; a multiple of 32, maximum {LONGEST}; {cropped} videos are cropped"
     return [
         Size("max_snippets", longest, length),
         Size("student_batch", batch, f"videos, of {known.videos}"),
-        Size("student_epochs", epochs, f"of {steps} steps each: about {STUDENT_STEPS} steps, in 8 to 60 epochs"),
-        Size("mil_ratio", _between(5, seconds / TOP_SECONDS, longest // 4), "as easy_ratio, for the student"),
-        Size("ema_decay", decay, f"per step: an average over about {MEMORY:.0%} of both trainings, as in the paper"),
+        Size("student_epochs", epochs, f"of {steps} steps each: about {STUDENT_STEPS} steps, in 8 to 100 epochs"),
         _max_detections(known),
-        Size("distill_epochs", more, "half of student_epochs, as training continues from the student"),
-        Size(
-            "relabel_confidence",
-            0.2,
-            "an average over many steps is less confident than the last weights; see agreement",
-        ),
+        Size("distill_epochs", more, f"{DISTILLATION:g} times student_epochs, as the labels go on improving"),
     ]
 
 
 def _of_upper_bound(known: Known) -> list[Size]:
     """Training on true segments, where training videos have them."""
     if known.segments:
-        epochs, more = _epochs(int(np.ceil(known.videos / _student_batch(known.videos))))
         why = "as many as both trainings; the student is trained on true segments"
-        return [Size("upper_bound_epochs", epochs + more, why)]
+        return [Size("upper_bound_epochs", sum(_epochs(known.videos)), why)]
     none = "training videos have no segments"
     return [
         Size("watched_videos", 0, f"{none}: nothing to measure"),
@@ -142,10 +144,11 @@ def _student_batch(videos: int) -> int:
     return 16
 
 
-def _epochs(steps: int) -> tuple[int, int]:
-    """Epochs of the student's training and of distillation, each of so many steps."""
-    epochs = _between(8, STUDENT_STEPS / steps, 60)
-    return epochs, _between(4, epochs / 2, 30)
+def _epochs(videos: int) -> tuple[int, int]:
+    """Epochs of the student's training and of distillation."""
+    steps = np.ceil(videos / _student_batch(videos))
+    epochs = _between(8, STUDENT_STEPS / steps, 100)
+    return epochs, round(DISTILLATION * epochs)
 
 
 def _max_detections(known: Known) -> Size:

@@ -38,6 +38,12 @@ MANY = 5
 LONG = 60
 """Maximum time from snippet to snippet (s) without a warning."""
 
+SHORT = 0.1
+"""Maximum share of the actions that may be shorter than a window of the features without a warning."""
+
+FEW_SNIPPETS = 3
+"""Minimum number of snippets of an action of median length without a warning."""
+
 TWICE = 0.9
 """Minimum tIoU of two segments of one class in a video that count as one action annotated twice."""
 
@@ -65,7 +71,8 @@ def problems_of(card: str) -> tuple[Dataset, list[Problem]]:
     for stage in stages:
         problems += feature_problems(dataset, FeatureStore(dataset, stage))
         problems += grid_problems(dataset, stage)
-    unusual = annotation_problems(dataset) + segment_problems(dataset, FeatureStore(dataset, "student"))
+    unusual = annotation_problems(dataset) + action_problems(dataset)
+    unusual += segment_problems(dataset, FeatureStore(dataset, "student"))
     unusual += cap_problems(dataset, _preset_of(find_card(card)))
     # A warning about a video may be a consequence of an error in it.
     wrong = {problem.video for problem in problems if not problem.warning} - {None}
@@ -140,19 +147,48 @@ def grid_problems(dataset: Dataset, stage: str) -> list[Problem]:
     Returns:
         A warning, or nothing.
     """
-    grid = dataset.grids[stage]
-    if grid.fps == "annotation":
-        annotated = dataset.videos.fps.dropna()
-        if annotated.empty:
-            return []  # another check reports that
-        fps = float(annotated.median())
-    else:
-        fps = float(grid.fps)
-    if not grid.stride > LONG * fps > 0:
+    stride, _ = _seconds_of(dataset, stage)
+    if not stride > LONG:
         return []
-    what = f"a snippet takes {grid.stride / fps:.3g} s: are durations in frames or milliseconds?"
+    what = f"a snippet takes {stride:.3g} s: are durations in frames or milliseconds?"
     fix = "write durations and times in seconds into the annotations, fps and stride of the features into the card"
     return [Problem(dataset.annotations, what, fix=fix, warning=True)]
+
+
+def _seconds_of(dataset: Dataset, stage: str) -> tuple[float, float]:
+    """Stride and window of a grid (s), at the middle frame rate; NaN if no frame rate is annotated."""
+    grid = dataset.grids[stage]
+    fps = float(dataset.videos.fps.median() if grid.fps == "annotation" else grid.fps)
+    return grid.stride / fps, grid.window / fps
+
+
+def action_problems(dataset: Dataset) -> list[Problem]:
+    """Warns of snippets that are too long for the annotated actions; without segments nothing is known.
+
+    The labels are made on the grid of the generator, so this grid is checked.
+
+    Args:
+        dataset: its segments and grids.
+
+    Returns:
+        Warnings.
+    """
+    if dataset.segments.empty:
+        return []
+    stride, window = _seconds_of(dataset, "generator")
+    lengths = dataset.segments.end - dataset.segments.start
+    middle = lengths.median()
+    problems = []
+    shorter = int((lengths < window).sum())
+    if shorter > SHORT * len(lengths):
+        what = f"{shorter} of {len(lengths)} actions are shorter than the window of a snippet, {window:.3g} s"
+        fix = "make features with a shorter window, as labels of such actions get too long"
+        problems.append(Problem(dataset.annotations, what, fix=fix, warning=True))
+    if middle < FEW_SNIPPETS * stride:
+        what = f"half of the actions last at most {middle:.3g} s, which are {middle / stride:.2g} snippets"
+        fix = f"make features with a smaller stride: an action should have at least {FEW_SNIPPETS} snippets"
+        problems.append(Problem(dataset.annotations, what, fix=fix, warning=True))
+    return problems
 
 
 # --- labels -----------------------------------------------------------------------------------------------------------
@@ -200,11 +236,32 @@ def label_problems(dataset: Dataset) -> list[Problem]:
     labelled = int(labels.any(axis=1).sum())
     if len(classes) < 2 or labelled <= EXAMPLES:
         return problems
+    problems += _together_problems(dataset, labels)
     fix = "cut the videos into shorter ones, or take the class out: a class is learned from videos without it, too"
     counts = labels.sum(axis=0)
     for i in np.flatnonzero(counts >= EVERYWHERE * labelled):
         what = f"class {shown(classes[i])} is in {counts[i]:.0f} of {labelled} labelled training videos"
         problems.append(Problem(file, what, fix=fix, warning=True))
+    return problems
+
+
+def _together_problems(dataset: Dataset, labels: np.ndarray) -> list[Problem]:
+    """A warning for each set of classes that are in the same training videos.
+
+    Args:
+        dataset: its classes.
+        labels: of the training videos (N, C), 0 or 1.
+    """
+    alike: dict[bytes, list[str]] = {}
+    for label, column in zip(dataset.classes, labels.T, strict=True):
+        if column.any():
+            alike.setdefault(column.tobytes(), []).append(label)
+    fix = "add videos, or cut them, so that each is in a video without the other: otherwise they cannot be told apart"
+    problems = []
+    for names in alike.values():
+        if len(names) > 1:
+            what = f"classes {shown(names[0])} and {shown(names[1])} are in the same training videos"
+            problems.append(Problem(dataset.annotations, what, fix=fix, warning=True))
     return problems
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from fustal import ROOT
 from fustal.data.cards import Dataset, load_dataset
 from fustal.data.demo import ensure
-from fustal.data.files import validated
+from fustal.data.files import shown, validated
 from fustal.data.names import read_as
 from fustal.exceptions import InputError
 from fustal.params import Params
@@ -37,6 +37,7 @@ class Sweep(BaseModel):
     seeds: list[int] = Field(default=[0], min_length=1)
     grid: dict[str, list[Scalar]] = Field(default={}, description="parameter -> values; all combinations")
     variants: dict[str, dict[str, Scalar]] = Field(default={}, description="name -> parameters of one variant")
+    skipped: dict[str, list[str]] = Field(default={}, description="variant -> presets with which it is not run")
     memory_gib: float = Field(default=4.0, gt=0, description="maximum memory of a job in GiB")
 
 
@@ -93,6 +94,8 @@ def jobs_of(sweep: Sweep, path: Path) -> list[Params]:
     _check_varied(sweep, bases, path)
     jobs: dict[str, Params] = {}
     for seed, base, variant, point in itertools.product(sweep.seeds, bases, variants, _points(sweep.grid)):
+        if base in sweep.skipped.get(variant, []):
+            continue
         preset = _preset(base, path)
         parts = [f"{name}-{value}" for name, value in point.items()]
         if variant:
@@ -111,13 +114,16 @@ def jobs_of(sweep: Sweep, path: Path) -> list[Params]:
 
 
 def _check_varied(sweep: Sweep, bases: Mapping[str, Mapping[str, Scalar]], path: Path) -> None:
-    """Refuses a sweep that varies the parameters that `jobs_of` sets itself."""
+    """Refuses a sweep that varies the parameters that `jobs_of` sets itself, or skips what it does not have."""
     varied = set(sweep.grid)
     for changes in [*bases.values(), *sweep.variants.values()]:
         varied.update(changes)
     for name in ("run", "seed"):
         if name in varied:
             raise InputError(f"{path}: {name} cannot be varied by hand (use 'seeds')")
+    for variant, presets in sweep.skipped.items():
+        if variant not in sweep.variants or not set(presets) <= set(bases):
+            raise InputError(f"{path}: skipped: {shown(variant)} is not a variant, or has a preset that is not in base")
 
 
 def _points(grid: Mapping[str, Sequence[Scalar]]) -> list[dict[str, Scalar]]:

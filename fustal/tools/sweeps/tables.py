@@ -33,10 +33,20 @@ LABEL_MEASURES = (
     "f1 at 0.5",
     "mean tIoU",
     "boundary error (s)",
+    "start error (s)",
+    "end error (s)",
     "coverage",
     "labels",
 )
 """Measures of labels that the table shows; `metrics.json` has more."""
+
+
+def digits_of(measure: str) -> int:
+    """Digits after the point: two of seconds, none of a number of labels, one of percent."""
+    if measure.endswith("(s)"):
+        return 2
+    return 0 if measure == "labels" else 1
+
 
 TIoU = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(:\d+(\.\d+)?)?$")]
 """A threshold, or the ends of a range of them."""
@@ -380,8 +390,7 @@ def _markdown(part: pd.DataFrame, stages: dict[str, str], corner: str, seeds: in
         row_seeds = row.seed.nunique()
         line = [title if row_seeds == seeds else f"{title} ({_seeds(row_seeds)})"]
         for name in measures:
-            digits = 0 if name == "labels" else 1
-            line.append(_cell(row.value[row.measure == name], digits, row_seeds))
+            line.append(_cell(row.value[row.measure == name], digits_of(name), row_seeds))
         lines.append(line)
     return markdown_lines(lines)
 

@@ -27,7 +27,7 @@ def test_a_class_that_loses_or_gets_nearly_all_labels_is_named():
     assert lost.startswith("1 of 2 classes lost nearly all labels")
     assert lost.endswith(": 'a' 126 to 12")
     (grown,) = label_warnings(_counts(a=[3000, 0, 50_369], b=[3000, 0, 3000]))
-    assert grown.endswith("raise relabel_confidence: 'a' 3000 to 50369")
+    assert grown.endswith("raise label_share (thresholds: relabel_confidence): 'a' 3000 to 50369")
     (majority,) = label_warnings(_counts(a=[1000, 0, 2001], b=[1000, 0, 1000]))
     assert majority.endswith(": 'a' 1000 to 2001")
     assert label_warnings(_counts(a=[9, 0, 0], b=[0, 0, 9])) == [], "too few labels for a warning"

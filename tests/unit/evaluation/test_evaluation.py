@@ -148,7 +148,8 @@ def test_large_times():
 def test_no_detections():
     assert (mean_average_precision(found(), TRUTH, TIOUS) == 0).all(axis=None)
     assert pseudo_label_quality(found(), TRUTH, TIOUS)[["labels", "precision", "recall", "f1"]].eq(0).all(axis=None)
-    assert pseudo_label_quality(found(), TRUTH, TIOUS)[["mean_tiou", "boundary_error"]].isna().all(axis=None)
+    undefined = ["mean_tiou", "boundary_error", "start_error", "end_error"]
+    assert pseudo_label_quality(found(), TRUTH, TIOUS)[undefined].isna().all(axis=None)
     assert true_positive(found(), TRUTH).shape == (0,)
     assert precision_recall(found(), TRUTH, 0.5).empty
 
@@ -292,6 +293,18 @@ def test_quality_by_hand():
     assert quality.loc[0.5, "mean_tiou"] == pytest.approx((0.8 + 0.5) / 2)
     assert quality.loc[0.5, "boundary_error"] == pytest.approx((0 + 1 + 1 + 0) / 4)
     assert quality.loc[0.9, ["precision", "recall", "mean_tiou", "boundary_error"]].tolist() == [0.25, 0.25, 1, 0]
+
+
+def test_labels_that_are_too_wide_start_early_and_end_late():
+    truth = found(*(("a", "run", 1, 20 * i + 5, 20 * i + 15) for i in range(5)))
+    early = np.array([1, 2, 1, 0, 4])
+    wide = truth.assign(start=truth.start - early, end=truth.end + 0.5)
+    errors = pseudo_label_quality(wide, truth, [0.5]).loc[0.5, ["start_error", "end_error"]].tolist()
+    assert errors == [-1, 0.5], "the median: one label that is far too early hardly counts"
+    narrow = pseudo_label_quality(truth, wide, [0.5]).loc[0.5, ["start_error", "end_error"]].tolist()
+    assert narrow == [1, -0.5]
+    measures = label_measures(wide, truth)
+    assert (measures["start error (s)"], measures["end error (s)"]) == (-1, 0.5)
 
 
 def test_true_positives_need_the_class_and_may_share_a_segment():

@@ -178,9 +178,9 @@ def test_run_reads_the_preset_and_replaces_parameters(fustal, ran):
 def test_run_of_several_seeds_gives_each_its_folder_and_one_table(fustal, ran):
     status, out, _ = fustal("run", ROOT / "params" / "sbhar.yaml", "--seed", 3, "--seed", 5)
     assert status == 0
-    assert [(params.run, params.seed, params.easy_ratio) for params, _ in ran] == [
-        ("sbhar-seed3", 3, 10),
-        ("sbhar-seed5", 5, 10),
+    assert [(params.run, params.seed, params.generator_steps) for params, _ in ran] == [
+        ("sbhar-seed3", 3, 1000),
+        ("sbhar-seed5", 5, 1000),
     ]
     assert "2 seeds (3, 5)" in out
     assert "| generator | 14.0 ± 1.4 |" in out

@@ -166,6 +166,8 @@ def test_the_page_of_a_whole_run(make, undrawn):
         ["distilled student", "41.2", "50.0"],
     ]
     assert page.cells("Quality of the labels")[1] == ["pseudo labels", "25.0", "60.0", "35.3", "40"]
+    counts = [["class", "pseudo labels", "teacher", "distilled"], *([name, *"222"] for name in ("Jump", "Run"))]
+    assert page.cells("Number of labels of each class") == counts
     assert "on 2 test videos with 4 segments" in page.text
 
     changed = {row[0]: row[1:3] for row in page.cells("Changed from the default")[1:]}
@@ -216,7 +218,7 @@ def test_the_page_is_one_accessible_file(make):
     assert "http" not in text.replace("http-equiv", "")
     assert all(len(image["alt"]) > 20 and "figure" in image["in"] for image in page.all("img"))
     assert len(page.all("img")) == len(page.all("figure")) == len(page.all("figcaption")) == 11
-    assert len(page.all("table")) == len(page.all("caption")) == 6
+    assert len(page.all("table")) == len(page.all("caption")) == 7
     assert all("scope" in element for element in page.all("th"))
     names = [element["id"] for element in page.elements if "id" in element]
     assert len(names) == len(set(names))
@@ -312,9 +314,22 @@ def test_parameters_of_another_version(make, undrawn):
     folder = make()
     for path in folder.glob("*/stage.json"):
         known = json.loads(path.read_text())["parameters"]
-        change(path, parameters={k: v for k, v in known.items() if k != "mil_ratio"} | {"future": 3})
+        change(path, parameters={k: v for k, v in known.items() if k != "mil_weight"} | {"future": 3})
     rows = read().cells("Changed from the default")
     assert ["future", "3", "", "not a parameter of this version"] in rows
+
+
+def test_a_class_that_loses_its_labels_is_named(make, undrawn):
+    folder = make()
+    rows = [("train0", "Run", 0.9, float(i), i + 0.5) for i in range(20)]
+    for number, name in zip(
+        (20, 15, 1), ("selection/pseudo_labels", "distilled/labels_before", "distilled/labels_train"), strict=True
+    ):
+        write_results(pd.DataFrame(rows[:number], columns=RESULT_COLUMNS), folder / f"{name}.json")
+    page = read()
+    assert page.cells("Number of labels of each class")[1] == ["Run", "20", "15", "1"]
+    warning = "After distillation 1 of 1 classes lost nearly all labels, lower label_share"
+    assert warning in page.text
 
 
 # --- no name becomes markup -------------------------------------------------------------------------------------------

@@ -82,6 +82,9 @@ def test_flat_folder(root):
     save(root, TRAIN + TEST)
     annotate(root / "gt.json", {"train": TRAIN, "test": TEST})
     lines = init(root)
+    reason = "softmax, by the labels: a labelled training video has 1.0 classes on average, and 0 % have none"
+    assert f"video score: {reason}" in lines
+    assert f'# {reason}\nvideo_score: "auto"\n' in (root / "params.yaml").read_text()
     assert grid_of(card_of(root)) == ("{video}.npy", [], 25, 16, 16)
     dataset = checked(root)
     assert (dataset.split("train"), dataset.split("test")) == (TRAIN, TEST)
@@ -487,6 +490,16 @@ def test_features_of_one_length_are_reported(root):
     assert not any("fit no grid" in line for line in init(root, force=True))
 
 
+def test_videos_of_nearly_one_length(root):
+    lengths = {f"v{i:02}": 100 - max(0, 3 - i) for i in range(40)}
+    for video, count in lengths.items():
+        np.save(root / f"{video}.npy", np.ones((count, 3), np.float32))
+    table(root, [f"{video},A,{0.5 * count}" for video, count in lengths.items()], "video,label,duration")
+    lines = init(root, given=Given(fps=50))
+    assert grid_of(card_of(root))[2:4] == (50, 25)
+    assert any("it cannot be determined: too few durations" in line for line in lines)
+
+
 def test_sizes_follow_from_the_lengths(root):
     for i, video in enumerate(TRAIN):
         np.save(root / f"{video}.npy", np.ones((900 if i else 10, 1), np.float16))
@@ -495,6 +508,7 @@ def test_sizes_follow_from_the_lengths(root):
     params = Params.read(root / "params.yaml")
     assert (params.generator_snippets, params.max_snippets, params.tious) == (750, 928, "0.5:0.05:0.95")
     assert (params.watched_videos, params.upper_bound_epochs) == (0, 0), "there are no segments"
+    assert params.video_score == "auto"
     table(root, [f"{v},A,1,2" for v in TRAIN], "video,label,start,end")
     init(root, given=Given(fps=25, stride=16), force=True)
     params = Params.read(root / "params.yaml")
@@ -519,6 +533,21 @@ def test_long_videos_and_many_actions(root):
     (problem,) = [problem for problem in problems if "max_detections" in problem.what]
     assert (problem.video, problem.warning) == (TRAIN[0], True)
     assert problem.what == "1297 actions, but max_detections keeps 200 detections"
+
+
+@pytest.mark.parametrize(("seconds", "coarse"), [(0.6, True), (4.0, False)])
+def test_features_that_are_too_coarse_for_the_actions_are_reported(root, seconds, coarse):
+    save(root, TRAIN)
+    actions = []
+    for i, video in enumerate(TRAIN):
+        for start in (2, 9):
+            actions.append(f"{video},{'AB'[i % 2]},{start},{start + seconds},{length(video) * STEP}")
+    table(root, actions, "video,label,start,end,duration")
+    lines = init(root)
+    window = "16 of 16 actions are shorter than the window of a snippet, 0.64 s"
+    stride = "half of the actions last at most 0.6 s, which are 0.94 snippets"
+    for what in (window, stride):
+        assert any(line.startswith(f"note: {what}") for line in lines) == coarse
 
 
 # --- errors of one line, and nothing is written -----------------------------------------------------------------------

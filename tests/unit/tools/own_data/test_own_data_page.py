@@ -49,7 +49,7 @@ def test_choosing_parameters_without_segments(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("segments", [True, False])
 def test_the_table_names_what_init_writes(segments):
     lengths = np.arange(20, 60)
-    known = Known(40, 120, 60.0, lengths, lengths, 3, segments)
+    known = Known(np.ones((40, 120), bool), lengths, lengths, 3, segments)
     section = PAGE.partition("## The preset, line by line")[2].partition("\n## ")[0]
     named = set(re.findall(r"`(\w+)`", section))
     written = {name for name, _, _ in sizes(known)}

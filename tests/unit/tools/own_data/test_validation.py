@@ -243,6 +243,15 @@ def test_a_class_that_nearly_all_training_videos_have(make):
     assert "class 'Person' is in 39 of 42 labelled training videos" in warnings
 
 
+def test_classes_that_always_occur_together(make):
+    database = {f"t{i}": entry(*[("Fly", 1, 4), ("Jump", 5, 9)] if i % 2 else [("Sit", 1, 4)]) for i in range(8)}
+    _, warnings = warned(make, database)
+    assert "classes 'Fly' and 'Jump' are in the same training videos" in warnings
+    database["t8"] = entry(("Jump", 1, 4))
+    _, warnings = warned(make, database)
+    assert not any("same training videos" in warning for warning in warnings)
+
+
 @pytest.mark.parametrize("duration", [12, None])
 @pytest.mark.parametrize(("rate", "unit"), [(25, "frames"), (10, "frames"), (1000, "milliseconds")])
 def test_times_in_another_unit(make, rate, unit, duration):

@@ -59,6 +59,11 @@ def test_several_presets(write):
     assert [params.mil_weight for params in jobs] == [0.5, 0.5]
 
 
+def test_a_variant_that_is_skipped_with_a_preset(write):
+    jobs = write(base={"demo": {}, "sbhar": {}}, variants={"a": {}, "b": {}}, skipped={"a": ["sbhar"]})
+    assert [params.run for params in jobs] == ["demo-a-seed0", "demo-b-seed0", "sbhar-b-seed0"]
+
+
 def test_a_preset_beside_the_sweep(write, tmp_path):
     (tmp_path / "mine.yaml").write_text("student_epochs: 5\n")
     (params,) = write(base="mine.yaml")
@@ -78,6 +83,8 @@ def test_a_preset_beside_the_sweep(write, tmp_path):
         ({"base": "demo", "grid": {"student_lr": [1.0, -1.0]}}, "job student_lr--1.0-seed0"),
         ({"base": "demo", "seeds": [1, 1]}, "two jobs have the name seed1"),
         ({"base": "demo", "variants": {"a b": {}, "a/b": {}}}, "two jobs have the name a_b-seed0"),
+        ({"base": "demo", "variants": {"a": {}}, "skipped": {"b": ["demo"]}}, "skipped: 'b' is not a variant"),
+        ({"base": "demo", "variants": {"a": {}}, "skipped": {"a": ["sbhar"]}}, "has a preset that is not in base"),
         ({"base": "nothing"}, "no such parameter file"),
     ],
 )
