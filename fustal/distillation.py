@@ -33,10 +33,11 @@ class Relabel(nn.Module):
 
     Args:
         params: `label_rule`, `recipe`, settings of decoding and soft-NMS.
-        reference: video -> the highest score of each of its classes, (C,), see `highest_scores`.
+        reference: video -> the highest score of each of its classes, (C,), see `highest_scores`; `label_rule:
+            thresholds` does not use it.
     """
 
-    def __init__(self, params: Params, reference: Mapping[str, Tensor]) -> None:
+    def __init__(self, params: Params, reference: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
         self.params = params
         self.reference = reference
@@ -59,7 +60,9 @@ class Relabel(nn.Module):
         if self.fallback_epoch == epoch:
             return truth
         # The teacher sees the features without noise.
-        reference = torch.stack([self.reference[video] for video in batch.videos])
+        reference = None
+        if self.reference is not None:
+            reference = torch.stack([self.reference[video] for video in batch.videos])
         found = predict(teacher, batch.x, batch.mask, truth.video_labels, self.params, reference)
         missing = [len(labels) == 0 for _, _, labels in found]
         if any(missing) and not self.params.corrected:
@@ -87,7 +90,7 @@ def predict(
         teacher: the average of the student's weights.
         x: features (B, T, D).
         mask: valid snippets (B, T, 1).
-        video_labels: known labels (B, C), multi-hot; corrected: only these classes are predicted.
+        video_labels: known labels (B, C), multi-hot. Corrected, or `label_rule: best`: no other class is predicted.
         params: `label_rule` and what it uses, `recipe`, settings of decoding and soft-NMS.
         reference: (B, C) the highest score of each class in the whole video, for `label_rule: best`: a sequence without
             an action of a class gets no label of it. None: the sequences are whole videos.
@@ -97,7 +100,7 @@ def predict(
     """
     output = teacher.eval()(x, mask)
     scores = class_scores(output)
-    if params.corrected:
+    if params.corrected or params.label_rule == "best":  # which gives every class with a score a label
         scores = scores * video_labels[:, None]
     highest = scores.amax(dim=1)  # (B, C)
     if params.label_rule == "thresholds":
@@ -119,18 +122,21 @@ def predict(
 
 
 def class_candidates(teacher: Student, output: StudentOutput, scores: Tensor, params: Params) -> list[Detections]:
-    """Detections before NMS with at least the first of `SHARES` of the highest score of their class in the sequence.
+    """Detections before NMS with enough of the highest score of their class in the sequence.
+
+    Enough is the first of `SHARES`, or `label_share` if that is less.
 
     Args:
         teacher: its boundary heads are evaluated.
         output: of the teacher.
         scores: (B, P, C), 0 for classes that a video does not have.
-        params: settings of decoding; `pre_nms_score` does not count, so that a class with low scores keeps its labels.
+        params: `label_share`, and settings of decoding; `pre_nms_score` does not count, so that a class with low scores
+            keeps its labels.
 
     Returns:
         Per sequence segments (N, 2) in snippets, scores (N,), labels (N,).
     """
-    minimum = SHARES[0] * scores.amax(dim=1, keepdim=True)
+    minimum = min(SHARES[0], params.label_share or 1) * scores.amax(dim=1, keepdim=True)
     every = params.model_copy(update={"pre_nms_score": 0.0})
     return candidates(teacher, output, scores * (scores >= minimum), every)
 
@@ -265,8 +271,11 @@ def distill(
     epochs = range(params.student_epochs, params.student_epochs + params.distill_epochs)
     relabel = None
     if params.relabel:
-        if params.label_rule == "best" and not params.label_share:
-            params = choose_share(teacher_agreement(state.ema, store, pseudo_labels, params), params)
-        relabel = Relabel(params, highest_scores(state.ema, store, data.videos, params)).to(device)
+        reference = None
+        if params.label_rule == "best":
+            if not params.label_share:
+                params = choose_share(teacher_agreement(state.ema, store, pseudo_labels, params), params)
+            reference = highest_scores(state.ema, store, data.videos, params)
+        relabel = Relabel(params, reference).to(device)
     train_epochs(params, data, state, folder, epochs, relabel=relabel)
     return state

@@ -341,7 +341,8 @@ def best_labels(candidates: pd.DataFrame, share: float, prior: float) -> pd.Data
     rank = prior_rank(confidence, torch.from_numpy(candidates.iou_score.to_numpy(float)), prior)
     kept = [np.empty(0, int)]
     for rows in candidates.groupby(["video", "label"]).indices.values():
-        minimum = share * confidence[rows].max().item()
+        highest = confidence[rows].max().item()
+        minimum = min(share * highest, highest)  # of negative confidences the highest stays
         best = best_segments(segments[rows], confidence[rows], rank[rows], minimum)
         kept.append(rows[best.numpy()])
     return candidates.iloc[np.sort(np.concatenate(kept))].reset_index(drop=True)

@@ -13,7 +13,7 @@ from tests.benchmarks.conftest import fastest
 from tests.datasets import dataset_of
 
 SIZES = [4, 40, 400]
-PARAMS, CLASSES = Params(), np.array([0, 1])
+PARAMS, CLASSES = Params(label_share=0.6), np.array([0, 1])
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def proposing(videos):
 def filtering(videos):
     def prepare(size):
         proposals = pd.concat([_propose(case, i) for i, case in enumerate(videos[:size])], ignore_index=True)
-        return lambda: select(add_iou_score(proposals), PARAMS.iou_score_min, PARAMS.confidence_min)
+        return lambda: select(add_iou_score(proposals), PARAMS)
 
     return prepare
 

@@ -215,7 +215,7 @@ class Chain:
         with tempfile.TemporaryDirectory() as folder:
             proposals = self.generate(Path(folder))
             truth = self.dataset.segments_of("train")
-            labels = select(add_iou_score(proposals), self.params.iou_score_min, self.params.confidence_min)
+            labels = select(add_iou_score(proposals), self.params)
             ema = self.learn(as_labels(truth) if self.options.steps else labels, Path(folder))
         store = FeatureStore(self.dataset, "student")
         for videos, name in ((self.train, "training"), (self.test, "test")):
@@ -242,7 +242,7 @@ class Chain:
         for videos, known in ((self.test, False), (self.train, True)):
             proposals = self.measure(
                 f"propose on the {'training' if known else 'test'} videos",
-                lambda videos=videos, known=known: propose_videos(model, store, videos, self.params, known=known),
+                lambda videos=videos, known=known: propose_videos([model], store, videos, self.params, known=known),
                 videos=len(videos),
             )
             if not known:
