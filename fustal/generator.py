@@ -380,7 +380,7 @@ def class_minimum(model: Generator, store: FeatureStore, labels: Tensor, params:
 
     Softmax: `class_threshold`, as in the paper. Sigmoid: a score depends on how much of a video its class fills, so
     that no number fits all. It is halfway between the mean score of the training videos with the class and of those
-    without it.
+    without it; 1 for a class that no training video has.
 
     Args:
         model: the trained generator.
@@ -398,7 +398,7 @@ def class_minimum(model: Generator, store: FeatureStore, labels: Tensor, params:
     middle = torch.zeros(labels.shape[1])
     for occurs in (labels, 1 - labels):
         middle += (scores * occurs).sum(0) / occurs.sum(0).clamp(min=1) / 2
-    return middle
+    return torch.where(labels.any(dim=0), middle, 1.0)
 
 
 @torch.inference_mode()

@@ -369,7 +369,7 @@ def parse_grid(text: str) -> np.ndarray:
 
 
 def parse_ratios(text: str) -> list[int]:
-    """Whole numbers from 1 on, with commas between them.
+    """Rising whole numbers from 1 on, with commas between them.
 
     >>> parse_ratios("5,10,20")
     [5, 10, 20]
@@ -381,6 +381,8 @@ def parse_ratios(text: str) -> list[int]:
     for value in values:
         if not 1 <= value <= 1_000_000:
             raise ValueError(f"{shown(text)}: a ratio is 1 to 1000000, unlike {value}")
+    if values != sorted(set(values)):
+        raise ValueError(f"{shown(text)}: each ratio must be larger than the one before it")
     return values
 
 

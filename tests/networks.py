@@ -17,6 +17,7 @@ SMALL = {
     "sgp_init_std": 0.1,
     "max_snippets": 64,
     "student_batch": 4,
+    "video_score": "softmax",
 }
 """Parameters of a student that is trained in a second."""
 
@@ -27,8 +28,13 @@ SMALL_GENERATOR = {
     "generator_steps": 30,
     "generator_batch": 4,
     "generator_lr": 1e-2,
+    "video_score": "softmax",
 }
 """Parameters of a generator that is trained in a second."""
+
+
+PUBLISHED = {"recipe": "published", "video_score": "softmax", "score_ratios": "5", "label_rule": "thresholds"}
+"""The released code's behaviour and formulas."""
 
 
 def small_student(**changes):
@@ -43,9 +49,9 @@ def random_batch(*lengths):
 
 
 def truth_of(segments, labels, video_labels):
-    """Truth whose labels all have the weight 1."""
+    """Truth whose labels all have the weight 1, and whose top fifth of the positions makes the video scores."""
     weights = [torch.ones(len(part)) for part in labels]
-    return Truth(segments, labels, weights, video_labels)
+    return Truth(segments, labels, weights, video_labels, torch.full((1, video_labels.shape[1]), 5))
 
 
 class FixedStudent(torch.nn.Module):
@@ -70,12 +76,13 @@ class FixedStudent(torch.nn.Module):
         return self.fixed_borders
 
 
-def copying_generator(classes=2):
-    """A generator that copies its input: feature c is the activation of class c."""
+def copying_generator(classes=2, minimum=0.2):
+    """A generator that copies its input: feature c is the activation of class c; `minimum` is its `class_minimum`."""
     model = Generator(6, classes, 6, 0.0).eval()
     with torch.no_grad():
         model.embed.weight.zero_()
         model.embed.weight[:, :, 1] = torch.eye(6)
         model.embed.bias.zero_()
         model.classify.weight.copy_(torch.eye(6)[:classes, :, None])
+        model.class_minimum.fill_(minimum)
     return model

@@ -6,14 +6,15 @@ import pytest
 
 from fustal.data.features import FeatureStore
 from fustal.evaluation.detections import mean_average_precision
+from fustal.labels import add_iou_score, select
 from fustal.params import Params
-from fustal.proposals import add_iou_score, propose, select
+from fustal.proposals import propose
 from tests.benchmarks.bench_post import TIOUS, activations, evaluation_case
 from tests.benchmarks.conftest import fastest
 from tests.datasets import dataset_of
 
 SIZES = [4, 40, 400]
-PARAMS, CLASSES = Params(), np.array([0, 1])
+PARAMS, CLASSES = Params(label_share=0.6), np.array([0, 1])
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def proposing(videos):
 def filtering(videos):
     def prepare(size):
         proposals = pd.concat([_propose(case, i) for i, case in enumerate(videos[:size])], ignore_index=True)
-        return lambda: select(add_iou_score(proposals), PARAMS.iou_score_min, PARAMS.confidence_min)
+        return lambda: select(add_iou_score(proposals), PARAMS)
 
     return prepare
 

@@ -10,8 +10,9 @@ from scipy.ndimage import gaussian_filter1d
 
 from fustal.data.results import read_results
 from fustal.evaluation.detections import mean_average_precision
+from fustal.labels import add_iou_score, select
 from fustal.params import Params
-from fustal.proposals import add_iou_score, propose, select
+from fustal.proposals import propose
 from fustal.segments import soft_nms
 from fustal.tools.evaluate import evaluate
 from tests.benchmarks import plain_post
@@ -128,11 +129,11 @@ def proposals_of(videos, params):
     for i, case in enumerate(videos):
         frames.append(propose(*case, np.array([0, 1]), 0.64, params).assign(video=i))
     scored = add_iou_score(pd.concat(frames, ignore_index=True))
-    return scored, select(scored, params.iou_score_min, params.confidence_min)
+    return scored, select(scored, params)
 
 
 def test_split(compare):
-    videos, params = [activations(seed) for seed in range(410)], Params()
+    videos, params = [activations(seed) for seed in range(410)], Params(label_share=0.6)
     compare(
         "proposals and filter of a THUMOS'14-sized split",
         "in seconds",
@@ -143,7 +144,7 @@ def test_split(compare):
 
 
 def test_filter(compare):
-    params = Params()
+    params = Params(label_share=0.6)
     proposals, _ = proposals_of([activations(seed) for seed in range(40)], params)
     scored = proposals.drop(columns="iou_score")
     compare(

@@ -17,15 +17,17 @@ from fustal.data.features import FeatureStore
 from fustal.distillation import Relabel
 from fustal.engine.average import start_average, update_average
 from fustal.params import Params
-from fustal.student import Student, Truth, detect_videos
+from fustal.student import Student, detect_videos
 from fustal.student.batches import Batch
 from fustal.student.losses import student_loss
 from fustal.student.training import make_optimizer
 from tests.benchmarks import plain_student, shapes
 from tests.benchmarks.conftest import spent
+from tests.networks import truth_of
 
 PARAMS = Params.read(ROOT / "params" / "thumos14.yaml", device="cpu")
 DIM, BATCH, LENGTH = 2048, 8, PARAMS.max_snippets
+DECAY = 0.999
 SAMPLE = 24
 """Test videos of 210, evenly spaced quantiles of their durations."""
 
@@ -78,8 +80,7 @@ def make_batch():
     segments = [torch.from_numpy(span.astype(np.float32)) for span in spans]
     labels = [torch.full((len(span),), i) for i, span in enumerate(spans)]
     mask = torch.ones(BATCH, LENGTH, 1, dtype=torch.bool)
-    weights = [torch.ones(len(span)) for span in spans]
-    truth = Truth(segments, labels, weights, torch.eye(BATCH, shapes.CLASSES))
+    truth = truth_of(segments, labels, torch.eye(BATCH, shapes.CLASSES))
     return Batch([str(i) for i in range(BATCH)], x, mask, truth)
 
 
@@ -100,7 +101,7 @@ def training(student, relabel=None):
         losses["loss"].backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
-        update_average(ema, student, PARAMS.ema_decay)
+        update_average(ema, student, DECAY)
         return (labelled - drawn) / (perf_counter() - began)
 
     return step
@@ -116,7 +117,7 @@ def plain_training(student, relabel=None):
         if relabel:
             batch = batch._replace(truth=relabel(ema, batch, PARAMS))
         labelled = perf_counter()
-        plain_student.plain_step(student, ema, optimizer, batch, PARAMS)
+        plain_student.plain_step(student, ema, optimizer, batch, PARAMS, DECAY)
         return (labelled - began) / (perf_counter() - began)
 
     return step

@@ -39,8 +39,9 @@ from fustal.data.writing import write_json
 from fustal.distillation import Relabel
 from fustal.engine.device import has_bfloat16, pick_device, precision
 from fustal.evaluation.detections import averages, mean_average_precision
+from fustal.labels import add_iou_score, select
 from fustal.params import Params, parse_grid
-from fustal.proposals import add_iou_score, propose_videos, select
+from fustal.proposals import propose_videos
 from fustal.runs.provenance import provenance
 from fustal.student import StudentState, detect_videos
 from fustal.student.training import train_epochs
@@ -215,7 +216,7 @@ class Chain:
         with tempfile.TemporaryDirectory() as folder:
             proposals = self.generate(Path(folder))
             truth = self.dataset.segments_of("train")
-            labels = select(add_iou_score(proposals), self.params.iou_score_min, self.params.confidence_min)
+            labels = select(add_iou_score(proposals), self.params)
             ema = self.learn(as_labels(truth) if self.options.steps else labels, Path(folder))
         store = FeatureStore(self.dataset, "student")
         for videos, name in ((self.train, "training"), (self.test, "test")):
@@ -242,7 +243,7 @@ class Chain:
         for videos, known in ((self.test, False), (self.train, True)):
             proposals = self.measure(
                 f"propose on the {'training' if known else 'test'} videos",
-                lambda videos=videos, known=known: propose_videos(model, store, videos, self.params, known=known),
+                lambda videos=videos, known=known: propose_videos([model], store, videos, self.params, known=known),
                 videos=len(videos),
             )
             if not known:

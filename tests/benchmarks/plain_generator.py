@@ -1,6 +1,7 @@
 """The generator's training step as the field writes it: channels first, a loop over videos, a loop over pairs.
 
-Written from docs/method.md section 2, for comparison: `fustal.generator` computes the same.
+Written from docs/method.md section 2, for comparison: with `video_score: softmax` and one ratio in `score_ratios`,
+as in the paper, `fustal.generator` computes the same.
 """
 
 import numpy as np
@@ -30,7 +31,7 @@ def plain_losses(output, labels, params):
     """Losses of a batch by name, from the outputs of the network."""
     embeddings, cas, actionness = output
     length = cas.shape[1]
-    top = torch.sort(cas, dim=1, descending=True)[0][:, : max(1, length // params.easy_ratio)]
+    top = torch.sort(cas, dim=1, descending=True)[0][:, : max(1, length // int(params.score_ratios))]
     score = torch.softmax(top.mean(dim=1), dim=1)
     classification = nn.BCELoss()(score, labels / labels.sum(dim=1, keepdim=True))
     snippets = plain_mining(embeddings, actionness, params)

@@ -1,7 +1,8 @@
 """The student as the field writes it: channels first, every head on every level, videos one by one, padding everywhere.
 
-Written from docs/method.md sections 4 and 5 for `recipe: published`, for comparison: with the weights of a
-`fustal.student.Student` it computes the same as `fustal.student`. Vectorised where the field is (convolutions, targets
+Written from docs/method.md sections 4 and 5 for `recipe: published`, with `video_score: softmax`, one ratio in
+`score_ratios` and `label_rule: thresholds`, for comparison: with the weights of a `fustal.student.Student` it computes
+the same as `fustal.student`. Vectorised where the field is (convolutions, targets
 of a video, decoding of a level), in loops where the field has loops (levels, heads, videos, classes, picks of NMS).
 """
 
@@ -184,7 +185,7 @@ def plain_focal(logits, targets, alpha=0.25, gamma=2.0):
 def plain_mil(level, video_labels, params, training):
     """Video-level loss on the finest level, with the top-k of the whole batch's length."""
     logits = F.dropout(level.class_logits, params.mil_dropout, training)
-    k = min(max(int(level.mask.sum()) // params.mil_ratio, 1), logits.shape[2])
+    k = min(max(int(level.mask.sum()) // int(params.score_ratios), 1), logits.shape[2])
     score = torch.softmax(torch.sort(logits, dim=2, descending=True)[0][:, :, :k].mean(dim=2), dim=1)
     return F.binary_cross_entropy(score, video_labels / video_labels.sum(dim=1, keepdim=True))
 
@@ -243,8 +244,8 @@ def plain_optimizer(student, params):
     return torch.optim.AdamW(groups, lr=params.student_lr, foreach=True)
 
 
-def plain_step(student, ema, optimizer, batch, params):
-    """One step of training on a `fustal.student.batches.Batch`; the losses as numbers."""
+def plain_step(student, ema, optimizer, batch, params, decay):
+    """One step of training on a `fustal.student.batches.Batch`, and of the average; the losses as numbers."""
     student.train()
     x = batch.x.permute(0, 2, 1).contiguous()
     mask = batch.mask.permute(0, 2, 1)
@@ -257,7 +258,7 @@ def plain_step(student, ema, optimizer, batch, params):
     optimizer.step()
     with torch.no_grad():
         for average, weight in zip(ema.parameters(), student.parameters(), strict=True):
-            average.copy_(params.ema_decay * average + (1 - params.ema_decay) * weight)
+            average.copy_(decay * average + (1 - decay) * weight)
     return {name: value.item() for name, value in losses.items()}
 
 

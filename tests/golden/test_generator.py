@@ -14,6 +14,7 @@ from fustal.generator import (
     video_score,
 )
 from fustal.params import Params
+from tests.networks import PUBLISHED
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -67,7 +68,9 @@ def _border(g, name, video):
 
 def test_video_score(golden):
     g = golden("video_score")
-    score = video_score(torch.from_numpy(g["cas"]), int(g["k"]))
+    cas = torch.from_numpy(g["cas"])
+    ratio = cas.shape[1] // int(g["k"])
+    score = video_score(cas, torch.full((1, cas.shape[2]), ratio), Params(**PUBLISHED))
     np.testing.assert_allclose(score.numpy(), g["video_score"], **CLOSE)
 
 
@@ -76,8 +79,8 @@ def test_losses_and_gradients(golden):
     tensors = {name: torch.from_numpy(g[name]).requires_grad_() for name in ("video_score", "EA", "EB", "HA", "HB")}
     snippets = Snippets(tensors["EA"], tensors["EB"], tensors["HA"], tensors["HB"])
     labels = torch.from_numpy(g["labels"])
-    params = Params(recipe="published")
-    losses = generator_loss(tensors["video_score"], labels, snippets, params)
+    params = Params(**PUBLISHED)
+    losses = generator_loss(tensors["video_score"][None], labels, snippets, params)
     in_video = in_video_contrast(contrast(snippets, params.contrast_temperature))
     both = losses["in_video"] + params.cross_video_weight * losses["cross_video"]
     assert sorted(equal_label_pairs(labels).tolist()) == sorted(np.sort(g["pairs"], 1).tolist())

@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 
+from fustal.labels import add_iou_score, select
 from fustal.params import Params, parse_grid
-from fustal.proposals import add_iou_score, contrasted_runs, normalise, propose, select, upsample
+from fustal.proposals import contrasted_runs, normalise, propose, upsample
+from tests.networks import PUBLISHED
 
 GRIDS = ("cas_thresholds", "actionness_thresholds")
 
@@ -73,5 +75,6 @@ def test_iou_filter(golden):
     proposals[["start", "end"]] = g["segments"]
     scored = add_iou_score(proposals)
     np.testing.assert_allclose(scored.iou_score, g["iou_score"], rtol=1e-4, atol=1e-4)
-    kept = select(scored.assign(row=range(len(scored))), float(g["iou_score_threshold"]), float(g["score_threshold"]))
+    thresholds = {"iou_score_min": float(g["iou_score_threshold"]), "confidence_min": float(g["score_threshold"])}
+    kept = select(scored.assign(row=range(len(scored))), Params(**PUBLISHED, **thresholds))
     np.testing.assert_array_equal(np.isin(np.arange(len(scored)), kept.row), g["keep"])

@@ -10,10 +10,11 @@ from numpy.testing import assert_allclose
 from fustal.data.features import VideoGrid
 from fustal.engine.videos import pad
 from fustal.params import Params
-from fustal.student import Student, Truth, assign, points
+from fustal.student import Student, assign, points
 from fustal.student.blocks import SGPBlock
 from fustal.student.decoding import detect
 from fustal.student.losses import diou_loss, focal_loss, offset_iou, student_loss
+from tests.networks import PUBLISHED, truth_of
 
 BLOCK_NAMES = {
     r"\bgn\.": "group_norm.",
@@ -157,10 +158,9 @@ def test_targets(student):
 
 def test_loss(student):
     vectors, model, batch, truth = student
-    params = Params(mil_weight=0.0, recipe="published")
+    params = Params(**PUBLISHED, mil_weight=0.0)
     video_labels = torch.ones(len(truth[0]), model.class_head.out.out_channels)
-    weights = [torch.ones(len(labels)) for labels in truth[1]]
-    losses = student_loss(model.train(), model(*batch), Truth(*truth, weights, video_labels), params)
+    losses = student_loss(model.train(), model(*batch), truth_of(*truth, video_labels), params)
     for ours, released in (("focal", "cls_loss"), ("diou", "reg_loss"), ("loss", "final_loss")):
         compare(losses[ours], vectors[f"loss_{released}"])
 
@@ -176,10 +176,12 @@ def test_gradient(student, head):
     model.eval()  # the moving number of positives stays the same
     weights = [weight for name, weight in model.named_parameters() if name.startswith(head)]
     video_labels = torch.ones(len(truth[0]), model.class_head.out.out_channels)
-    truth = Truth(*truth, [torch.ones(len(labels)) for labels in truth[1]], video_labels)
+    truth = truth_of(*truth, video_labels)
 
     def loss(recipe):
-        return student_loss(model, model(*batch), truth, Params(mil_weight=0.0, recipe=recipe))["loss"]
+        return student_loss(model, model(*batch), truth, Params(**PUBLISHED | {"recipe": recipe}, mil_weight=0.0))[
+            "loss"
+        ]
 
     @torch.no_grad()
     def loss_after(step, direction):

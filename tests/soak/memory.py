@@ -98,7 +98,7 @@ def measure(folder: Path, count: int, width: int) -> float:
     store = FeatureStore(dataset, "student")
     videos = dataset.split("train")
     model, _ = generator.train_generator(PARAMS, store, folder / "generator")
-    propose_videos(model, store, videos, PARAMS, known=True)
+    propose_videos([model], store, videos, PARAMS, known=True)
     ema = train_student(PARAMS, store, as_labels(dataset.segments), folder / "student").ema
     detect_videos(ema, store, videos, PARAMS)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -11,7 +11,7 @@ from fustal.distillation import distill
 from fustal.evaluation.detections import mean_average_precision
 from fustal.evaluation.labels import pseudo_label_quality
 from fustal.params import Params
-from fustal.proposals import add_iou_score, propose_videos, select
+from fustal.proposals import add_iou_score, choose_share, propose_videos, select
 from fustal.student import StudentState, detect_videos, train_student
 from tests.datasets import dataset_of
 
@@ -49,8 +49,8 @@ def chain(folder, lengths, labels, params=PARAMS, features=None):
     store = FeatureStore(dataset, "student")
     model, log = generator.train_generator(params, store, folder / "generator")
     assert np.isfinite(log.loss).all()
-    proposals = propose_videos(model, store, train, params, known=True)
-    pseudo_labels = select(add_iou_score(proposals), params.iou_score_min, params.confidence_min)
+    proposals = propose_videos([model], store, train, params, known=True)
+    pseudo_labels = select(add_iou_score(proposals, params.iou_score_kind), choose_share({}, params))
     train_student(params, store, pseudo_labels, folder / "student")
     trained = StudentState.load(folder / "student", params, store)
     ema = distill(params, store, pseudo_labels, trained, folder / "distilled").ema
@@ -82,7 +82,7 @@ def test_a_class_that_no_training_video_has(tmp_path):
 
 
 def test_no_proposal_becomes_a_pseudo_label(tmp_path):
-    params = PARAMS.model_copy(update={"confidence_min": 1e9})
+    params = PARAMS.model_copy(update={"label_rule": "thresholds", "confidence_min": 1e9})
     _, pseudo_labels, _ = chain(tmp_path, [20, 12, 9, 15], list("abab"), params)
     assert pseudo_labels.empty
 

@@ -33,7 +33,7 @@ from fustal.generator import (
 )
 from fustal.params import Params
 from tests.benchmarks.plain_generator import PlainGenerator, plain_contrast, plain_losses, plain_nce
-from tests.networks import SMALL_GENERATOR, copying_generator
+from tests.networks import PUBLISHED, SMALL_GENERATOR, copying_generator
 
 PARAMS = Params(**SMALL_GENERATOR, device="cpu")
 
@@ -102,8 +102,9 @@ def test_mining_dropout_is_one_mask_for_both_easy_choices():
 
 def test_video_score_by_hand():
     cas = torch.tensor([[[4.0, 0], [3, 1], [0, 0], [0, 1]]])
-    torch.testing.assert_close(video_score(cas, 2), torch.tensor([[3.5, 1.0]]).softmax(1))
-    torch.testing.assert_close(video_score(cas, 1), torch.tensor([[4.0, 1.0]]).softmax(1))
+    for ratio, means in ((2, [3.5, 1.0]), (4, [4.0, 1.0]), (5, [4.0, 1.0])):
+        found = video_score(cas, torch.full((1, 2), ratio), Params(**PUBLISHED))
+        torch.testing.assert_close(found, torch.tensor([means]).softmax(1))
 
 
 def test_info_nce_by_hand():
@@ -173,7 +174,7 @@ def test_the_labels_of_a_pair_must_be_identical():
 def test_without_a_pair_the_cross_video_term_is_0_and_gradients_are_finite(labels):
     labels = torch.tensor(labels)
     snippets = _snippets(len(labels), easy=2, dim=3, requires_grad=True)
-    score = torch.rand(len(labels), 2, requires_grad=True)
+    score = torch.rand(1, len(labels), 2, requires_grad=True)
     losses = generator_loss(score, labels, snippets, Params(generator_contrast="cross-video"))
     assert losses["cross_video"].item() == 0
     losses["loss"].backward()
@@ -183,16 +184,16 @@ def test_without_a_pair_the_cross_video_term_is_0_and_gradients_are_finite(label
 
 def test_each_contrast_option_adds_its_terms():
     snippets = _snippets(3, easy=2, dim=4)
-    score = torch.rand(3, 2, generator=torch.Generator().manual_seed(1))
+    score = torch.rand(1, 3, 2, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([[1.0, 0], [1.0, 0], [1.0, 1]])
     losses = {}
     for name in ("none", "in-video", "cross-video"):
-        params = Params(generator_contrast=name, contrast_weight=0.5, cross_video_weight=0.25)
+        params = Params(**PUBLISHED, generator_contrast=name, contrast_weight=0.5, cross_video_weight=0.25)
         losses[name] = generator_loss(score, labels, snippets, params)
     assert list(losses["none"]) == ["loss", "classification"]
     assert list(losses["in-video"]) == ["loss", "classification", "in_video"]
     assert list(losses["cross-video"]) == ["loss", "classification", "in_video", "cross_video"]
-    classification = F.binary_cross_entropy(score, torch.tensor([[1.0, 0], [1.0, 0], [0.5, 0.5]]))
+    classification = F.binary_cross_entropy(score[0], torch.tensor([[1.0, 0], [1.0, 0], [0.5, 0.5]]))
     contrasts = contrast(snippets, 0.07)
     within = in_video_contrast(contrasts)
     across = cross_video_contrast(contrasts, labels)
@@ -205,7 +206,7 @@ def test_each_contrast_option_adds_its_terms():
 def test_a_video_without_a_label_has_a_finite_loss():
     snippets = _snippets(1, easy=1, hard=1, dim=3)
     params = Params(generator_contrast="none")
-    losses = generator_loss(torch.full((1, 2), 0.5), torch.zeros(1, 2), snippets, params)
+    losses = generator_loss(torch.full((1, 1, 2), 0.5), torch.zeros(1, 2), snippets, params)
     assert losses["loss"].item() == pytest.approx(math.log(2))
 
 
@@ -237,16 +238,16 @@ def _smooth(videos, length, dim):
 @pytest.mark.parametrize("dim", [16, 96])
 @pytest.mark.parametrize("classes", [[0, 1, 0, 2, 0], [0, 1, 2, 3, 4], [0, 0, 0, 0, 0], [0]])
 def test_losses_and_gradients_are_those_of_the_plain_loops(dim, classes):
-    params = Params(easy_ratio=5, hard_ratio=40, mining_dropout=0.0)
+    params = Params(**PUBLISHED, easy_ratio=5, hard_ratio=40, mining_dropout=0.0)
     torch.manual_seed(0)
     ours = Generator(dim, 5, dim, 0.0)
     plain = PlainGenerator(dim, 5, dim, 0.0)
     ours.classify.weight.data.abs_()
-    plain.load_state_dict(ours.state_dict())
+    plain.load_state_dict(dict(ours.named_parameters()))
     features = _smooth(len(classes), 120, dim)
     labels = F.one_hot(torch.tensor(classes), 5).float()
     labels[-1, 4] = 1.0
-    found = batch_losses(ours(features), labels, params)
+    found = batch_losses(ours(features), labels, torch.full((1, 5), 5), params)
     expected = plain_losses(plain(features), labels, params)
     assert list(found) == list(expected)
     for name, value in expected.items():
@@ -279,7 +280,7 @@ def test_the_networks_arithmetic_is_bfloat16_and_the_losses_float32(bfloat16):
     assert [part.dtype for part in rounded] == [torch.bfloat16, torch.float32, torch.float32]
     torch.testing.assert_close(rounded.cas, exact.cas, rtol=0.05, atol=0.02)
     assert not rounded.cas.equal(exact.cas)
-    losses = batch_losses(rounded, torch.eye(2)[[0, 1, 0]], bfloat16)
+    losses = batch_losses(rounded, torch.eye(2)[[0, 1, 0]], torch.full((1, 2), 5), bfloat16)
     assert all(loss.dtype == torch.float32 for loss in losses.values())
     losses["loss"].backward()
     for weight in model.parameters():

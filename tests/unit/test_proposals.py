@@ -223,12 +223,13 @@ def test_iou_score_of_no_proposals():
     empty = pd.DataFrame({name: [] for name in ("video", "label", "score", "start", "end")})
     found = add_iou_score(empty)
     assert list(found.columns) == [*empty.columns, "iou_score"]
-    assert select(found, 0.2, 0.4).empty
+    for rule in ("thresholds", "best"):
+        assert select(found, Params(label_rule=rule, label_share=0.5)).empty
 
 
 def test_selection_keeps_scores_from_gamma_and_confidences_above_eta():
     frame = pd.DataFrame({"iou_score": [0.2, 0.19, 0.2, 5.0], "score": [0.41, 0.9, 0.4, 0.5]}, index=[4, 5, 6, 7])
-    kept = select(frame, 0.2, 0.4)
+    kept = select(frame, Params(label_rule="thresholds", iou_score_min=0.2, confidence_min=0.4))
     assert kept.to_dict("list") == {"iou_score": [0.2, 5.0], "score": [0.41, 0.5]}
     assert kept.index.tolist() == [0, 1]
 
@@ -268,7 +269,7 @@ def test_the_trained_generator_finds_the_planted_actions(planted, tmp_path):
     dataset, store = planted
     params = Params(**(SMALL_GENERATOR | {"generator_steps": 60}), device="cpu")
     model, _ = train_generator(params, store, tmp_path)
-    found = propose_videos(model, store, ["test0", "test1"], params)
+    found = propose_videos([model], store, ["test0", "test1"], params)
     best = found.loc[found.groupby("video").score.idxmax()].set_index("video")
     for row in dataset.segments_of("test").itertuples():
         top = best.loc[row.video]
@@ -285,7 +286,7 @@ def test_known_labels_restrict_proposals_of_the_corrected_recipe_only(one_video)
 
     def proposed_labels(recipe, known):
         params = Params(recipe=recipe, device="cpu")
-        return set(propose_videos(copying_generator(), store, ["train1"], params, known=known).label)
+        return set(propose_videos([copying_generator()], store, ["train1"], params, known=known).label)
 
     assert proposed_labels("corrected", known=True) == {"b"}
     assert proposed_labels("corrected", known=False) == {"a", "b"}
@@ -299,8 +300,8 @@ def test_a_known_label_is_proposed_even_when_the_network_misses_it(one_video):
     features[25:27, 1] = 1.0
     _, store = one_video(features)
     params = Params(device="cpu")
-    assert set(propose_videos(copying_generator(), store, ["train1"], params).label) == {"a"}
-    found = propose_videos(copying_generator(), store, ["train1"], params, known=True)
+    assert set(propose_videos([copying_generator()], store, ["train1"], params).label) == {"a"}
+    found = propose_videos([copying_generator()], store, ["train1"], params, known=True)
     assert set(found.label) == {"b"}
 
 
@@ -308,7 +309,7 @@ def test_proposals_are_in_seconds(one_video):
     features = np.zeros((40, 6))
     features[10:20, 1] = 4.0
     _, store = one_video(features)
-    found = propose_videos(copying_generator(), store, ["train1"], Params(device="cpu"))
+    found = propose_videos([copying_generator()], store, ["train1"], Params(device="cpu"))
     assert list(found.columns) == ["video", "label", "score", "start", "end"]
     best = found.loc[found.score.idxmax()]
     assert (best.video, best.label) == ("train1", "b")
@@ -323,7 +324,7 @@ def test_proposals_lie_round_the_middle_of_their_snippets_windows(one_video):
 
     def proposals(recipe):
         params = Params(recipe=recipe, device="cpu", proposal_nms=1.0)
-        return propose_videos(copying_generator(), store, ["train1"], params)
+        return propose_videos([copying_generator()], store, ["train1"], params)
 
     corrected = proposals("corrected")
     published = proposals("published")
@@ -347,7 +348,7 @@ def test_long_videos_are_sampled_and_times_scaled_back(planted):
     assert activations(copying_generator(), store, "train0", params).cas.shape == (1, 30, 2)
     assert store.seconds_per_sample("train0", 30) == pytest.approx(1.5)
     assert store.seconds_per_sample("train0", 90) == pytest.approx(0.5)
-    found = propose_videos(copying_generator(), store, ["train0"], params)
+    found = propose_videos([copying_generator()], store, ["train0"], params)
     best = found.loc[found.score.idxmax()]
     assert abs(best.start - 30) <= 1.5
     assert abs(best.end - 40) <= 1.5
@@ -363,14 +364,14 @@ def long_video(request, one_video):
     length = request.param
     dataset, store = one_video(np.zeros((length, 6)))
     # One threshold just below the highest activation: one proposal, around it.
-    one = {"cas_thresholds": "0.9:0.1:0.9", "actionness_thresholds": "0.9:0.1:0.9", "class_threshold": 0.5}
+    one = {"cas_thresholds": "0.9:0.1:0.9", "actionness_thresholds": "0.9:0.1:0.9"}
 
     def middle(action, recipe):
         features = np.zeros((length, 6), np.float32)
         features[action, 1] = 4.0
         np.save(dataset.root / "train1.npy", features)
         params = Params(recipe=recipe, generator_snippets=30, device="cpu", **one)
-        found = propose_videos(copying_generator(), store, ["train1"], params)
+        found = propose_videos([copying_generator(minimum=0.5)], store, ["train1"], params)
         assert len(found) == 1
         return (found.start[0] + found.end[0]) / 2
 
@@ -412,7 +413,7 @@ def test_videos_of_one_and_two_snippets(one_video, length, recipe):
     features = np.zeros((length, 6))
     features[-1, 1] = 3.0
     _, store = one_video(features)
-    found = propose_videos(copying_generator(), store, ["train1"], Params(recipe=recipe, device="cpu"), known=True)
+    found = propose_videos([copying_generator()], store, ["train1"], Params(recipe=recipe, device="cpu"), known=True)
     assert set(found.label) <= {"b"}
     assert np.isfinite(found[["score", "start", "end"]].to_numpy(float)).all()
     assert (found.end > found.start).all()
@@ -422,11 +423,13 @@ def test_videos_of_one_and_two_snippets(one_video, length, recipe):
 
 def test_a_video_where_nothing_is_active_has_no_proposals(one_video):
     _, store = one_video(np.zeros((20, 6)))
-    found = propose_videos(copying_generator(), store, ["train1"], Params(device="cpu"), known=True)
+    found = propose_videos([copying_generator()], store, ["train1"], Params(device="cpu"), known=True)
     assert found.empty
     assert list(found.columns) == ["video", "label", "score", "start", "end"]
 
 
 def test_predicted_classes_fall_back_to_the_best():
-    assert predicted_classes(np.array([0.2, 0.5, 0.3]), 0.2).tolist() == [0, 1, 2], "scores at the threshold count"
-    assert predicted_classes(np.array([0.1, 0.1, 0.15]), 0.2).tolist() == [2]
+    minimum = np.full(3, 0.2)
+    assert predicted_classes(np.array([0.2, 0.5, 0.3]), minimum).tolist() == [0, 1, 2], "scores at the threshold count"
+    assert predicted_classes(np.array([0.1, 0.1, 0.15]), minimum).tolist() == [2]
+    assert predicted_classes(np.array([0.1, 0.9, 0.4]), np.array([0.2, 0.95, 0.5])).tolist() == [1], "the closest one"

@@ -6,10 +6,14 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from fustal.params import Params
-from fustal.student import Truth, assign, points
+from fustal.student import assign, points
 from fustal.student.losses import diou_loss, iou_weight, mil_loss, offset_iou, student_loss
 from fustal.student.network import Borders
-from tests.networks import SMALL, FixedStudent, random_batch, small_student, truth_of
+from tests.networks import PUBLISHED, SMALL, FixedStudent, random_batch, small_student, truth_of
+
+SOFTMAX = Params(video_score="softmax")
+SIGMOID = Params(video_score="sigmoid")
+FIFTHS = torch.full((1, 3), 5)
 
 
 def test_perfect_offsets_have_no_loss_and_degenerate_ones_a_finite_loss():
@@ -26,10 +30,11 @@ def test_mil_loss_of_a_padded_video():
     label = torch.tensor([[1.0, 0.0]])
     # Top 4 // 2 = 2 of the four valid logits: (3 + 1) / 2 for class 0 and -2 for class 1.
     corrected = -torch.tensor([2.0, -2.0]).softmax(dim=0)[0].log()
-    assert_close(mil_loss(logits, mask, label, ratio=2), corrected)
+    halves = torch.full((1, 2), 2)
+    assert_close(mil_loss(logits, mask, label, halves, SOFTMAX), corrected)
     # Published: padding takes part, and its logits of 0 are the highest of class 1.
     published = -torch.tensor([2.0, 0.0]).softmax(dim=0)[0].log()
-    assert_close(mil_loss(logits, mask, label, ratio=2, corrected=False), published)
+    assert_close(mil_loss(logits, mask, label, halves, Params(**PUBLISHED)), published)
 
 
 def test_published_mil_counts_the_whole_batch_and_stays_within_the_sequence():
@@ -38,17 +43,18 @@ def test_published_mil_counts_the_whole_batch_and_stays_within_the_sequence():
     labels = torch.eye(3).repeat(2, 1)
     mean = logits.mean(dim=-1).softmax(dim=1)  # 24 // 5 = 4: all positions
     expected = F.binary_cross_entropy(mean, labels)
-    assert_close(mil_loss(logits, mask, labels, ratio=5, corrected=False), expected)
+    assert_close(mil_loss(logits, mask, labels, FIFTHS, Params(**PUBLISHED)), expected)
     highest = logits.amax(dim=-1).softmax(dim=1)  # max(1, 4 // 5) = 1
-    assert_close(mil_loss(logits, mask, labels, ratio=5), F.binary_cross_entropy(highest, labels))
+    assert_close(mil_loss(logits, mask, labels, FIFTHS, SOFTMAX), F.binary_cross_entropy(highest, labels))
 
 
-def test_corrected_mil_ignores_padding():
+@pytest.mark.parametrize("params", [SOFTMAX, SIGMOID], ids=["softmax", "sigmoid"])
+def test_corrected_mil_ignores_padding(params):
     logits = torch.randn(1, 3, 20)
     label = torch.tensor([[0.0, 1.0, 1.0]])
-    without = mil_loss(logits, torch.ones(1, 1, 20, dtype=torch.bool), label, 5)
+    without = mil_loss(logits, torch.ones(1, 1, 20, dtype=torch.bool), label, FIFTHS, params)
     mask = (torch.arange(40) < 20)[None, None]
-    padded = mil_loss(torch.cat([logits, 100 + logits], -1), mask, label, 5)
+    padded = mil_loss(torch.cat([logits, 100 + logits], -1), mask, label, FIFTHS, params)
     assert_close(padded, without)
 
 
@@ -82,7 +88,7 @@ def gradients_of_focal(recipe, borders=None):
     for values in model.fixed_borders:
         values.requires_grad_()
     truth = truth_of([torch.tensor([[3.0, 7.0]])], [torch.tensor([1])], torch.ones(1, 2))
-    losses = student_loss(model.eval(), model.output, truth, Params(recipe=recipe))
+    losses = student_loss(model.eval(), model.output, truth, SOFTMAX.model_copy(update={"recipe": recipe}))
     return torch.autograd.grad(losses["focal"], model.fixed_borders, allow_unused=True)
 
 
@@ -134,7 +140,7 @@ def test_the_loss_of_a_label_is_multiplied_by_its_weight():
     output = model(*random_batch(64))
 
     def losses(kept, *weights):
-        truth = Truth([segments[kept]], [labels[kept]], [torch.tensor(weights)], torch.ones(1, 2))
+        truth = truth_of([segments[kept]], [labels[kept]], torch.ones(1, 2))._replace(weights=[torch.tensor(weights)])
         return student_loss(model, output, truth, params)
 
     assert_close(losses([0, 1, 2], 1.0, 0.0, 1.0)["diou"], losses([0, 2], 1.0, 1.0)["diou"])

@@ -10,7 +10,7 @@ from fustal.distillation import Relabel
 from fustal.engine.average import start_average, update_average
 from fustal.engine.videos import pad
 from fustal.params import Params
-from fustal.student import Student, Truth, detect_videos
+from fustal.student import Student, detect_videos
 from fustal.student.batches import Batch
 from fustal.student.losses import student_loss
 from fustal.student.training import make_optimizer
@@ -22,9 +22,9 @@ from tests.benchmarks.plain_student import (
     plain_relabel,
     plain_step,
 )
+from tests.networks import PUBLISHED, truth_of
 
-SMALL = {
-    "recipe": "published",
+SMALL = PUBLISHED | {
     "student_dim": 16,
     "student_mlp": 24,
     "student_levels": 3,
@@ -63,8 +63,7 @@ def make_batch(in_dim=6, classes=3):
     ]
     labels = [torch.arange(12) % classes, torch.tensor([1]), torch.tensor([0, 2, 0, 1]), torch.zeros(0).long()]
     video_labels = torch.eye(4, classes) + torch.eye(4, classes).roll(1, dims=0)
-    truth = Truth(segments, labels, [torch.ones(len(part)) for part in labels], video_labels)
-    return Batch(["a", "b", "c", "d"], x, mask, truth)
+    return Batch(["a", "b", "c", "d"], x, mask, truth_of(segments, labels, video_labels))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +87,7 @@ def test_losses_and_gradients(changes):
 
 
 def test_step():
-    params = Params(**SMALL, student_lr=1e-2, ema_decay=0.9)
+    params = Params(**SMALL, student_lr=1e-2)
     batch = make_batch()
     ours = make_student(params)
     plain = make_student(params)
@@ -102,8 +101,8 @@ def test_step():
         losses["loss"].backward()
         torch.nn.utils.clip_grad_norm_(ours.parameters(), 1.0)
         our_optimizer.step()
-        update_average(our_average, ours, params.ema_decay)
-        numbers = plain_step(plain, plain_average, optimizer_of_plain, batch, params)
+        update_average(our_average, ours, 0.9)
+        numbers = plain_step(plain, plain_average, optimizer_of_plain, batch, params, 0.9)
     assert numbers == pytest.approx({name: value.item() for name, value in losses.items()}, rel=1e-3)
     for (name, one), other in zip(our_average.named_parameters(), plain_average.parameters(), strict=True):
         assert_close(other, one, rtol=1e-2, atol=1e-4, msg=name)

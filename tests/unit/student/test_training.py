@@ -87,7 +87,7 @@ def test_every_step_is_in_training_mode_though_each_epoch_ends_in_evaluation_mod
 
 def test_the_trained_student_detects_the_planted_actions(planted, tmp_path):
     dataset, store = planted
-    params = Params(**SMALL, student_epochs=40, student_lr=5e-3, ema_decay=0.9, device="cpu")
+    params = Params(**SMALL, student_epochs=40, student_lr=5e-3, ema_memory=0.125, device="cpu")
     state = train_student(params, store, dataset.segments, tmp_path / "run")
     found = detect_videos(state.ema, store, dataset.split("test"), params)
     assert list(found.columns) == ["video", "label", "score", "start", "end"]
