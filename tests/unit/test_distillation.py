@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from fustal import distillation, viz
 from fustal.distillation import Relabel, distill, most_confident, predict
 from fustal.engine import loop
+from fustal.evaluation.labels import pseudo_label_quality
 from fustal.params import Params
 from fustal.student import Student, StudentState, Truth, train_student, training
 from fustal.student.batches import Batch
@@ -27,6 +28,8 @@ SMALL = {
     "student_batch": 4,
     "student_epochs": 2,
     "distill_epochs": 2,
+    "ema_memory": 1.0,
+    "label_rule": "thresholds",
     "device": "cpu",
 }
 FOUND = torch.tensor([[0.0, 4.0], [0.0, 4.4], [8.0, 70.0], [8.0, 9.0]]), torch.tensor([0.9, 0.5, 0.6, 0.2])
@@ -62,7 +65,7 @@ def batch_of_two():
     mask = torch.ones(2, 64, 1, dtype=torch.bool)
     segments = [torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])]
     labels = [torch.tensor([0]), torch.tensor([1])]
-    truth = Truth(segments, labels, [torch.ones(1)] * 2, torch.eye(2))
+    truth = Truth(segments, labels, [torch.ones(1)] * 2, torch.eye(2), torch.full((1, 2), 5))
     return Batch(["v", "w"], torch.randn(2, 64, 6), mask, truth)
 
 
@@ -227,6 +230,60 @@ def test_without_relabelling_the_student_training_continues(planted, tmp_path):
     longer = params.model_copy(update={"student_epochs": params.student_epochs + params.distill_epochs})
     expected = train_student(longer, store, dataset.segments, tmp_path / "longer")
     assert_close(continued.ema.state_dict(), expected.ema.state_dict(), rtol=0, atol=0)
+
+
+def test_rounds_label_all_videos_again_and_continue_after_a_stop(planted, tmp_path, monkeypatch):
+    dataset, store = planted
+    params = Params(**SMALL | {"label_rule": "best", "distill_rounds": 2})
+    train_student(params, store, dataset.segments, tmp_path / "student")
+    labelled = []
+    label_again = distillation.label_again
+
+    def noted(teacher, store, labels, params):
+        labelled.append(label_again(teacher, store, labels, params))
+        return labelled[-1]
+
+    monkeypatch.setattr(distillation, "label_again", noted)
+
+    def distilled(name):
+        state = StudentState.load(tmp_path / "student", params, store)
+        return distill(params, store, dataset.segments, state, tmp_path / name)
+
+    whole = distilled("whole")
+    assert len(labelled) == 2
+    known = set(dataset.video_labels[dataset.video_labels.video.isin(dataset.split("train"))].itertuples(index=False))
+    assert all(set(found[["video", "label"]].itertuples(index=False)) == known for found in labelled)
+    assert len(pd.read_csv(tmp_path / "whole" / "log.csv")) == 4
+    assert (tmp_path / "whole" / "ema.safetensors").exists()
+
+    class Stopped(Exception):
+        pass
+
+    def stop(self, step):
+        if step == 6:  # in the second round
+            raise Stopped
+        save(self, step)
+
+    save = loop.Loop.save
+    monkeypatch.setattr(loop.Loop, "save", stop)
+    with pytest.raises(Stopped):
+        distilled("stopped")
+    monkeypatch.setattr(loop.Loop, "save", save)
+    again = distilled("stopped")
+    assert_close(dict(again.ema.state_dict()), dict(whole.ema.state_dict()), rtol=0, atol=0)
+    assert_close(dict(again.student.state_dict()), dict(whole.student.state_dict()), rtol=0, atol=0)
+
+
+def test_labels_of_a_trained_teacher_lie_at_the_actions(planted, tmp_path):
+    dataset, store = planted
+    params = Params(**SMALL | {"label_rule": "best", "student_epochs": 40, "student_lr": 5e-3})
+    state = train_student(params, store, dataset.segments, tmp_path)
+    found = distillation.label_again(state.ema, store, dataset.segments, params)
+    truth = dataset.segments_of("train")
+    assert pseudo_label_quality(found, truth, [0.7]).f1.iloc[0] > 0.9
+    for _, part in found.groupby(["video", "label"]):
+        ordered = part.sort_values("start")
+        assert (ordered.start.to_numpy()[1:] >= ordered.end.to_numpy()[:-1] - 0.5).all()
 
 
 def test_distillation_continues_from_files(planted, tmp_path):

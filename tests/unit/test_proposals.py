@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fustal.generator import activations, train_generator
+from fustal.labels import add_iou_score, select
 from fustal.params import Params
 from fustal.proposals import (
-    add_iou_score,
     apply_hard_nms,
     contrasted_runs,
     find_runs,
@@ -22,7 +22,6 @@ from fustal.proposals import (
     predicted_classes,
     propose,
     propose_videos,
-    select,
     upsample,
 )
 from fustal.segments import tiou_matrix
