@@ -2,19 +2,34 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from fustal import distillation, viz
-from fustal.distillation import Relabel, distill, most_confident, predict
+from fustal.data.results import as_labels
+from fustal.distillation import (
+    Relabel,
+    best_of_classes,
+    distill,
+    highest_scores,
+    most_confident,
+    predict,
+    teacher_agreement,
+    teacher_labels,
+)
 from fustal.engine import loop
 from fustal.params import Params
-from fustal.student import Student, StudentState, Truth, train_student, training
+from fustal.proposals import SHARES, choose_share
+from fustal.segments import tiou_matrix
+from fustal.student import Student, StudentState, train_student, training
 from fustal.student.batches import Batch
 from fustal.student.decoding import candidates
-from tests.networks import FixedStudent
+from tests.networks import FixedStudent, truth_of
 
 SMALL = {
     "student_dim": 16,
@@ -28,6 +43,8 @@ SMALL = {
     "student_epochs": 2,
     "distill_epochs": 2,
     "device": "cpu",
+    "video_score": "softmax",
+    "label_rule": "thresholds",
 }
 FOUND = torch.tensor([[0.0, 4.0], [0.0, 4.4], [8.0, 70.0], [8.0, 9.0]]), torch.tensor([0.9, 0.5, 0.6, 0.2])
 LABELS = torch.tensor([0, 0, 1, 1])
@@ -62,8 +79,7 @@ def batch_of_two():
     mask = torch.ones(2, 64, 1, dtype=torch.bool)
     segments = [torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])]
     labels = [torch.tensor([0]), torch.tensor([1])]
-    truth = Truth(segments, labels, [torch.ones(1)] * 2, torch.eye(2))
-    return Batch(["v", "w"], torch.randn(2, 64, 6), mask, truth)
+    return Batch(["v", "w"], torch.randn(2, 64, 6), mask, truth_of(segments, labels, torch.eye(2)))
 
 
 @pytest.fixture
@@ -220,11 +236,12 @@ def test_teacher_labels_in_evaluation_mode():
 
 def test_without_relabelling_the_student_training_continues(planted, tmp_path):
     dataset, store = planted
-    params = Params(**SMALL, relabel=False)
+    params = Params(**SMALL, relabel=False, ema_memory=0.5)
     train_student(params, store, dataset.segments, tmp_path / "student")
     loaded = StudentState.load(tmp_path / "student", params, store)
     continued = distill(params, store, dataset.segments, loaded, tmp_path / "on")
-    longer = params.model_copy(update={"student_epochs": params.student_epochs + params.distill_epochs})
+    # Twice as many epochs, and an average over the same number of steps.
+    longer = params.model_copy(update={"student_epochs": 4, "ema_memory": 0.25})
     expected = train_student(longer, store, dataset.segments, tmp_path / "longer")
     assert_close(continued.ema.state_dict(), expected.ema.state_dict(), rtol=0, atol=0)
 
@@ -248,3 +265,164 @@ def test_distillation_continues_from_files(planted, tmp_path):
         "model.safetensors",
         "optimizer.safetensors",
     ]
+
+
+# --- the best of each class -------------------------------------------------------------------------------------------
+
+BEST = SMALL | {"label_rule": "best", "label_share": 0.5}
+
+
+@st.composite
+def candidate_sets(draw):
+    """Candidates of one sequence: segments, positive scores (equal ones occur) and labels of three classes."""
+    count = draw(st.integers(0, 40))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    start = random.integers(0, 30, count)
+    segments = torch.tensor(np.stack([start, start + random.integers(1, 9, count)], axis=1).astype(np.float32))
+    scores = random.choice([0.1, 0.25, 0.5, 1.0], count) if draw(st.booleans()) else random.uniform(0.01, 1, count)
+    return segments, torch.tensor(scores, dtype=torch.float32), torch.tensor(random.integers(0, 3, count))
+
+
+def minimum_of(found, share):
+    """(3,) the share of the highest score of each class; 1 where there is none."""
+    _, scores, labels = found
+    highest = [scores[labels == label].amax().item() if (labels == label).any() else 1.0 for label in range(3)]
+    return share * torch.tensor(highest)
+
+
+@given(candidate_sets(), st.sampled_from([0.0, 0.5, 1.0]))
+def test_every_class_with_candidates_has_labels_of_its_own_candidates(found, share):
+    minimum = minimum_of(found, share)
+    segments, scores, labels = best_of_classes(found, minimum, Params())
+    assert set(labels.tolist()) == set(found[2].tolist())
+    assert (scores >= minimum[labels]).all()
+    for label in labels.unique():
+        of_class = found[0][found[2] == label]
+        assert (segments[labels == label] >= of_class.amin(dim=0) - 1e-4).all(), "averages lie between candidates"
+        assert (segments[labels == label] <= of_class.amax(dim=0) + 1e-4).all()
+
+
+@given(candidate_sets(), st.sampled_from([0.0, 0.5, 1.0]))
+def test_no_two_labels_of_a_class_overlap_before_they_are_averaged(found, share):
+    alone = Params(voting_tiou=1.0)  # only equal candidates vote
+    segments, _, labels = best_of_classes(found, minimum_of(found, share), alone)
+    for label in labels.unique():
+        same = segments[labels == label]
+        assert tiou_matrix(same, same).fill_diagonal_(0).max() < 1e-5
+
+
+@given(candidate_sets(), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.125, 0.5, 4.0]))
+def test_the_teachers_labels_do_not_depend_on_the_scale_of_its_scores(found, share, scale):
+    minimum = minimum_of(found, share)
+    segments, scores, labels = best_of_classes(found, minimum, Params())
+    scaled = best_of_classes((found[0], scale * found[1], found[2]), scale * minimum, Params())
+    assert_close(scaled, (segments, scale * scores, labels))
+
+
+def test_a_label_is_the_average_of_the_candidates_near_it():
+    segments = torch.tensor([[10.0, 20.0], [10.0, 24.0], [9.0, 20.0], [10.0, 40.0], [50.0, 55.0]])
+    scores = torch.tensor([0.6, 0.9, 0.6, 0.55, 0.8])
+    found = segments, scores, torch.zeros(5, dtype=torch.long)
+    new, new_scores, _ = best_of_classes(found, torch.tensor([0.5]), Params(label_prior=0.0))
+    # Of the overlapping ones the second is best. The first and third have tIoU .71 and .67 with it.
+    assert_close(new, torch.tensor([[10.0, (0.6 * 20 + 0.9 * 24) / 1.5], [50.0, 55.0]]))
+    assert_close(new_scores, torch.tensor([0.9, 0.8]))
+
+
+def test_labels_do_not_grow_over_relabellings_of_the_teachers_own_candidates():
+    """Each teacher finds candidates around the labels of the one before."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.tensor([[100.0, 120.0], [200.0, 205.0], [206.0, 220.0]])
+    before = labels.diff(dim=1)
+    for _ in range(20):
+        length = labels.diff(dim=1)[:, :, None].expand(-1, 40, 2)
+        around = labels[:, None] + 0.05 * length * torch.randn(3, 40, 2, generator=random)
+        segments = around.flatten(0, 1)
+        scores = 0.6 + 0.4 * torch.rand(120, generator=random)
+        found = segments, scores, torch.zeros(120, dtype=torch.long)
+        labels, _, _ = best_of_classes(found, 0.6 * scores.amax()[None], Params())
+        labels = labels[labels[:, 0].argsort()]
+        assert len(labels) == 3
+    assert_close(labels.diff(dim=1), before, rtol=0.15, atol=0)
+
+
+@pytest.fixture
+def two_actions():
+    """A teacher that finds class 0 with .95 and .05 in one sequence, and with .05 in another, and class 1 in both."""
+    teacher = FixedStudent([64], bins=4)
+    logits = teacher.output.class_logits
+    logits[:] = -20
+    logits[0, 20, 0] = 3
+    logits[:, 40, 0] = -3
+    logits[:, 60, 1] = -5
+    return teacher
+
+
+def test_a_crop_without_an_action_of_a_class_has_no_label_of_it(two_actions):
+    _, x, mask, _ = batch_of_two()
+    known = torch.ones(2, 2)
+    params = Params(**BEST)
+    whole = predict(two_actions, x, mask, known, params)
+    assert [labels.tolist() for _, _, labels in whole] == [[0, 1], [0, 1]], "low scores are enough in a whole video"
+    highest = torch.tensor([[3.0, -5.0]]).sigmoid().expand(2, 2)
+    crops = predict(two_actions, x, mask, known, params, highest)
+    assert [labels.tolist() for _, _, labels in crops] == [[0, 1], [1]]
+    lower = params.model_copy(update={"label_share": 0.04})
+    crops = predict(two_actions, x, mask, known, lower, highest)
+    assert [labels.tolist() for _, _, labels in crops] == [[0, 0, 1], [0, 1]], "a share below all of SHARES counts"
+
+
+@pytest.mark.parametrize("recipe", ["corrected", "published"])
+def test_only_known_classes_get_labels(two_actions, recipe):
+    _, x, mask, _ = batch_of_two()
+    known = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    found = predict(two_actions, x, mask, known, Params(**BEST, recipe=recipe))
+    assert [labels.tolist() for _, _, labels in found] == [[0], []]
+
+
+def test_a_crop_without_any_label_keeps_its_pseudo_labels(two_actions):
+    batch = batch_of_two()
+    highest = torch.tensor([3.0, 3.0]).sigmoid()
+    new = Relabel(Params(**BEST), {"v": highest, "w": highest})(two_actions, batch, 0)
+    assert [labels.tolist() for labels in new.labels] == [[0], [1]]
+    assert new.segments[0][0, 0] < 20 < new.segments[0][0, 1]
+    assert new.segments[1].tolist() == [[3, 4]]
+
+
+@pytest.fixture
+def trained(planted, tmp_path):
+    """Parameters, store, pseudo labels and state of a student that has learned the planted actions."""
+    dataset, store = planted
+    params = Params(**BEST | {"label_share": 0.0, "student_epochs": 15, "student_lr": 5e-3, "distill_epochs": 1})
+    labels = as_labels(dataset.segments_of("train"))
+    return params, store, labels, train_student(params, store, labels, tmp_path / "student")
+
+
+def test_the_teachers_share_is_where_its_labels_agree_with_what_it_learned(trained, tmp_path, monkeypatch):
+    params, store, labels, state = trained
+    videos = store.dataset.split("train")
+    agreed = teacher_agreement(state.ema, store, labels, params)
+    assert list(agreed) == list(SHARES)
+    assert max(agreed.values()) > 0.7, "it has learned them"
+    other = labels.assign(start=0.0, end=1.0)
+    assert max(teacher_agreement(state.ema, store, other, params).values()) == 0
+    chosen = choose_share(agreed, params)
+    found = teacher_labels(state.ema, store, videos, chosen)
+    pairs = set(zip(labels.video, labels.label, strict=True))
+    assert set(zip(found.video, found.label, strict=True)) == pairs, "every class of every video, and no other"
+    highest = highest_scores(state.ema, store, videos, params)
+    best = found.groupby("video").score.max()
+    for video, label in pairs:
+        assert best[video] <= highest[video]["ab".index(label)].item() + 1e-6
+    seen = []
+
+    class Spy(Relabel):
+        def __init__(self, params, reference):
+            super().__init__(params, reference)
+            seen.append((params.label_share, reference))
+
+    monkeypatch.setattr(distillation, "Relabel", Spy)
+    distill(params, store, labels, state, tmp_path / "distilled")
+    ((share, reference),) = seen
+    assert share == chosen.label_share
+    assert_close(reference, highest, rtol=0, atol=0)
