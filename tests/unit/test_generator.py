@@ -11,7 +11,11 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from fustal import generator
 from fustal.data.features import FeatureStore
+from fustal.engine import loop
+from fustal.engine.checkpoint import load_module
+from fustal.engine.video_score import pooled_ratios
 from fustal.exceptions import InputError
 from fustal.generator import (
     Activations,
@@ -19,11 +23,13 @@ from fustal.generator import (
     Snippets,
     activations,
     batch_losses,
+    class_minimum,
     contrast,
     cross_video_contrast,
     dilate,
     equal_label_pairs,
     erode,
+    fitting_ratios,
     generator_loss,
     in_video_contrast,
     info_nce,
@@ -120,11 +126,11 @@ def test_info_nce_by_hand():
 
 def _snippets(videos, easy=4, hard=2, dim=5, **options):
     """Random embeddings of mined snippets."""
-    generator = torch.Generator().manual_seed(0)
-    easy_action = torch.randn(videos, easy, dim, generator=generator, **options)
-    easy_background = torch.randn(videos, easy, dim, generator=generator, **options)
-    hard_action = torch.randn(videos, hard, dim, generator=generator, **options)
-    hard_background = torch.randn(videos, hard, dim, generator=generator, **options)
+    random = torch.Generator().manual_seed(0)
+    easy_action = torch.randn(videos, easy, dim, generator=random, **options)
+    easy_background = torch.randn(videos, easy, dim, generator=random, **options)
+    hard_action = torch.randn(videos, hard, dim, generator=random, **options)
+    hard_background = torch.randn(videos, hard, dim, generator=random, **options)
     return Snippets(easy_action, easy_background, hard_action, hard_background)
 
 
@@ -170,7 +176,12 @@ def test_the_labels_of_a_pair_must_be_identical():
     assert equal_label_pairs(torch.tensor([[1, 1], [1, 0], [0, 1], [1, 1]])).tolist() == [[0, 3]]
 
 
-@pytest.mark.parametrize("labels", [[[1.0, 0]], [[1.0, 0], [0, 1]]])
+def test_videos_without_a_class_are_no_pair():
+    assert equal_label_pairs(torch.tensor([[0, 0], [1, 0], [0, 0], [1, 0], [0, 0]])).tolist() == [[1, 3]]
+    assert equal_label_pairs(torch.zeros(4, 3)).shape == (0, 2)
+
+
+@pytest.mark.parametrize("labels", [[[1.0, 0]], [[1.0, 0], [0, 1]], [[0.0, 0], [0, 0]]])
 def test_without_a_pair_the_cross_video_term_is_0_and_gradients_are_finite(labels):
     labels = torch.tensor(labels)
     snippets = _snippets(len(labels), easy=2, dim=3, requires_grad=True)
@@ -220,6 +231,23 @@ def test_the_network_has_the_layers_of_the_paper():
     torch.testing.assert_close(output.actionness, output.cas.sum(2))
     assert all((part >= 0).all() for part in output)
     assert sum(p.numel() for p in model.parameters()) == 6 * 3 * 8 + 8 + 8 * 3
+
+
+def test_with_probabilities_each_class_has_its_own_and_is_rare_at_the_start():
+    torch.manual_seed(0)
+    model = Generator(6, 3, 8, 0.7, probabilities=True).eval()
+    output = model(torch.randn(2, 11, 6))
+    assert [tuple(part.shape) for part in output] == [(2, 11, 8), (2, 11, 3), (2, 11)]
+    assert output.actionness.equal(output.cas.amax(2))
+    assert ((output.cas > 0) & (output.cas < 1)).all()
+    model.embed.bias.data.zero_()
+    torch.testing.assert_close(model(torch.zeros(1, 4, 6)).cas, torch.full((1, 4, 3), -2.0).sigmoid())
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_the_network_fits_the_video_score(kind):
+    params = PARAMS.model_copy(update={"video_score": kind})
+    assert (Generator.from_params(params, 6, 2).classify.bias is not None) == (kind == "sigmoid")
 
 
 def test_dropout_is_off_in_evaluation():
@@ -306,6 +334,56 @@ def test_bfloat16_is_refused_before_training_on_a_cpu_without_it(planted, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_training_with_sigmoids_learns(planted, tmp_path):
+    params = PARAMS.model_copy(update={"video_score": "sigmoid"})
+    model, log = train_generator(params, planted[1], tmp_path)
+    assert log.classification.tail(5).mean() < 0.7 * log.classification.head(5).mean()
+    assert ((model.class_minimum > 0.05) & (model.class_minimum < 0.95)).all()
+    ratios = pooled_ratios(model.first_ratio, params)
+    for video, label in (("test0", 0), ("test1", 1)):
+        score = video_score(activations(model, planted[1], video, params).cas, ratios, params)[0]
+        assert (score >= model.class_minimum).tolist() == [label == 0, label == 1]
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("fail_at", [11, 12, 17])
+def test_a_training_continues_with_equal_bits_on_either_side_of_its_middle(
+    planted, tmp_path, monkeypatch, fail_at, kind
+):
+    """The ratios of the second half are chosen before step 12, so a checkpoint must hold them."""
+    changes = {"generator_steps": 24, "generator_lr": 0.03, "video_score": kind, "score_ratios": "1,2,3,4,5,6"}
+    params = PARAMS.model_copy(update=changes)
+    used = []
+
+    def spy(output, labels, ratios, params):
+        if len(used) == fail_at and not resumed:
+            raise RuntimeError("power cut")
+        used.append(ratios[0].tolist())
+        return batch_losses(output, labels, ratios, params)
+
+    resumed = True
+    monkeypatch.setattr(generator, "batch_losses", spy)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 1)
+    whole, log = train_generator(params, planted[1], tmp_path / "whole")
+    expected = used.copy()
+    assert expected[:12] == [[1, 1]] * 12
+    assert expected[12] == expected[-1] != [1, 1], "an action fills less than two thirds of a video"
+    used.clear()
+    resumed = False
+    with pytest.raises(RuntimeError, match="power cut"):
+        train_generator(params, planted[1], tmp_path / "broken")
+    resumed = True
+    again, log_again = train_generator(params, planted[1], tmp_path / "broken")
+    assert used == expected
+    pd.testing.assert_frame_equal(log, log_again, check_exact=True)
+    for name, value in whole.state_dict().items():
+        assert value.equal(again.state_dict()[name]), name
+    loaded = Generator.from_params(params, 6, 2)
+    load_module(loaded, tmp_path / "broken" / "model.safetensors")
+    assert loaded.first_ratio.equal(whole.first_ratio)
+    assert loaded.class_minimum.equal(whole.class_minimum)
+
+
 @pytest.mark.parametrize("contrast", ["none", "in-video", "cross-video"])
 def test_training_learns_and_is_repeatable(planted, tmp_path, contrast):
     params = PARAMS.model_copy(update={"generator_contrast": contrast})
@@ -338,3 +416,41 @@ def test_activations_are_a_batch_of_one(planted):
     found = activations(copying_generator(), store, "train1", Params())
     assert isinstance(found, Activations)
     assert found.actionness.shape == (1, store.length("train1"))
+
+
+# --- ratios and minimum scores of the classes -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def long_videos(planted):
+    """A store of videos with 1000 snippets: class a fills half of each of its videos, class b a hundredth."""
+    dataset, _ = planted
+    for video, label in zip(*dataset.video_labels[["video", "label"]].to_numpy().T, strict=True):
+        features = np.zeros((1000, 6), np.float32)
+        features[100 : 600 if label == "a" else 110, "ab".index(label)] = 1.0
+        np.save(dataset.root / f"{video}.npy", features)
+    return FeatureStore(dataclasses.replace(dataset), "student")
+
+
+def train_labels(store):
+    return torch.from_numpy(store.dataset.labels(store.dataset.split("train")))
+
+
+def test_a_class_moves_to_the_ratio_that_its_actions_fill(long_videos):
+    params = Params(generator_snippets=1000, score_ratios="2,5,10,20,40,80,160")
+    first = fitting_ratios(copying_generator(), long_videos, train_labels(long_videos), params)
+    # Class a fills all of the top 500; class b 10 of the top 12 (1000 // 80), and 10 of the top 25 are too few.
+    assert first.tolist() == [0, 5]
+    assert pooled_ratios(first, params).T.tolist() == [[2, 5, 10], [40, 80, 160]]
+
+
+def test_the_minimum_of_a_class_lies_between_videos_with_and_without_it(long_videos):
+    params = Params(generator_snippets=1000, score_ratios="50", video_score="sigmoid")
+    model = copying_generator()
+    labels = train_labels(long_videos)
+    # Of the top 20 all are active in videos of class a, and 10 in those of class b; no other video has any.
+    torch.testing.assert_close(class_minimum(model, long_videos, labels, params), torch.tensor([0.5, 0.25]))
+    never = labels * torch.tensor([1.0, 0.0])
+    assert class_minimum(model, long_videos, never, params)[1] == 1, "a class that no training video has"
+    softmax = params.model_copy(update={"video_score": "softmax", "class_threshold": 0.3})
+    torch.testing.assert_close(class_minimum(model, long_videos, labels, softmax), torch.tensor([0.3, 0.3]))

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fustal.generator import activations, train_generator
-from fustal.labels import add_iou_score, select
+from fustal.labels import FALLBACK, SHARES, add_iou_score, best_labels, choose_share, select, share_agreement
 from fustal.params import Params
 from fustal.proposals import (
     apply_hard_nms,
     contrasted_runs,
     find_runs,
+    mean_activations,
     normalise,
     outer_inner_contrast,
     predicted_classes,
@@ -249,6 +250,119 @@ def test_class_aware_iou_score_against_a_loop(count, seed):
         assert row.iou_score == pytest.approx(expected)
 
 
+# --- the best of each class -------------------------------------------------------------------------------------------
+
+
+@st.composite
+def candidate_frames(draw, negative=True):
+    """Proposals with IoU scores: videos with one proposal and with many, equal scores, zeros and negative scores."""
+    count = draw(st.integers(1, 40))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    start = random.integers(0, 30, count).astype(float)
+    values = [-2.0, -0.5, 0.0, 0.25, 0.5, 1.0] if negative else [0.0, 0.25, 0.5, 1.0]
+    scores = random.choice(values, count) if draw(st.booleans()) else random.random(count)
+    columns = {"video": random.choice(["v", "w"], count), "label": random.choice(["a", "b", "c"], count)}
+    times = {"start": start, "end": start + random.integers(1, 9, count)}
+    return add_iou_score(pd.DataFrame(columns | {"score": scores} | times), "class-aware")
+
+
+SHARE_AND_PRIOR = st.sampled_from([0.0, 0.3, 0.6, 1.0]), st.sampled_from([0.0, 0.25, 1.0])
+
+
+@given(candidate_frames(), *SHARE_AND_PRIOR)
+def test_every_class_of_a_video_keeps_a_label_and_none_overlap(frame, share, prior):
+    kept = best_labels(frame, share, prior)
+    groups = ["video", "label"]
+    assert set(kept.groupby(groups).groups) == set(frame.groupby(groups).groups)
+    highest = frame.groupby(groups).score.max()
+    for pair, part in kept.groupby(groups):
+        segments = torch.tensor(part[["start", "end"]].to_numpy())
+        assert tiou_matrix(segments, segments).fill_diagonal_(0).max() == 0
+        assert (part.score >= min(share * highest[pair], highest[pair])).all()
+    assert len(kept.merge(frame)) == len(kept), "the rows are as they were"
+    assert kept.index.tolist() == list(range(len(kept)))
+
+
+@given(candidate_frames(), *SHARE_AND_PRIOR)
+def test_what_is_left_out_is_unsure_or_overlaps_a_label(frame, share, prior):
+    kept = best_labels(frame, share, prior)
+    for row in frame.itertuples():
+        same = (frame.video == row.video) & (frame.label == row.label)
+        highest = frame.score[same].max()
+        labels = kept[(kept.video == row.video) & (kept.label == row.label)]
+        overlap = np.minimum(labels.end, row.end) - np.maximum(labels.start, row.start)
+        assert row.score < min(share * highest, highest) or (overlap > 0).any()
+
+
+@given(candidate_frames(negative=False), *SHARE_AND_PRIOR, st.sampled_from([2.0**-10, 4.0, 2.0**20]))
+def test_labels_do_not_depend_on_the_scale_of_the_scores(frame, share, prior, scale):
+    """Scores are multiplied by a power of 2: other factors round differently, which decides between equal ones."""
+    scaled = add_iou_score(frame.assign(score=scale * frame.score), "class-aware")
+    times = ["video", "label", "start", "end"]
+    pd.testing.assert_frame_equal(best_labels(scaled, share, prior)[times], best_labels(frame, share, prior)[times])
+
+
+def test_of_equally_confident_proposals_the_more_surrounded_one_is_kept():
+    frame = pd.DataFrame({"video": "v", "label": "a", "score": [0.8, 0.8, 0.8], "start": [0.0, 1.0, 2.0]})
+    frame["end"] = frame.start + 4
+    scored = add_iou_score(frame, "class-aware")
+    assert best_labels(scored, 0.5, 0.25).start.tolist() == [1.0]
+    assert best_labels(scored, 0.5, 0.0).start.tolist() == [0.0], "without the prior the first one"
+
+
+def test_labels_of_one_proposal_and_of_none():
+    one = pd.DataFrame({"video": ["v"], "label": ["a"], "score": [-3.0], "start": [0.0], "end": [1.0]})
+    scored = add_iou_score(one, "class-aware")
+    assert len(best_labels(scored, 0.6, 0.25)) == 1
+    assert best_labels(scored[:0], 0.6, 0.25).empty
+
+
+def test_the_rule_of_the_parameters_selects():
+    start = np.array([0.0, 0.5, 10.0, 20.0])
+    frame = pd.DataFrame({"video": "v", "label": "a", "score": [1.0, 0.9, 0.5, 0.2], "start": start, "end": start + 4})
+    scored = add_iou_score(frame, "class-aware")
+    assert select(scored, Params(label_share=0.4)).start.tolist() == [0.0, 10.0]
+    assert select(scored, Params(label_share=0.2)).start.tolist() == [0.0, 10.0, 20.0]
+    thresholds = Params(label_rule="thresholds", iou_score_min=0.1, confidence_min=0.4)
+    assert select(scored, thresholds).start.tolist() == [0.0, 0.5]
+
+
+# --- the share of the best confidence ---------------------------------------------------------------------------------
+
+
+def test_the_share_of_the_highest_agreement_is_chosen():
+    agreed = {0.3: 0.5, 0.6: 0.8, 0.7: 0.8, 0.9: 0.1}
+    assert choose_share(agreed, Params()).label_share == 0.6, "the smaller one of equal ones"
+    assert choose_share({}, Params()).label_share == FALLBACK
+    given = Params(label_share=0.45)
+    assert choose_share(agreed, given) is given, "a share that is given is kept"
+
+
+def opinion(false, seed):
+    """Proposals of one generator: ten actions that both find (confidence .7 to 1), and false ones of its own."""
+    random = np.random.default_rng(seed)
+    confidence = np.append(1.0, random.uniform(0.7, 1, 9))
+    actions = pd.DataFrame({"video": "v", "label": "a", "score": confidence, "start": 100.0 * np.arange(10)})
+    others = pd.DataFrame({"video": "v", "label": "a", "score": false, "start": random.uniform(1000, 9000, len(false))})
+    both = pd.concat([actions, others], ignore_index=True)
+    return add_iou_score(both.assign(end=both.start + 5), "class-aware")
+
+
+def test_false_labels_differ_and_lower_the_agreement():
+    false = np.linspace(0.32, 0.58, 14)
+    agreed = share_agreement(opinion(false, 1), opinion(false, 2), 0.25)
+    assert list(agreed) == list(SHARES)
+    assert agreed[0.6] == agreed[0.7] == 1, "only the actions are left"
+    assert agreed[0.3] < agreed[0.4] < agreed[0.5] < 0.9
+    assert agreed[0.9] < 0.9, "each is sure of other actions"
+    assert choose_share(agreed, Params()).label_share == 0.6
+
+
+def test_no_proposals_agree_on_nothing():
+    nothing = opinion(np.zeros(0), 1)[:0]
+    assert share_agreement(nothing, nothing, 0.25) == dict.fromkeys(SHARES, 0.0)
+
+
 # --- proposals of whole videos ----------------------------------------------------------------------------------------
 
 
@@ -432,3 +546,21 @@ def test_predicted_classes_fall_back_to_the_best():
     assert predicted_classes(np.array([0.2, 0.5, 0.3]), minimum).tolist() == [0, 1, 2], "scores at the threshold count"
     assert predicted_classes(np.array([0.1, 0.1, 0.15]), minimum).tolist() == [2]
     assert predicted_classes(np.array([0.1, 0.9, 0.4]), np.array([0.2, 0.95, 0.5])).tolist() == [1], "the closest one"
+
+
+def test_activations_of_two_generators_are_averaged(one_video):
+    features = np.zeros((40, 6))
+    features[5:15, 0] = 4.0
+    features[20:30, 1] = 4.0
+    _, store = one_video(features)
+    one, other = copying_generator(), copying_generator(minimum=0.4)
+    with torch.no_grad():
+        other.classify.weight.copy_(other.classify.weight.flip(0))  # takes one class for the other
+    params = Params(device="cpu", video_score="softmax")
+    cas, actionness, score = mean_activations([one, other], store, "train1", params)
+    assert cas[8].tolist() == cas[25].tolist() == [2.0, 2.0]
+    assert actionness[8] == 4.0
+    assert score.tolist() == [0.5, 0.5]
+    both = propose_videos([one, other], store, ["train1"], params)
+    assert set(both.label) == {"a", "b"}
+    np.testing.assert_array_equal(both.start[both.label == "a"].to_numpy(), both.start[both.label == "b"].to_numpy())

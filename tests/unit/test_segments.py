@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from fustal.segments import hard_nms, iou_score, soft_nms, tiou_matrix, vote
+from fustal.segments import OVERLAP, best_segments, hard_nms, iou_score, prior_rank, soft_nms, tiou_matrix, vote
 from tests.benchmarks import plain_post
 
 NONE = torch.zeros(0, 2)
@@ -217,3 +217,45 @@ def test_many_proposals_of_one_video_need_little_memory():
     assert grown < 300_000, f"{grown} kB"
     assert len(part) == 6000
     assert 0 < len(kept) < 20_000
+
+
+# --- the best segments ------------------------------------------------------------------------------------------------
+
+
+@given(segment_sets(ties=True), st.sampled_from([0.0, 0.05, 0.5, 0.9, 1.0]), st.sampled_from([0.0, -0.5, -2.0]))
+def test_best_segments_against_a_loop(case, share, shift):
+    segments, scores, _ = case
+    scores = scores + shift
+    ranks = scores.roll(1)
+    kept = []
+    for i in ranks.argsort(descending=True, stable=True).tolist():
+        if (tiou_matrix(segments[i : i + 1], segments[kept]) < OVERLAP).all():
+            kept.append(i)
+    highest = scores[kept].max()
+    minimum = share * highest if highest > 0 else highest
+    assert best_segments(segments, scores, ranks, share).tolist() == [i for i in kept if scores[i] >= minimum]
+
+
+def test_best_segments_of_one_and_of_none():
+    assert best_segments(NONE, torch.zeros(0), torch.zeros(0), 0.5).tolist() == []
+    one = torch.tensor([[1.0, 2.0]])
+    for score in (0.5, 0.0, -3.0):
+        assert best_segments(one, torch.tensor([score]), torch.tensor([9.0]), 0.5).tolist() == [0]
+
+
+def test_a_more_confident_piece_does_not_keep_the_whole_out():
+    whole_and_pieces = torch.tensor([[0.0, 6.0], [0.0, 2.0], [4.0, 6.0]])
+    scores = torch.tensor([0.38, 0.46, 0.42])
+    assert best_segments(whole_and_pieces, scores, torch.tensor([1.4, 0.9, 0.8]), 0.9).tolist() == [0]
+
+
+def test_touching_segments_are_both_kept():
+    chain = torch.tensor([[0.1, 0.3], [0.3, 0.7], [0.7, 1.1]])
+    assert best_segments(chain, torch.ones(3), torch.ones(3), 1.0).tolist() == [0, 1, 2]
+
+
+def test_prior_rank_by_hand():
+    scores = torch.tensor([0.5, 0.5, -1.0, 0.0])
+    density = torch.tensor([16.0, 0.0, 5.0, 5.0])
+    assert_close(prior_rank(scores, density, 0.25), torch.tensor([1.0, 0.5e-3, 0.0, 0.0]))
+    assert_close(prior_rank(scores, density, 0.0), torch.tensor([0.5, 0.5, 0.0, 0.0]))

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from torch.testing import assert_close
@@ -10,7 +11,7 @@ from fustal.data.features import FeatureStore
 from fustal.exceptions import InputError
 from fustal.params import Params
 from fustal.student import TrainingVideos
-from fustal.student.batches import label_weights, snippet_labels
+from fustal.student.batches import filled_shares, label_weights, snippet_labels
 from tests.networks import SMALL
 
 
@@ -53,3 +54,33 @@ def test_batches(planted, recipe):
             assert x[int(start + 0.5) : int(end + 0.5), label].min() > 1.5
         lengths += batch.mask.sum(dim=1).flatten().tolist()
     assert len(lengths) == 8
+
+
+def test_filled_shares_of_classes_by_hand(planted):
+    """Videos of 20 s and more; a label of class a covers .75 of its video, the labels of class b a hundredth."""
+    _, store = planted
+    videos = ["train2", "train4", "train1"]  # of class a, a, and b
+    seconds = {video: store.duration(video) for video in videos}
+    rows = [
+        ("train2", "a", 0.0, 0.75 * seconds["train2"]),
+        ("train1", "b", 1.0, 1.0 + 0.004 * seconds["train1"]),
+        ("train1", "b", 5.0, 5.0 + 0.006 * seconds["train1"]),
+        ("train1", "a", 0.0, 9.0),  # not a class of this video
+        ("train7", "b", 0.0, 9.0),  # not asked for
+    ]
+    labels = pd.DataFrame(rows, columns=["video", "label", "start", "end"])
+    params = Params(score_ratios="1,2,50,80")
+    found = filled_shares(labels, videos, store, params)
+    # Class a: no label in one of its two videos.
+    assert_close(found, torch.tensor([[0.375, 0.01], [0.75, 0.02], [1.0, 0.5], [1.0, 0.8]]))
+
+
+def test_each_class_has_ratios_that_its_labels_fill(planted):
+    dataset, store = planted
+    short = dataset.segments.assign(end=lambda rows: rows.end.where(rows.label == "a", rows.start + 0.2))
+    data = TrainingVideos(Params(**SMALL), store, short, torch.device("cpu"))
+    # Class a: 5 of about 25 s; class b: .2 of about 25 s.
+    assert data.ratios.T.tolist() == [[5, 10, 20], [40, 80, 160]]
+    assert data.batch(0).truth.ratios.equal(data.ratios)
+    nothing = TrainingVideos(Params(**SMALL), store, dataset.segments[:0], torch.device("cpu"))
+    assert nothing.ratios.T.tolist() == [[40, 80, 160]] * 2

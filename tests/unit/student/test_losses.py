@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from fustal.params import Params
 from fustal.student import assign, points
-from fustal.student.losses import diou_loss, iou_weight, mil_loss, offset_iou, student_loss
+from fustal.student.losses import diou_loss, drop_logits, iou_weight, mil_loss, offset_iou, student_loss
 from fustal.student.network import Borders
 from tests.networks import PUBLISHED, SMALL, FixedStudent, random_batch, small_student, truth_of
 
@@ -148,3 +148,32 @@ def test_the_loss_of_a_label_is_multiplied_by_its_weight():
     full = losses([1], 1.0)
     assert_close(half["diou"], full["diou"] / 2)
     assert half["focal"] < full["focal"]
+
+
+def test_sigmoid_mil_by_hand():
+    logits = torch.tensor([[[2.0, 0.0, -1.0, -9.0], [1.0, -1.0, -2.0, 3.0]]])
+    mask = torch.tensor([[[True, True, True, False]]])
+    ratios = torch.tensor([[1, 3], [3, 3]])
+    high = torch.tensor([2.0, 0.0, -1.0]).sigmoid()
+    rare = torch.tensor(1.0).sigmoid()
+    terms = [high.mean().log(), (1 - rare).log(), high[0].log(), (1 - rare).log()]
+    found = mil_loss(logits, mask, torch.tensor([[1.0, 0.0]]), ratios, SIGMOID)
+    assert_close(found, -torch.stack(terms).mean())
+
+
+@pytest.mark.parametrize("params", [SOFTMAX, SIGMOID], ids=["softmax", "sigmoid"])
+def test_a_class_whose_positions_are_all_dropped_uses_all_of_them(params):
+    params = params.model_copy(update={"mil_dropout": 0.999})
+    output = FixedStudent([6]).output
+    torch.manual_seed(0)
+    logits, mask = drop_logits(output, params, training=True)
+    assert mask.all(), "all of both classes were dropped"
+    loss = mil_loss(logits, mask, torch.eye(2), torch.full((1, 2), 5), params)
+    undropped = mil_loss(*drop_logits(output, params, training=False), torch.eye(2), torch.full((1, 2), 5), params)
+    assert_close(loss, undropped)
+    rare = params.model_copy(update={"mil_dropout": 0.7})
+    seen = set()
+    for _ in range(200):
+        _, mask = drop_logits(output, rare, training=True)
+        seen |= set(mask.sum(dim=2).flatten().tolist())
+    assert seen == {1, 2, 3, 4, 5, 6}, "never 0"
