@@ -47,7 +47,7 @@ def test_the_video_score_follows_from_the_labels(labels, kind):
 
 
 def test_empty_videos_do_not_lower_the_number_of_classes():
-    assert choose_video_score(labels_of(two=24, none=1))[1].startswith("a labelled training video has 2.0 classes")
+    assert choose_video_score(labels_of(two=24, none=1))[1].startswith("a labelled training video has 2.00 classes")
 
 
 def test_only_auto_is_replaced_and_test_videos_do_not_count(planted):
@@ -64,8 +64,8 @@ def test_only_auto_is_replaced_and_test_videos_do_not_count(planted):
 # --- ratios -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_ratio_that_is_two_thirds_full_fits():
-    filled = torch.tensor([[0.67, 0.66, 0.1, 1.0], [0.2, 0.67, 0.2, 0.5], [1.0, 1.0, 0.3, 0.1]])
+def test_the_first_ratio_that_is_half_full_fits():
+    filled = torch.tensor([[0.5, 0.49, 0.1, 1.0], [0.2, 0.5, 0.2, 0.5], [1.0, 1.0, 0.3, 0.1]])
     assert first_fitting(filled).tolist() == [0, 1, 2, 0]
 
 
