@@ -10,8 +10,9 @@ from fustal.data.results import RESULT_COLUMNS
 from fustal.distillation import distill
 from fustal.evaluation.detections import mean_average_precision
 from fustal.evaluation.labels import pseudo_label_quality
+from fustal.labels import add_iou_score, choose_share, select
 from fustal.params import Params
-from fustal.proposals import add_iou_score, choose_share, propose_videos, select
+from fustal.proposals import propose_videos
 from fustal.student import StudentState, detect_videos, train_student
 from tests.datasets import dataset_of
 

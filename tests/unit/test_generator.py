@@ -367,7 +367,7 @@ def test_a_training_continues_with_equal_bits_on_either_side_of_its_middle(
     whole, log = train_generator(params, planted[1], tmp_path / "whole")
     expected = used.copy()
     assert expected[:12] == [[1, 1]] * 12
-    assert expected[12] == expected[-1] != [1, 1], "an action fills less than two thirds of a video"
+    assert expected[12] == expected[-1] != [1, 1], "an action fills less than half of a video"
     used.clear()
     resumed = False
     with pytest.raises(RuntimeError, match="power cut"):

@@ -1,5 +1,6 @@
 """Lists every problem of a data set at once, and what is valid but unusual: `fustal validate`."""
 
+import math
 import re
 import sys
 import unicodedata
@@ -158,8 +159,11 @@ def grid_problems(dataset: Dataset, stage: str) -> list[Problem]:
 def _seconds_of(dataset: Dataset, stage: str) -> tuple[float, float]:
     """Stride and window of a grid (s), at the middle frame rate; NaN if no frame rate is annotated."""
     grid = dataset.grids[stage]
-    fps = float(dataset.videos.fps.median() if grid.fps == "annotation" else grid.fps)
-    return grid.stride / fps, grid.window / fps
+    fps = grid.fps
+    if fps == "annotation":
+        known = dataset.videos.fps.dropna()
+        fps = known.median() if len(known) else math.nan
+    return grid.stride / float(fps), grid.window / float(fps)
 
 
 def action_problems(dataset: Dataset) -> list[Problem]:

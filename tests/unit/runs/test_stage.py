@@ -116,11 +116,12 @@ def checkout(dataset, monkeypatch, tmp_path):
         ("tools/report.py", ""),
         ("tools/own_data/init.py", ""),
         ("viz/signals.py", ""),
-        ("generator.py", "generator selection distilled"),
-        ("proposals.py", "generator selection distilled"),
+        ("generator.py", "generator"),
+        ("proposals.py", "generator"),
+        ("labels.py", "selection distilled"),
         ("student/losses.py", "student distilled"),
         ("distillation.py", "distilled"),
-        ("evaluation/labels.py", "generator selection distilled evaluation"),
+        ("evaluation/labels.py", "selection distilled evaluation"),
         ("params.py", "generator selection student distilled evaluation"),
         ("data/features.py", "generator selection student distilled evaluation"),
     ],
@@ -379,8 +380,9 @@ def test_the_record_holds_the_origin_of_a_result(outputs, dataset):
     record = json.loads((run.folder / "stage.json").read_text())
     assert record["stage"] == "selection"
     assert record["parameters"] == Params(run="tiny", seed=4).of(Params)
-    proposals, labels = "generator/proposals_train.json", "selection/pseudo_labels.json"
-    assert record["inputs"] == {proposals: digest(run.run_folder / proposals)}
+    labels = "selection/pseudo_labels.json"
+    proposals = ["generator/proposals_train.json", "generator/opinion_1.json", "generator/opinion_2.json"]
+    assert record["inputs"] == {name: digest(run.run_folder / name) for name in proposals}
     assert record["outputs"] == {labels: digest(run.run_folder / labels)}
     assert record["seconds"] >= 0
 

@@ -29,7 +29,7 @@ from tests.networks import SMALL
 
 TRAINED = SMALL | {
     "student_lr": 1e-2,
-    "ema_decay": 0.9,
+    "ema_memory": 0.5,
     "student_epochs": 16,
     "distill_epochs": 2,
     "device": "cpu",

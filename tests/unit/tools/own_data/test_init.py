@@ -82,7 +82,7 @@ def test_flat_folder(root):
     save(root, TRAIN + TEST)
     annotate(root / "gt.json", {"train": TRAIN, "test": TEST})
     lines = init(root)
-    reason = "softmax, by the labels: a labelled training video has 1.0 classes on average, and 0 % have none"
+    reason = "softmax, by the labels: a labelled training video has 1.00 classes on average, and 0 % have none"
     assert f"video score: {reason}" in lines
     assert f'# {reason}\nvideo_score: "auto"\n' in (root / "params.yaml").read_text()
     assert grid_of(card_of(root)) == ("{video}.npy", [], 25, 16, 16)

@@ -71,7 +71,7 @@ def test_derived_sizes_are_near_those_chosen_by_hand(preset, videos, seconds, st
 def test_the_video_score_and_its_reason_are_written(each, kind):
     size = sizes(known(40, each=each))[0]
     assert (size.name, size.value) == ("video_score", "auto")
-    assert size.why.startswith(f"{kind}, by the labels: a labelled training video has {each:.1f} classes")
+    assert size.why.startswith(f"{kind}, by the labels: a labelled training video has {each:.2f} classes")
 
 
 def test_detections_are_kept_for_all_actions():

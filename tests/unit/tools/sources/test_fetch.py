@@ -419,7 +419,7 @@ def test_shrec22_is_read_from_the_archives_of_its_page(card, tmp_path, inner):
     assert problems == []
     assert summary(dataset) == "1 training and 1 test videos, 2 classes, 3 segments"
     assert dataset.segments[["start", "end"]].to_numpy().tolist() == [[0.0, 1.0], [0.5, 1.5], [2.0, 3.0]]
-    assert len(FeatureStore(dataset, "generator")["shrec22_training_001"]) == 7
+    assert len(FeatureStore(dataset, "generator")["shrec22_training_001"]) == 14
     assert sorted(entry.name for entry in root.iterdir()) == [MADE, "features", "gt.json", "joints"]
     assert sorted(entry.name for entry in downloads.iterdir()) == [
         "test_annotations_fixed.txt",
