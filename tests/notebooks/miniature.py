@@ -10,8 +10,8 @@ SMALL = {
     "student_dim": 32,
     "student_mlp": 32,
     "student_lr": 3e-3,
-    "student_epochs": 2,
-    "distill_epochs": 1,
+    "student_epochs": 4,
+    "distill_epochs": 2,
     "upper_bound_epochs": 1,
     "device": "cpu",
 }

@@ -162,7 +162,7 @@ def test_a_second_call_runs_nothing(first):
 
 def test_another_parameter_runs_only_what_depends_on_it(again):
     before = modified(again)
-    done = run_chain(again, confidence_min=0.35)
+    done = run_chain(again, label_share=0.95)
     assert done.returncode == 0, done.stderr
     assert states(done) == ["done", "run", "run", "run", "run"]
     after = modified(again)
@@ -199,7 +199,7 @@ def test_a_stage_can_be_opened_again_in_the_same_notebook(again, monkeypatch, na
         exec(source, namespace)
         namespace |= {key: value for key, value in SMALL.items() if key in namespace}
     groups = CHAIN[name].params
-    assert namespace["params"].of(*groups) == Params(**SMALL).of(*groups)
+    assert namespace["stage"].params.of(*groups) == Params(**SMALL).of(*groups)
 
 
 def test_invalid_input_of_a_stage_is_status_2(tmp_path):
