@@ -10,7 +10,7 @@ SMALL = {
     "student_dim": 32,
     "student_mlp": 32,
     "student_lr": 3e-3,
-    "student_epochs": 4,
+    "student_epochs": 10,
     "distill_epochs": 2,
     "upper_bound_epochs": 1,
     "device": "cpu",
