@@ -46,7 +46,7 @@ def test_demo_is_the_default():
         ("tious: '0.5:0:0.7'", "tious"),
         ("run: ../elsewhere", "run"),
         ("run: a{b}", "run"),
-        ("score_ratios: 5,x", "score_ratios: Value error, '5,x' is not a list of whole numbers such as 5 or 5,10,20"),
+        ("score_ratios: 5,x", "score_ratios: '5,x' is not a list of whole numbers such as 5 or 5,10,20"),
         ("score_ratios: '0,5'", "a ratio is 1 to 1000000, unlike 0"),
         ("score_ratios: '5,20,10'", "'5,20,10': each ratio must be larger than the one before it"),
         ("score_ratios: '5,5'", "each ratio must be larger than the one before it"),
