@@ -4,7 +4,7 @@ Taught in notebook 04. Source: docs/method.md section 5. The average is kept fro
 training on (`fustal.student.training`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from fustal.data.features import FeatureStore
+from fustal.data.writing import atomic
 from fustal.engine.checkpoint import save_module
 from fustal.engine.videos import to_frame, whole_videos
 from fustal.evaluation.labels import agreement
-from fustal.labels import SHARES, add_iou_score, best_labels, choose_share, move_borders
+from fustal.labels import SHARES, add_iou_score, best_labels, choose_share, labels_by_share, move_borders
 from fustal.params import Params
 from fustal.student.batches import Batch, TrainingVideos, label_weights
 from fustal.student.decoding import Detections, apply_soft_nms, candidates, class_scores
@@ -147,12 +148,7 @@ def teacher_labels(teacher: Student, store: FeatureStore, videos: Sequence[str],
     Returns:
         Frame with video, label, score, start (s), end (s).
     """
-    device = next(teacher.parameters()).device
-    found: dict[str, Detections] = {}
-    for names, x, mask in whole_videos(store, videos, params, device):
-        video_labels = torch.from_numpy(store.dataset.labels(names)).to(device)
-        found.update(zip(names, predict(teacher, x, mask, video_labels, params), strict=True))
-    return to_frame(found, videos, store)
+    return _of_whole_videos(teacher, store, videos, params, predict)
 
 
 def label_again(teacher: Student, store: FeatureStore, labels: pd.DataFrame, params: Params) -> pd.DataFrame:
@@ -170,8 +166,9 @@ def label_again(teacher: Student, store: FeatureStore, labels: pd.DataFrame, par
     videos = store.dataset.split("train")
     every = add_iou_score(class_candidates(teacher, store, videos, params), "class-aware")
     agreed = {}
-    for share in SHARES:
-        agreed[share] = agreement(best_labels(every, share, PRIOR), labels)
+    if not params.label_share:
+        for share, found in labels_by_share(every, PRIOR).items():
+            agreed[share] = agreement(found, labels)
     chosen = best_labels(every, choose_share(agreed, params).label_share, PRIOR)
     return move_borders(chosen, store).drop(columns="iou_score")
 
@@ -190,15 +187,33 @@ def class_candidates(teacher: Student, store: FeatureStore, videos: Sequence[str
         Frame with video, label, score, start (s), end (s), with at least the first of `SHARES` of the highest score of
         the class in the video.
     """
-    params = params.model_copy(update={"pre_nms_score": 0.0})
+    every = params.model_copy(update={"pre_nms_score": 0.0})
+    return _of_whole_videos(teacher, store, videos, every, _class_candidates)
+
+
+def _class_candidates(
+    teacher: Student, x: Tensor, mask: Tensor, video_labels: Tensor, params: Params
+) -> list[Detections]:
+    """See `class_candidates`; arguments as those of `predict`."""
+    output = teacher.eval()(x, mask)
+    scores = class_scores(output) * video_labels[:, None]
+    minimum = SHARES[0] * scores.amax(dim=1, keepdim=True)
+    return candidates(teacher, output, scores * (scores >= minimum), params)
+
+
+def _of_whole_videos(
+    teacher: Student,
+    store: FeatureStore,
+    videos: Sequence[str],
+    params: Params,
+    detect: Callable[[Student, Tensor, Tensor, Tensor, Params], list[Detections]],
+) -> pd.DataFrame:
+    """What a function such as `predict` finds in whole videos of known labels, as a frame."""
     device = next(teacher.parameters()).device
     found: dict[str, Detections] = {}
     for names, x, mask in whole_videos(store, videos, params, device):
-        output = teacher.eval()(x, mask)
-        known = torch.from_numpy(store.dataset.labels(names)).to(device)
-        scores = class_scores(output) * known[:, None]
-        minimum = SHARES[0] * scores.amax(dim=1, keepdim=True)
-        found.update(zip(names, candidates(teacher, output, scores * (scores >= minimum), params), strict=True))
+        video_labels = torch.from_numpy(store.dataset.labels(names)).to(device)
+        found.update(zip(names, detect(teacher, x, mask, video_labels, params), strict=True))
     return to_frame(found, videos, store)
 
 
@@ -239,5 +254,6 @@ def distill(
         logs.append(train_epochs(params, data, state, folder / f"round_{number}", epochs))
     save_module(state.student, folder / "model.safetensors")
     save_module(state.ema, folder / "ema.safetensors")
-    pd.concat(logs).to_csv(folder / "log.csv", index=False)
+    with atomic(folder / "log.csv") as temporary:
+        pd.concat(logs).to_csv(temporary, index=False)
     return state

@@ -191,7 +191,15 @@ def share_agreement(first: pd.DataFrame, second: pd.DataFrame, prior: float) -> 
         second: of the other one, for the same videos.
         prior: power of the IoU score, see `fustal.segments.prior_rank`.
     """
+    others = labels_by_share(second, prior)
     agreed = {}
-    for share in SHARES:
-        agreed[share] = agreement(best_labels(first, share, prior), best_labels(second, share, prior))
+    for share, labels in labels_by_share(first, prior).items():
+        agreed[share] = agreement(labels, others[share])
     return agreed
+
+
+def labels_by_share(candidates: pd.DataFrame, prior: float) -> dict[float, pd.DataFrame]:
+    """The labels for each of `SHARES`; arguments as those of `best_labels`."""
+    # Which of overlapping candidates is kept does not depend on the share: the lowest one leaves all others.
+    kept = best_labels(candidates, SHARES[0], prior)
+    return {share: best_labels(kept, share, prior) for share in SHARES}

@@ -55,7 +55,7 @@ class TrainingVideos:
         self.video_labels = torch.from_numpy(store.dataset.labels(self.videos))
         self.labels = snippet_labels(pseudo_labels, self.videos, store)
         filled = filled_shares(pseudo_labels, self.videos, store, params)
-        self.ratios = pooled_ratios(first_fitting(filled), params)
+        self.ratios = send(pooled_ratios(first_fitting(filled), params), device)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -87,7 +87,7 @@ class TrainingVideos:
         longest = max(len(sequence) for sequence in features)
         x, mask = pad(features, padded_length(longest, self.params))
         video_labels = send(self.video_labels[rows], self.device)
-        truth = Truth(segments, labels, weights, video_labels, send(self.ratios, self.device))
+        truth = Truth(segments, labels, weights, video_labels, self.ratios)
         return Batch(names, send(x, self.device), send(mask, self.device), truth)
 
 

@@ -382,7 +382,9 @@ def _label_figures(metrics: ReportMetrics) -> Iterator[Picture]:
 
 def _counts_of(counts: pd.DataFrame) -> Table:
     """The number of labels of each class, see `label_counts`, as a table."""
-    rows = [(str(name), [str(count) for count in row]) for name, row in zip(counts.index, counts.values, strict=True)]
+    rows = []
+    for name, row in zip(counts.index, counts.astype(str).values.tolist(), strict=True):
+        rows.append((str(name), row))
     return Table(list(counts.columns), rows)
 
 

@@ -24,7 +24,7 @@ pytest.importorskip("distributed")
 
 SWEEP = {
     "base": {str(ROOT / "params" / "demo.yaml"): SMALL | {"upper_bound_epochs": 0}},
-    "variants": {"full": {}, "longer": {"distill_epochs": 2}, "diverging": {"student_lr": 1e3}},
+    "variants": {"full": {}, "longer": {"distill_epochs": 3}, "diverging": {"student_lr": 1e3}},
 }
 COMMAND = [sys.executable, "-m", "fustal"]
 
@@ -96,7 +96,7 @@ def test_results_are_those_of_a_single_run(swept, tmp_path):
 
 def test_a_sweep_that_is_started_again_runs_only_missing_stages(swept, tmp_path):
     folder = shutil.copytree(swept[0], tmp_path / "again")
-    variants = {"full": {}, "longer": {"distill_epochs": 2}}
+    variants = {"full": {}, "longer": {"distill_epochs": 3}}
     (folder / "small.yaml").write_text(yaml.safe_dump(SWEEP | {"variants": variants}))
     shutil.rmtree(folder / "small" / "longer-seed0" / "evaluation")
     command = [*COMMAND, "sweep", str(folder / "small.yaml"), "--workers", "1"]
@@ -137,7 +137,7 @@ def test_collect_makes_one_table(swept, tmp_path):
     assert (done.returncode, without_zmq(done.stderr)) == (0, "")
     frame = pd.read_parquet(tmp_path / "all.parquet")
     assert set(frame.run) == {"full-seed0", "longer-seed0"}
-    assert dict(frame.groupby("run").distill_epochs.first()) == {"full-seed0": 1, "longer-seed0": 2}
+    assert dict(frame.groupby("run").distill_epochs.first()) == {"full-seed0": 2, "longer-seed0": 3}
     assert {"made.torch", "made.processor", "seed", "made.git_commit"} < set(frame)
     assert set(frame.stage) >= {"generator", "student", "student_ema", "distilled", "labels/pseudo labels"}
     assert collect("small").returncode == 0

@@ -18,6 +18,7 @@ from fustal.data.cards import Grid
 from fustal.data.files import one_line, open_regular, read_json, read_text
 from fustal.data.writing import write_json
 from fustal.exceptions import InputError
+from fustal.tools.sources.signals import pieces_of, slope_of, standardised
 
 FPS = 50
 """Samples per second of both sensors."""
@@ -190,7 +191,7 @@ def describe(signal: np.ndarray, stride: int, window: int) -> np.ndarray:
     centres = np.arange(window // 2, len(signal), stride)
     features = []
     for seconds in SCALES:
-        pieces = _pieces(channels, centres, round(seconds * FPS))
+        pieces = pieces_of(channels, centres, round(seconds * FPS))
         features.append(_statistics(pieces))
     features.append(_spectrum(pieces))  # pieces of the last, longest scale
     features.append(_correlations(pieces[:, :, BODY_AND_GYRO]))
@@ -226,19 +227,11 @@ def _channels(signal: np.ndarray) -> np.ndarray:
     return np.column_stack([gravity, body, gyro, vertical, yaw, horizontal, tilt, jerk, turn])
 
 
-def _pieces(channels: np.ndarray, centres: np.ndarray, width: int) -> np.ndarray:
-    """(T, width, C): the signal around each centre; beyond the recording's ends, its first or last sample."""
-    at = centres[:, None] + np.arange(width) - width // 2
-    return channels[at.clip(0, len(channels) - 1)]
-
-
 def _statistics(pieces: np.ndarray) -> np.ndarray:
     """Mean, slope, minimum, maximum and log deviation of each channel: (T, 5 C)."""
-    ramp = np.linspace(-1, 1, pieces.shape[1])
     mean = pieces.mean(axis=1)
     deviation = pieces.std(axis=1)
-    slope = np.einsum("twc,w->tc", pieces, ramp) / (ramp @ ramp)
-    level = np.arcsinh(np.hstack([mean, 4 * slope, pieces.min(axis=1), pieces.max(axis=1)]))
+    level = np.arcsinh(np.hstack([mean, 4 * slope_of(pieces), pieces.min(axis=1), pieces.max(axis=1)]))
     return np.hstack([level, np.log(deviation + 0.003)])
 
 
@@ -291,20 +284,13 @@ def build(source: Path, root: Path, grids: Mapping[str, Grid]) -> None:
     """
     recordings = read_recordings(source)
     windows = {recording.name: cut(recording) for recording in recordings}
+    train = {recording.name for recording in recordings if recording.subset == "train"}
     for grid in grids.values():
         features = {}
-        train = []
         for recording in recordings:
-            values = describe(recording.signal, grid.stride, grid.window)
-            features[recording.name] = values
-            if recording.subset == "train":
-                train.append(values)
-        reference = np.concatenate(train)
-        mean = reference.mean(axis=0)
-        deviation = reference.std(axis=0) + 1e-6
-        for name, values in features.items():
-            standard = ((values - mean) / deviation).clip(-5, 5).astype(np.float16)
-            _write_windows(standard, windows[name], root, grid)
+            features[recording.name] = describe(recording.signal, grid.stride, grid.window)
+        for name, values in standardised(features, train):
+            _write_windows(values, windows[name], root, grid)
     database = {}
     for cuts in windows.values():
         database.update(cuts)

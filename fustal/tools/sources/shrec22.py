@@ -16,6 +16,7 @@ from fustal.data.cards import Grid
 from fustal.data.files import one_line, open_regular, read_json, read_text, shown
 from fustal.data.writing import write_json
 from fustal.exceptions import InputError
+from fustal.tools.sources.signals import pieces_of, slope_of, standardised
 
 FPS = 20
 """Frames per second; the times of the real frames vary a little around it."""
@@ -227,13 +228,13 @@ def describe(joints: np.ndarray, stride: int, window: int) -> np.ndarray:
     """
     pose, motion = _channels(_upright(fill(joints)))
     centres = np.arange(window // 2, len(joints), stride)
-    near_pose = _pieces(pose, centres, window)
-    near_motion = _pieces(motion, centres, window)
-    around = _pieces(motion, centres, CONTEXT * window)
+    near_pose = pieces_of(pose, centres, window)
+    near_motion = pieces_of(motion, centres, window)
+    around = pieces_of(motion, centres, CONTEXT * window)
     features = [
         near_pose.mean(axis=1),
         np.log(near_pose.std(axis=1) + 0.01),
-        _slope(near_pose),
+        slope_of(near_pose),
         near_motion.mean(axis=1),
         np.log(np.abs(near_motion).mean(axis=1) + 0.1),
         np.log(around.std(axis=1) + 0.1),
@@ -330,18 +331,6 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True).clip(1e-6)
 
 
-def _pieces(channels: np.ndarray, centres: np.ndarray, width: int) -> np.ndarray:
-    """(T, width, C): the channels around each centre; beyond the sequence's ends, its first or last frame."""
-    at = centres[:, None] + np.arange(width) - width // 2
-    return channels[at.clip(0, len(channels) - 1)]
-
-
-def _slope(pieces: np.ndarray) -> np.ndarray:
-    """(T, C): half the change of each channel from the beginning to the end of a piece, by a line through it."""
-    ramp = np.linspace(-1, 1, pieces.shape[1])
-    return np.einsum("twc,w->tc", pieces, ramp) / max(float(ramp @ ramp), 1e-6)
-
-
 def build(sources: list[Path], root: Path, grids: Mapping[str, Grid]) -> None:
     """Writes `gt.json`, the features on every grid, and the joints themselves for figures.
 
@@ -356,22 +345,16 @@ def build(sources: list[Path], root: Path, grids: Mapping[str, Grid]) -> None:
         InputError: see `read_sequences`.
     """
     sequences = read_sequences(*sources)
+    subsets = {sequence.name: sequence.subset for sequence in sequences}
+    train = {name for name, subset in subsets.items() if subset == "training"}
     for grid in grids.values():
         features = {}
-        train = []
         for sequence in sequences:
-            values = describe(sequence.joints, grid.stride, grid.window)
-            features[sequence.name] = values
-            if sequence.subset == "training":
-                train.append(values)
-        reference = np.concatenate(train)
-        mean = reference.mean(axis=0)
-        deviation = reference.std(axis=0) + 1e-6
-        for sequence in sequences:
-            standard = ((features[sequence.name] - mean) / deviation).clip(-5, 5).astype(np.float16)
-            path = root / grid.pattern.format(video=sequence.name, subset=sequence.subset, modality="")
+            features[sequence.name] = describe(sequence.joints, grid.stride, grid.window)
+        for name, values in standardised(features, train):
+            path = root / grid.pattern.format(video=name, subset=subsets[name], modality="")
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, standard)
+            np.save(path, values)
     (root / "joints").mkdir(parents=True)
     database = {}
     for sequence in sequences:
