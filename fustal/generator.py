@@ -45,8 +45,8 @@ class Generator(nn.Module):
         num_classes: C.
         dim: width of the embeddings, E.
         dropout: share of the embeddings that are dropped before the second convolution.
-        probabilities: activations are a probability for each class, for `video_score: sigmoid`; else they are at least
-            0, and only their differences between classes count.
+        probabilities: activations are probabilities, see `class_probabilities`, for `video_score: sigmoid`; else they
+            are at least 0, and only their differences between classes count.
 
     Attributes:
         first_ratio: (C,) index of the first of `score_ratios` that a class uses, see `pooled_ratios`.
@@ -82,11 +82,26 @@ class Generator(nn.Module):
             kept = dropout(embeddings, self.dropout) if self.training else embeddings
             # A kernel of one snippet is a product.
             logits = F.linear(kept, self.classify.weight[..., 0], self.classify.bias).float()
-        if self.classify.bias is None:
-            cas = F.relu(logits)
-            return Activations(embeddings, cas, cas.sum(2))
-        cas = logits.sigmoid()
-        return Activations(embeddings, cas, cas.amax(2))
+        cas = F.relu(logits) if self.classify.bias is None else class_probabilities(logits)
+        return Activations(embeddings, cas, cas.sum(2))
+
+
+def class_probabilities(logits: Tensor) -> Tensor:
+    """Probability of each class at each snippet, against the other classes and the background, whose logit is 0.
+
+    A sigmoid for each class alone would let classes that often occur in the same videos take the same snippets
+    (docs/method.md section 9).
+
+    Args:
+        logits: (..., C).
+
+    Returns:
+        The same shape; the sum over classes is below 1. Of one class alone it is the sigmoid.
+
+    >>> class_probabilities(torch.tensor([[0.0], [2.0]]).expand(2, 1)).flatten(), torch.tensor([0.0, 2.0]).sigmoid()
+    (tensor([0.5000, 0.8808]), tensor([0.5000, 0.8808]))
+    """
+    return F.pad(logits, (1, 0)).softmax(dim=-1)[..., 1:]
 
 
 def video_score(cas: Tensor, ratios: Tensor, params: Params) -> Tensor:

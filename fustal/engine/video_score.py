@@ -18,7 +18,7 @@ SEVERAL = 1.5
 EMPTY = 0.05
 """Share of training videos without a class from which on a softmax, which always chooses a class, is unsuitable."""
 
-FILLED = 0.5
+FILLED = 0.6
 """A ratio fits a class if its actions fill at least so much of the top snippets."""
 
 POOLED = 3

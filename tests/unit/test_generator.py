@@ -24,6 +24,7 @@ from fustal.generator import (
     activations,
     batch_losses,
     class_minimum,
+    class_probabilities,
     contrast,
     cross_video_contrast,
     dilate,
@@ -233,15 +234,21 @@ def test_the_network_has_the_layers_of_the_paper():
     assert sum(p.numel() for p in model.parameters()) == 6 * 3 * 8 + 8 + 8 * 3
 
 
-def test_with_probabilities_each_class_has_its_own_and_is_rare_at_the_start():
+def test_with_probabilities_classes_share_a_snippet_with_the_background_and_are_rare_at_the_start():
     torch.manual_seed(0)
     model = Generator(6, 3, 8, 0.7, probabilities=True).eval()
     output = model(torch.randn(2, 11, 6))
     assert [tuple(part.shape) for part in output] == [(2, 11, 8), (2, 11, 3), (2, 11)]
-    assert output.actionness.equal(output.cas.amax(2))
-    assert ((output.cas > 0) & (output.cas < 1)).all()
+    assert output.actionness.equal(output.cas.sum(2))
+    assert ((output.cas > 0) & (output.actionness[..., None] < 1)).all()
     model.embed.bias.data.zero_()
-    torch.testing.assert_close(model(torch.zeros(1, 4, 6)).cas, torch.full((1, 4, 3), -2.0).sigmoid())
+    each = math.exp(-2) / (1 + 3 * math.exp(-2))
+    torch.testing.assert_close(model(torch.zeros(1, 4, 6)).cas, torch.full((1, 4, 3), each))
+
+
+def test_class_probabilities_by_hand():
+    found = class_probabilities(torch.tensor([[math.log(2), math.log(5)], [-100.0, 100.0]]))
+    torch.testing.assert_close(found, torch.tensor([[2 / 8, 5 / 8], [0.0, 1.0]]))
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])

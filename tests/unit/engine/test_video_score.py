@@ -64,8 +64,8 @@ def test_only_auto_is_replaced_and_test_videos_do_not_count(planted):
 # --- ratios -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_ratio_that_is_half_full_fits():
-    filled = torch.tensor([[0.5, 0.49, 0.1, 1.0], [0.2, 0.5, 0.2, 0.5], [1.0, 1.0, 0.3, 0.1]])
+def test_the_first_ratio_that_is_mostly_filled_fits():
+    filled = torch.tensor([[0.6, 0.59, 0.1, 1.0], [0.2, 0.6, 0.2, 0.6], [1.0, 1.0, 0.3, 0.1]])
     assert first_fitting(filled).tolist() == [0, 1, 2, 0]
 
 
