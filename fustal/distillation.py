@@ -12,12 +12,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from fustal.borders import choose_borders, move_borders
 from fustal.data.features import FeatureStore
 from fustal.data.writing import atomic
 from fustal.engine.checkpoint import save_module
 from fustal.engine.videos import to_frame, whole_videos
 from fustal.evaluation.labels import agreement
-from fustal.labels import SHARES, add_iou_score, best_labels, choose_share, labels_by_share, move_borders
+from fustal.labels import SHARES, add_iou_score, best_labels, choose_share, labels_by_share
 from fustal.params import Params
 from fustal.student.batches import Batch, TrainingVideos, label_weights
 from fustal.student.decoding import Detections, apply_soft_nms, candidates, class_scores
@@ -158,7 +159,7 @@ def label_again(teacher: Student, store: FeatureStore, labels: pd.DataFrame, par
         teacher: the average of the student's weights.
         store: features on the student's grid.
         labels: those that the teacher was trained on; its own agree with them as much as possible, see `choose_share`.
-        params: `label_share`, settings of decoding.
+        params: `label_share`, `label_borders`, settings of decoding.
 
     Returns:
         Frame with video, label, score, start (s), end (s).
@@ -170,7 +171,9 @@ def label_again(teacher: Student, store: FeatureStore, labels: pd.DataFrame, par
         for share, found in labels_by_share(every, PRIOR).items():
             agreed[share] = agreement(found, labels)
     chosen = best_labels(every, choose_share(agreed, params).label_share, PRIOR)
-    return move_borders(chosen, store).drop(columns="iou_score")
+    if choose_borders(labels, store, params)[0] == "features":
+        chosen = move_borders(chosen, store)
+    return chosen.drop(columns="iou_score")
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fustal.data.features import FeatureStore
 from fustal.evaluation.labels import agreement
 from fustal.params import Params
 from fustal.segments import best_segments, iou_score, prior_rank
@@ -19,12 +18,6 @@ SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 FALLBACK = 0.6
 """The share in the middle, where there is no second opinion to agree with."""
-
-SIDE = 0.5
-"""Length of the stretch on each side of a border that is compared, as a share of the label's length."""
-
-CLEAR = 0.7
-"""A change is clear if at least this share of its squared size is not noise."""
 
 
 def add_iou_score(proposals: pd.DataFrame, kind: str = "paper") -> pd.DataFrame:
@@ -92,76 +85,6 @@ def best_labels(candidates: pd.DataFrame, share: float, prior: float) -> pd.Data
         best = best_segments(segments[rows], confidence[rows], rank[rows], share)
         kept.append(rows[best.numpy()])
     return candidates.iloc[np.sort(np.concatenate(kept))].reset_index(drop=True)
-
-
-def move_borders(labels: pd.DataFrame, store: FeatureStore) -> pd.DataFrame:
-    """Moves the borders of labels to where the features change, if they change clearly there.
-
-    Windows and convolutions blur the curves from which labels are cut, so that labels of short actions are too long. A
-    teacher that learns from its own labels moves them a little each time. Features do not move
-    (docs/method.md section 9).
-
-    Args:
-        labels: frame with video, label, start (s), end (s).
-        store: features on the student's grid.
-
-    Returns:
-        The labels with other starts and ends.
-    """
-    starts = labels.start.to_numpy(float, copy=True)
-    ends = labels.end.to_numpy(float, copy=True)
-    for video, rows in labels.groupby("video").indices.items():
-        features = store[video].astype(float)
-        grid = store.grid_of(video)
-        last = store.duration(video)
-        for row in rows:
-            start, end = grid.to_snippets(np.array([starts[row], ends[row]]))
-            side = max(2, int(np.ceil(SIDE * (end - start))))
-            start = change_point(features, start, side)
-            end = change_point(features, end, side)
-            if start < end:
-                starts[row], ends[row] = grid.to_seconds(np.array([start, end])).clip(0, last)
-    return labels.assign(start=starts, end=ends)
-
-
-def change_point(features: np.ndarray, border: float, side: int) -> float:
-    """Where the features change from their mean before a border to their mean behind it.
-
-    The features are projected on the difference of both means. A window that lies half before and half behind the
-    border has features about in the middle, so that the border is where the projection crosses the middle.
-
-    Args:
-        features: (T, D).
-        border: position in snippets, with fractions.
-        side: number of snippets on each side.
-
-    Returns:
-        Position of the crossing nearest to the border; the border itself if the change is not `CLEAR`, or if one of the
-        sides has less than two snippets.
-
-    >>> change_point(np.array([[0.0], [0], [0], [0], [1], [4], [4], [4]]), border=3.0, side=3)
-    4.166666666666667
-    """
-    middle = int(np.clip(round(border), 0, len(features) - 1))
-    first = max(0, middle - side)
-    before = features[first:middle]
-    behind = features[middle + 1 : middle + 1 + side]
-    if min(len(before), len(behind)) < 2:
-        return border
-    change = behind.mean(axis=0) - before.mean(axis=0)
-    size = change @ change
-    spread = ((before - before.mean(axis=0)) ** 2).sum() + ((behind - behind.mean(axis=0)) ** 2).sum()
-    # What the squared size would be on average without any change.
-    noise = spread / (len(before) + len(behind) - 2) * (1 / len(before) + 1 / len(behind))
-    if size <= 0 or noise > (1 - CLEAR) * size:
-        return border
-    projection = (features[first : middle + 1 + side] - before.mean(axis=0)) @ change / size
-    rises = np.flatnonzero((projection[1:] >= 0.5) & (projection[:-1] < 0.5)) + 1
-    if not len(rises):
-        return border
-    low = projection[rises - 1]
-    crossings = first + rises - 1 + (0.5 - low) / (projection[rises] - low)
-    return float(crossings[np.abs(crossings - border).argmin()])
 
 
 def choose_share(agreed: Mapping[float, float], params: Params) -> Params:

@@ -44,6 +44,9 @@ class SharedParams(BaseModel):
     label_rule: Literal["thresholds", "best"] = _field(
         "best", "labels: what passes gamma and eta, or the best of each class in a video"
     )
+    label_borders: Literal["auto", "curve", "features"] = _field(
+        "auto", "of best labels: where the curve has them, or where features change"
+    )
     held_out: float = _field(
         0.0, "share of the training videos that take the test videos' place, to choose parameters", ge=0, lt=1
     )

@@ -53,6 +53,8 @@ REMOVED = (
     TableRow("one share of snippets", "one-ratio"),
     TableRow("labels by thresholds", "thresholds"),
     TableRow("labels without the IoU score", "no-prior"),
+    TableRow("borders of the curve", "curve-borders"),
+    TableRow("borders of the features", "feature-borders"),
     TableRow("labels of equal weight", "equal-weights"),
     TableRow("no contrast", "no-contrast"),
     TableRow("in-video contrast only", "in-video-contrast"),
