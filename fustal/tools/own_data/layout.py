@@ -115,7 +115,10 @@ def find_features(folder: Path, videos: Collection[str]) -> list[Features]:
     if not named:
         what = f"no .npy file is named after a video of the annotations ({paths[0].name} and {next(iter(videos))!r})"
         raise InputError(f"{folder}: {what}: rename the files, or the videos in the annotations")
-    series = [_measured(one) for one in _join_subsets(folder, named)]
+    joined = _join_subsets(folder, named)
+    # Arrays of three dimensions, such as joints or frames beside the features, are not meant to be features.
+    tables = [one for one in joined if not _is_of_three_dimensions(one)]
+    series = [_measured(one) for one in tables or joined]
     features = [_join_modalities(folder, group) for group in _on_grids(folder, series)]
     patterns = [found.pattern for found in features]
     if len(features) > 2:
@@ -289,6 +292,14 @@ def _both_subsets(joined: str, patterns: dict[str, str], named: dict[str, Files]
             files[video] = path
             folders[video] = subset
     return _Series(joined, files, folders)
+
+
+def _is_of_three_dimensions(series: _Series) -> bool:
+    """Whether the first file of a pattern holds an array of three or more dimensions."""
+    try:
+        return np.load(next(iter(series.files.values())), mmap_mode="r", allow_pickle=False).ndim > 2
+    except Exception:  # a broken file can raise any exception; `_measured` names it
+        return False
 
 
 def _measured(series: _Series) -> Features:

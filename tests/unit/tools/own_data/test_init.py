@@ -403,6 +403,20 @@ def test_pipes_and_devices_are_ignored(root):
     checked(root)
 
 
+def test_arrays_of_three_dimensions_beside_the_features_are_other_data(root):
+    save(root / "features", TRAIN + TEST)
+    (root / "joints").mkdir()
+    for video in TRAIN + TEST:
+        np.save(root / "joints" / f"{video}.npy", np.ones((500, 26, 3), np.float16))
+    annotate(root / "gt.json", {"train": TRAIN, "test": TEST})
+    init(root, given=Given(fps=25, stride=16))
+    assert grid_of(card_of(root))[0] == "features/{video}.npy"
+    checked(root)
+    shutil.rmtree(root / "features")
+    with pytest.raises(InputError, match=r"must be .* of shape \(T, D\), not float16 of shape \(500, 26, 3\)"):
+        init(root, given=Given(fps=25, stride=16), force=True)
+
+
 def test_a_copy_is_no_modality(root):
     random = np.random.default_rng(0)
     for video in TRAIN:
