@@ -63,7 +63,8 @@ results: setup
 	$(BIN)/fustal fetch shrec22 $(if $(SHREC),--from $(SHREC))
 	$(BIN)/fustal fetch thumos14-simulated $(if $(THUMOS),--from $(THUMOS))
 	$(BIN)/fustal sweep params/sweeps/results.yaml
-	$(BIN)/fustal results outputs/results/*/evaluation/metrics.json --resample 200 --readme README.md
+	$(BIN)/fustal results outputs/results/shrec22-*/evaluation/metrics.json outputs/results/sbhar-*/evaluation/metrics.json \
+		outputs/results/thumos14-simulated-*/evaluation/metrics.json --resample 200 --readme README.md
 
 # Speed compared with plain implementations, and growth with size. Needs a machine on which nothing else runs.
 bench: setup
