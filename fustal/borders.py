@@ -1,6 +1,6 @@
 """Where the borders of labels are: where their curve has them, or where the features change.
 
-Taught in notebook 02, used again in notebook 04. Source: docs/method.md section 9.
+Taught in notebook 02. Source: docs/method.md section 9.
 """
 
 import math
@@ -92,9 +92,8 @@ def directions_of(labels: pd.DataFrame, store: FeatureStore) -> dict[str, np.nda
 def move_borders(labels: pd.DataFrame, store: FeatureStore) -> pd.DataFrame:
     """Moves the borders of labels to where the features change, if they change clearly there.
 
-    Windows and convolutions blur the curves from which labels are cut, so that labels of short actions are too long. A
-    teacher that learns from its own labels moves them a little each time. Features do not move
-    (docs/method.md section 9).
+    Windows and convolutions blur the curves from which labels are cut, so that labels of short actions are too long.
+    Features do not depend on what the network has learned (docs/method.md section 9).
 
     Args:
         labels: frame with video, label, start (s), end (s).
@@ -233,7 +232,7 @@ def choose_borders(labels: pd.DataFrame, store: FeatureStore, params: Params) ->
     """Which borders the labels get, "curve" or "features", and why (docs/method.md section 9).
 
     Args:
-        labels: as the curve has them; or those that a teacher has learned, which keeps the choice.
+        labels: as the curve has them.
         store: features on the student's grid.
         params: `label_borders`; "auto" is replaced.
     """

@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from fustal.borders import choose_borders, move_borders
 from fustal.data.features import FeatureStore
 from fustal.data.writing import atomic
 from fustal.engine.checkpoint import save_module
@@ -159,7 +158,7 @@ def label_again(teacher: Student, store: FeatureStore, labels: pd.DataFrame, par
         teacher: the average of the student's weights.
         store: features on the student's grid.
         labels: those that the teacher was trained on; its own agree with them as much as possible, see `choose_share`.
-        params: `label_share`, `label_borders`, settings of decoding.
+        params: `label_share`, settings of decoding.
 
     Returns:
         Frame with video, label, score, start (s), end (s).
@@ -171,8 +170,7 @@ def label_again(teacher: Student, store: FeatureStore, labels: pd.DataFrame, par
         for share, found in labels_by_share(every, PRIOR).items():
             agreed[share] = agreement(found, labels)
     chosen = best_labels(every, choose_share(agreed, params).label_share, PRIOR)
-    if choose_borders(labels, store, params)[0] == "features":
-        chosen = move_borders(chosen, store)
+    # Borders are not moved again: the student has learned to find those of its labels, and further moves would add up.
     return chosen.drop(columns="iou_score")
 
 

@@ -44,9 +44,6 @@ class SharedParams(BaseModel):
     label_rule: Literal["thresholds", "best"] = _field(
         "best", "labels: what passes gamma and eta, or the best of each class in a video"
     )
-    label_borders: Literal["auto", "curve", "features"] = _field(
-        "auto", "of best labels: where the curve has them, or where features change"
-    )
     held_out: float = _field(
         0.0, "share of the training videos that take the test videos' place, to choose parameters", ge=0, lt=1
     )
@@ -89,6 +86,9 @@ class SelectionParams(BaseModel):
     )
     label_prior: float = _field(
         0.25, "best: power of the IoU score, when one of overlapping labels is kept", ge=0, le=9
+    )
+    label_borders: Literal["auto", "curve", "features"] = _field(
+        "auto", "best: borders where the curve has them, or where features change"
     )
     iou_score_min: float = _field(0.2, "gamma, minimum IoU score of a pseudo label", ge=0, le=1e9)
     confidence_min: float = _field(0.4, "eta, a pseudo label's confidence exceeds it", ge=-1e9, le=1e9)

@@ -161,12 +161,6 @@ def test_borders_move_only_if_their_width_does_not_grow_with_the_action(tmp_path
         assert choose_borders(labels, store, Params(label_borders=given)) == (given, "as given")
 
 
-def test_moved_labels_keep_the_choice(tmp_path):
-    """A teacher has learned labels that were moved: it must choose as they did."""
-    labels, store = shapes(tmp_path, step)
-    assert choose_borders(move_borders(labels, store), store, Params())[0] == "features"
-
-
 def test_few_labels_stay_where_the_curve_has_them(tmp_path):
     labels, store = shapes(tmp_path, step, count=FEWEST * GROUPS)
     few = labels[1:]
