@@ -29,6 +29,10 @@ PRIOR = 1.0
 """Power of the IoU score of a teacher's detections. They are much denser than proposals, and pieces of an action are
 often as confident as the whole: the whole overlaps more of them."""
 
+RECALL = 2.0
+"""How much more than precision recall counts in the agreement of a teacher with the labels that it was trained on: it may
+find actions that have no label, so that new labels say less against it than lost ones."""
+
 
 class Relabel(nn.Module):
     """Replaces the labels of a batch by the teacher's predictions on the same sequences.
@@ -168,7 +172,7 @@ def label_again(teacher: Student, store: FeatureStore, labels: pd.DataFrame, par
     agreed = {}
     if not params.label_share:
         for share, found in labels_by_share(every, PRIOR).items():
-            agreed[share] = agreement(found, labels)
+            agreed[share] = agreement(found, labels, RECALL)
     chosen = best_labels(every, choose_share(agreed, params).label_share, PRIOR)
     # Borders are not moved again: the student has learned to find those of its labels, and further moves would add up.
     return chosen.drop(columns="iou_score")

@@ -89,14 +89,15 @@ def label_measures(labels: pd.DataFrame, ground_truth: pd.DataFrame) -> dict[str
     return {name: value for name, value in result.items() if pd.notna(value)}
 
 
-def agreement(labels: pd.DataFrame, others: pd.DataFrame) -> float:
-    """F1 at tIoU .5 between two sets of labels of the same videos.
+def agreement(labels: pd.DataFrame, others: pd.DataFrame, beta: float = 1.0) -> float:
+    """F1 at tIoU .5 between two sets of labels of the same videos, or F-beta.
 
     It uses no true segments, so it may be used to choose parameters.
 
     Args:
         labels: video, label, score, start, end; may be empty.
         others: video, label, start, end; may be empty.
+        beta: how much more than precision the recall of `others` counts; above 1, lost labels are worse than new ones.
 
     Returns:
         From 0 (no label matches) to 1 (all labels match).
@@ -104,8 +105,15 @@ def agreement(labels: pd.DataFrame, others: pd.DataFrame) -> float:
     >>> labels = pd.DataFrame({"video": ["v"], "label": ["run"], "score": [0.5], "start": [0.0], "end": [4.0]})
     >>> agreement(labels, labels), agreement(labels, labels.assign(label="jump"))
     (1.0, 0.0)
+    >>> more = pd.concat([labels, labels.assign(start=9.0, end=10.0, score=0.2)])
+    >>> round(agreement(more, labels, beta=2), 3), round(agreement(labels, more, beta=2), 3)
+    (0.833, 0.556)
     """
-    return float(pseudo_label_quality(labels, others, [0.5])["f1"].iloc[0])
+    precision, recall = pseudo_label_quality(labels, others, [0.5])[["precision", "recall"]].iloc[0]
+    if not precision or not recall:
+        return 0.0
+    weight = beta**2
+    return float((1 + weight) * precision * recall / (weight * precision + recall))
 
 
 def coverage(labels: pd.DataFrame, ground_truth: pd.DataFrame) -> float:
