@@ -30,8 +30,8 @@ PRIOR = 1.0
 often as confident as the whole: the whole overlaps more of them."""
 
 RECALL = 2.0
-"""How much more than precision recall counts in the agreement of a teacher with the labels that it was trained on: it may
-find actions that have no label, so that new labels say less against it than lost ones."""
+"""How much more than precision recall counts in the agreement of a teacher with the labels that it was trained on. It
+may find actions that have no label, so that new labels say less against it than lost ones."""
 
 
 class Relabel(nn.Module):
