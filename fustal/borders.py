@@ -74,10 +74,10 @@ def sides_of(border: Border) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def directions_of(labels: pd.DataFrame, store: FeatureStore) -> dict[str, np.ndarray]:
-    """How the features change from outside to inside an action: the mean over all borders of a class, (D,).
+    """How the features change from outside to inside an action: the sum over all borders of a class, (D,).
 
-    A single border shows as much noise as change, and what is special about its place. The mean over all of them shows
-    what is special about the class.
+    A single border shows as much noise as change, and what is special about its place. The sum over all of them shows
+    what is special about the class. Its length has no effect.
     """
     totals: dict[str, np.ndarray] = {}
     for border in borders_of(labels, store):
@@ -85,7 +85,7 @@ def directions_of(labels: pd.DataFrame, store: FeatureStore) -> dict[str, np.nda
         if sides is not None:
             change = (sides[1].mean(axis=0) - sides[0].mean(axis=0)) * border.inward
             totals[border.label] = totals.get(border.label, 0) + change
-    # Their length has no effect, but a class without any change has no direction.
+    # A class without any change has no direction.
     return {label: total for label, total in totals.items() if total.any()}
 
 
@@ -204,7 +204,7 @@ def border_growth(labels: pd.DataFrame, store: FeatureStore) -> float:
     for rows in np.array_split(np.argsort(lengths, kind="stable"), GROUPS):
         length = float(np.median(np.array(lengths)[rows]))
         points.append((length, length * _width(np.array(profiles)[rows].mean(axis=0), place)))
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         logs = np.log(np.array(points))
     if not np.isfinite(logs).all() or logs[-1, 0] - logs[0, 0] < math.log(LONGER):
         return math.nan
