@@ -26,13 +26,13 @@ GROUPS = 4
 """Groups of labels of similar length, whose borders are compared."""
 
 FEWEST = 10
-"""Labels that a group needs, so that its mean says something."""
+"""Labels that a group needs, so that its mean is meaningful."""
 
 LONGER = 1.5
 """The longest group must have so many times the length of the shortest one, so that growth can be seen."""
 
-GROWTH = 0.4
-"""The power of the length from which on borders grow with it rather than have one width."""
+GROWTH = 0.5
+"""Borders move if their width grows with less than this power of the length, and does not fall as fast."""
 
 
 class Border(NamedTuple):
@@ -46,9 +46,33 @@ class Border(NamedTuple):
     inward: int  # 1 if the label lies behind the border, -1 if it lies before it
 
     @property
-    def side(self) -> int:
-        """Number of snippets on each side that are compared, at least 2."""
-        return max(2, math.ceil(SIDE * (self.other - self.at) * self.inward))
+    def length(self) -> float:
+        """Length of the label in snippets."""
+        return (self.other - self.at) * self.inward
+
+    @property
+    def middle(self) -> int:
+        """The snippet of the border itself, which is on neither side."""
+        return int(np.clip(round(self.at), 0, len(self.features) - 1))
+
+    @property
+    def stretch(self) -> slice:
+        """The snippets of both sides and of the border itself. Sides end with the video."""
+        side = max(2, math.ceil(SIDE * self.length))
+        return slice(max(0, self.middle - side), min(len(self.features), self.middle + 1 + side))
+
+    @property
+    def before(self) -> int:
+        """Number of snippets before the border in its stretch."""
+        return self.middle - self.stretch.start
+
+    def change(self) -> np.ndarray | None:
+        """The mean of the features inside minus that outside, (D,); None if a side has less than two snippets."""
+        stretch = self.features[self.stretch]
+        before, behind = stretch[: self.before], stretch[self.before + 1 :]
+        if min(len(before), len(behind)) < 2:
+            return None
+        return (behind.mean(axis=0) - before.mean(axis=0)) * self.inward
 
 
 def borders_of(labels: pd.DataFrame, store: FeatureStore) -> Iterator[Border]:
@@ -65,28 +89,37 @@ def borders_of(labels: pd.DataFrame, store: FeatureStore) -> Iterator[Border]:
             yield Border(row, name, features, end, start, -1)
 
 
-def sides_of(border: Border) -> tuple[np.ndarray, np.ndarray] | None:
-    """The features before and behind a border, without its own snippet; None if a side has less than two snippets."""
-    middle = int(np.clip(round(border.at), 0, len(border.features) - 1))
-    before = border.features[max(0, middle - border.side) : middle]
-    behind = border.features[middle + 1 : middle + 1 + border.side]
-    return (before, behind) if min(len(before), len(behind)) >= 2 else None
+class Changes:
+    """How the features change from outside to inside the actions of each class.
 
+    A single border shows noise and what is special about its place as much as the change of its class. The mean over
+    all other borders of the class does not.
 
-def directions_of(labels: pd.DataFrame, store: FeatureStore) -> dict[str, np.ndarray]:
-    """How the features change from outside to inside an action: the sum over all borders of a class, (D,).
-
-    A single border shows as much noise as change, and what is special about its place. The sum over all of them shows
-    what is special about the class. Its length has no effect.
+    Args:
+        labels: frame with video, label, start (s), end (s).
+        store: features on the student's grid.
     """
-    totals: dict[str, np.ndarray] = {}
-    for border in borders_of(labels, store):
-        sides = sides_of(border)
-        if sides is not None:
-            change = (sides[1].mean(axis=0) - sides[0].mean(axis=0)) * border.inward
-            totals[border.label] = totals.get(border.label, 0) + change
-    # A class without any change has no direction.
-    return {label: total for label, total in totals.items() if total.any()}
+
+    def __init__(self, labels: pd.DataFrame, store: FeatureStore) -> None:
+        self.totals: dict[str, np.ndarray] = {}
+        self.counts: dict[str, int] = {}
+        for border in borders_of(labels, store):
+            change = border.change()
+            if change is not None:
+                self.totals[border.label] = self.totals.get(border.label, 0) + change
+                self.counts[border.label] = self.counts.get(border.label, 0) + 1
+
+    def of_others(self, border: Border) -> np.ndarray | None:
+        """The mean change at the other borders of its class, (D,); None if it has no change itself, or no other does.
+
+        The border's own change is left out: it would confirm itself, whether it is noise or not.
+        """
+        own = border.change()
+        others = self.counts.get(border.label, 0) - 1
+        if own is None or others < 1:
+            return None
+        mean = (self.totals[border.label] - own) / others
+        return mean if mean.any() else None
 
 
 def move_borders(labels: pd.DataFrame, store: FeatureStore) -> pd.DataFrame:
@@ -100,27 +133,47 @@ def move_borders(labels: pd.DataFrame, store: FeatureStore) -> pd.DataFrame:
         store: features on the student's grid.
 
     Returns:
-        The labels with other starts and ends.
+        The labels with other starts and ends. Labels of a class in a video that did not overlap still do not.
     """
+    moved = labels
     for _ in range(ROUNDS):
-        directions = directions_of(labels, store)
-        moved = np.full((len(labels), 2), np.nan)
-        for border in borders_of(labels, store):
-            if border.label in directions:
-                moved[border.row, (1 - border.inward) // 2] = change_point(border, directions[border.label])
-        labels = _with_borders(labels, moved, store)
-    return labels
+        changes = Changes(moved, store)
+        places = np.full((len(labels), 2), np.nan)
+        for border in borders_of(moved, store):
+            direction = changes.of_others(border)
+            if direction is not None:
+                places[border.row, (1 - border.inward) // 2] = change_point(border, direction)
+        moved = _with_borders(moved, places, store)
+    return _apart(moved, labels)
 
 
-def _with_borders(labels: pd.DataFrame, moved: np.ndarray, store: FeatureStore) -> pd.DataFrame:
-    """Labels with other borders (N, 2), in snippets; those that are NaN, or without a duration, stay as they were."""
+def _with_borders(labels: pd.DataFrame, places: np.ndarray, store: FeatureStore) -> pd.DataFrame:
+    """Labels with other borders (N, 2), in snippets.
+
+    Borders that are NaN stay as they were, and both borders of a label that would be shorter than a snippet.
+    """
     times = labels[["start", "end"]].to_numpy(float, copy=True)
     for video, rows in labels.groupby("video").indices.items():
-        seconds = store.grid_of(video).to_seconds(moved[rows]).clip(0, store.duration(video))
+        grid = store.grid_of(video)
+        snippet = grid.to_seconds(1) - grid.to_seconds(0)
+        seconds = grid.to_seconds(places[rows]).clip(0, store.duration(video))
         seconds = np.where(np.isnan(seconds), times[rows], seconds)
-        lasting = seconds[:, 0] < seconds[:, 1]
+        lasting = seconds[:, 1] - seconds[:, 0] >= snippet
         times[rows[lasting]] = seconds[lasting]
     return labels.assign(start=times[:, 0], end=times[:, 1])
+
+
+def _apart(moved: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """Moved labels that overlap, unlike before, and their neighbours: they get their old borders back."""
+    old = labels[["start", "end"]].to_numpy(float)
+    new = moved[["start", "end"]].to_numpy(float, copy=True)
+    for rows in labels.groupby(["video", "label"]).indices.values():
+        order = rows[np.argsort(old[rows, 0], kind="stable")]
+        crossed = (new[order[1:], 0] < new[order[:-1], 1]) & (old[order[1:], 0] >= old[order[:-1], 1])
+        if crossed.any():
+            # All labels of the class in this video, as an old border can overlap another moved one.
+            new[order] = old[order]
+    return moved.assign(start=new[:, 0], end=new[:, 1])
 
 
 def change_point(border: Border, direction: np.ndarray) -> float:
@@ -130,31 +183,26 @@ def change_point(border: Border, direction: np.ndarray) -> float:
     where the features, projected on the direction of the change, cross the middle.
 
     Args:
-        border: of a label.
-        direction: (D,) from outside to inside, see `directions_of`; its length has no effect.
+        border: of a label, with at least two snippets on each side.
+        direction: (D,) from outside to inside, see `Changes`; its length has no effect.
 
     Returns:
-        Position of the crossing nearest to the border, in snippets; NaN if there is none, if the change is not `CLEAR`,
-        or if one of the sides has less than two snippets.
+        Position of the crossing nearest to the border, in snippets; NaN if there is none, or if the change is not
+        `CLEAR`.
 
     >>> features = np.array([[0.0], [0], [0], [0], [1], [4], [4], [4]])
     >>> change_point(Border(0, "jump", features, at=3.0, other=8.0, inward=1), np.ones(1))
     4.166666666666667
     """
-    sides = sides_of(border)
-    if sides is None:
-        return math.nan
-    toward = direction * border.inward
-    before, behind = (side @ toward for side in sides)
+    curve = border.features[border.stretch] @ (direction * border.inward)
+    before, behind = curve[: border.before], curve[border.before + 1 :]
     change = behind.mean() - before.mean()
     spread = ((before - before.mean()) ** 2).sum() + ((behind - behind.mean()) ** 2).sum()
     # What the squared change would be on average without any change.
     noise = spread / (len(before) + len(behind) - 2) * (1 / len(before) + 1 / len(behind))
     if change <= 0 or noise > (1 - CLEAR) * change**2:
         return math.nan
-    first = int(np.clip(round(border.at), 0, len(border.features) - 1)) - len(before)
-    stretch = border.features[first : first + len(before) + 1 + len(behind)]
-    crossings = first + crossings_of((stretch @ toward - before.mean()) / change, 0.5)
+    crossings = border.stretch.start + crossings_of((curve - before.mean()) / change, 0.5)
     if not len(crossings):
         return math.nan
     return float(crossings[np.abs(crossings - border.at).argmin()])
@@ -183,21 +231,21 @@ def border_growth(labels: pd.DataFrame, store: FeatureStore) -> float:
         store: features on the student's grid.
 
     Returns:
-        NaN if there are too few labels, if their lengths are too similar, or if the features do not change at them.
+        NaN if there are too few labels with enough of the video around them, if their lengths are too similar, or if
+        the features do not change at their borders.
     """
-    directions = directions_of(labels, store)
+    changes = Changes(labels, store)
     place = np.linspace(-SIDE, SIDE, 41)  # in lengths of the label, from outside to inside
     lengths = []
     profiles = []
     for border in borders_of(labels, store):
-        if border.label in directions:
-            direction = directions[border.label]
-            length = (border.other - border.at) * border.inward
+        direction = changes.of_others(border)
+        positions = border.at + border.inward * border.length * place
+        inside_video = positions.min() >= 0 and positions.max() <= len(border.features) - 1
+        if direction is not None and inside_video:
             curve = border.features @ direction / (direction @ direction)
-            positions = border.at + border.inward * length * place
-            if positions.min() >= 0 and positions.max() <= len(curve) - 1:
-                lengths.append(length)
-                profiles.append(np.interp(positions, np.arange(len(curve)), curve))
+            lengths.append(border.length)
+            profiles.append(np.interp(positions, np.arange(len(curve)), curve))
     if len(lengths) < 2 * FEWEST * GROUPS:
         return math.nan
     points = []
@@ -240,6 +288,7 @@ def choose_borders(labels: pd.DataFrame, store: FeatureStore, params: Params) ->
         return params.label_borders, "as given"
     power = border_growth(labels, store)
     if math.isnan(power):
-        return "curve", f"{len(labels)} labels are too few or too similar in length to compare borders"
-    kind = "features" if power < GROWTH else "curve"
-    return kind, f"the width of borders grows with the power {power:.2f} of the length of labels"
+        return "curve", f"{len(labels)} labels do not show how the width of borders depends on the length"
+    kind = "features" if -GROWTH < power < GROWTH else "curve"
+    why = f"the width of borders grows with the power {power:.2f} of the length of labels"
+    return kind, f"{why}; they move between -{GROWTH} and {GROWTH}"

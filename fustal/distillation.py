@@ -30,8 +30,8 @@ PRIOR = 1.0
 often as confident as the whole: the whole overlaps more of them."""
 
 RECALL = 2.0
-"""How much more than precision recall counts in the agreement of a teacher with the labels that it was trained on. It
-may find actions that have no label, so that new labels say less against it than lost ones."""
+"""The beta of F-beta, the weight of recall in the agreement of a teacher with the labels that it was trained on. It may
+find actions that have no label, so that a new label is weaker evidence of an error than a lost one."""
 
 
 class Relabel(nn.Module):
@@ -174,7 +174,7 @@ def label_again(teacher: Student, store: FeatureStore, labels: pd.DataFrame, par
         for share, found in labels_by_share(every, PRIOR).items():
             agreed[share] = agreement(found, labels, RECALL)
     chosen = best_labels(every, choose_share(agreed, params).label_share, PRIOR)
-    # Borders are not moved again: the student has learned to find those of its labels, and further moves would add up.
+    # Borders are not moved again: the student has learned to find the moved ones, which would move further each time.
     return chosen.drop(columns="iou_score")
 
 
@@ -202,7 +202,8 @@ def _class_candidates(
     """See `class_candidates`; arguments as those of `predict`."""
     output = teacher.eval()(x, mask)
     scores = class_scores(output) * video_labels[:, None]
-    minimum = SHARES[0] * scores.amax(dim=1, keepdim=True)
+    lowest = min(params.label_share or SHARES[0], SHARES[0])
+    minimum = lowest * scores.amax(dim=1, keepdim=True)
     return candidates(teacher, output, scores * (scores >= minimum), params)
 
 

@@ -34,7 +34,7 @@ SECOND = 2**30
 """Added to the seed for the second generator, whose agreement with the first chooses `label_share`."""
 
 RARE = -2.0
-"""Logit of every class at the start, with probabilities: at most snippets most classes do not occur."""
+"""Logit of every class at the start, against 0 of the background: at a snippet each single class is rare."""
 
 
 class Generator(nn.Module):
@@ -96,7 +96,7 @@ def class_probabilities(logits: Tensor) -> Tensor:
         logits: (..., C).
 
     Returns:
-        The same shape; the sum over classes is below 1. Of one class alone it is the sigmoid.
+        The same shape; the sum over classes is at most 1, up to rounding. Of one class alone it is the sigmoid.
 
     >>> class_probabilities(torch.tensor([[0.0], [2.0]]).expand(2, 1)).flatten(), torch.tensor([0.0, 2.0]).sigmoid()
     (tensor([0.5000, 0.8808]), tensor([0.5000, 0.8808]))

@@ -17,7 +17,7 @@ SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """The minimum confidences, as shares of the highest one, of which agreement chooses one."""
 
 FALLBACK = 0.6
-"""The share in the middle, where there is no second opinion to agree with."""
+"""The share in the middle, where there is no second set of labels to agree with."""
 
 
 def add_iou_score(proposals: pd.DataFrame, kind: str = "paper") -> pd.DataFrame:
@@ -94,7 +94,8 @@ def choose_share(agreed: Mapping[float, float], params: Params) -> Params:
     that only one of them is confident enough of. No true segment is needed (docs/method.md section 9).
 
     Args:
-        agreed: share -> agreement, see `share_agreement`; empty if there is only one set: `FALLBACK` is taken then.
+        agreed: share -> agreement, see `share_agreement`; of equal ones the smallest share is taken. Empty if there is
+            only one set: `FALLBACK` is taken then, and where nothing agrees.
         params: `label_share`.
 
     >>> choose_share({0.3: 0.5, 0.6: 0.8, 0.9: 0.7}, Params()).label_share, choose_share({}, Params()).label_share
@@ -102,7 +103,7 @@ def choose_share(agreed: Mapping[float, float], params: Params) -> Params:
     """
     if params.label_share:
         return params
-    share = max(agreed, key=agreed.__getitem__) if agreed else FALLBACK
+    share = max(agreed, key=agreed.__getitem__) if any(agreed.values()) else FALLBACK
     return params.model_copy(update={"label_share": share})
 
 

@@ -13,7 +13,7 @@ from fustal.data.cards import Dataset
 from fustal.params import Params, parse_ratios
 
 SEVERAL = 1.5
-"""Classes of a labelled video, on average, from which on they must not compete."""
+"""Classes of a labelled video, on average, from which on they must not compete for the video."""
 
 EMPTY = 0.05
 """Share of training videos without a class from which on a softmax, which always chooses a class, is unsuitable."""
@@ -53,7 +53,7 @@ def with_video_score(params: Params, dataset: Dataset) -> Params:
 
 
 def first_fitting(filled: Tensor) -> Tensor:
-    """The first of `score_ratios` that fits each class: so many snippets that its actions fill most of them.
+    """The first of `score_ratios` that fits each class: the most snippets of which its actions fill at least `FILLED`.
 
     Args:
         filled: (R, C) how far the actions of a class fill the top `T // r` snippets of its videos, 0 to 1.

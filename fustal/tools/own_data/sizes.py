@@ -21,7 +21,7 @@ FAST = 1e-3
 """Learning rate of a generator with few steps."""
 
 STUDENT_STEPS = 300
-"""Steps of the student's first training, in 8 to 100 epochs: few, as a longer one learns wrong labels by heart."""
+"""Steps of the student's first training, in 8 to 100 epochs: few, as a longer one fits the errors of its labels."""
 
 DISTILLATION = 1.5
 """Epochs of distillation, as a multiple of the student's: labels go on improving."""
