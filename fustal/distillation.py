@@ -225,7 +225,7 @@ def _of_whole_videos(
 
 def distill(
     params: Params, store: FeatureStore, pseudo_labels: pd.DataFrame, state: StudentState, folder: Path
-) -> StudentState:
+) -> pd.DataFrame:
     """Continues the training of the student on the labels of its average (notebook 04).
 
     `label_rule: thresholds`, the paper's: each batch is labelled again. `best`: all videos are labelled again at the
@@ -236,11 +236,11 @@ def distill(
         params: of the run.
         store: features on the student's grid, of a data set whose training videos and video-level labels are used.
         pseudo_labels: what the student was trained on.
-        state: as notebook 03 has left it, see `StudentState.load`; it is trained.
+        state: as notebook 03 has left it, see `StudentState.load`; it is trained, and its average is the result.
         folder: receives weights and log; a training that was interrupted continues from the checkpoints there.
 
     Returns:
-        The same state; its average is the result.
+        The labels of whole videos that the average was trained on last.
     """
     device = next(state.student.parameters()).device
     first = params.student_epochs
@@ -249,7 +249,7 @@ def distill(
         data = TrainingVideos(params, store, pseudo_labels, device)
         by_batch = Relabel(params).to(device) if params.relabel else None
         train_epochs(params, data, state, folder, range(first, last), relabel=by_batch)
-        return state
+        return pseudo_labels
     rounds = min(params.distill_rounds, params.distill_epochs)
     ends = np.linspace(first, last, rounds + 1).round().astype(int).tolist()
     labels = pseudo_labels
@@ -262,4 +262,4 @@ def distill(
     save_module(state.ema, folder / "ema.safetensors")
     with atomic(folder / "log.csv") as temporary:
         pd.concat(logs).to_csv(temporary, index=False)
-    return state
+    return labels

@@ -226,10 +226,10 @@ def test_without_relabelling_the_student_training_continues(planted, tmp_path):
     params = Params(**SMALL, relabel=False)
     train_student(params, store, dataset.segments, tmp_path / "student")
     loaded = StudentState.load(tmp_path / "student", params, store)
-    continued = distill(params, store, dataset.segments, loaded, tmp_path / "on")
+    distill(params, store, dataset.segments, loaded, tmp_path / "on")
     longer = params.model_copy(update={"student_epochs": params.student_epochs + params.distill_epochs})
     expected = train_student(longer, store, dataset.segments, tmp_path / "longer")
-    assert_close(continued.ema.state_dict(), expected.ema.state_dict(), rtol=0, atol=0)
+    assert_close(loaded.ema.state_dict(), expected.ema.state_dict(), rtol=0, atol=0)
 
 
 def test_rounds_label_all_videos_again_and_continue_after_a_stop(planted, tmp_path, monkeypatch):
@@ -247,7 +247,9 @@ def test_rounds_label_all_videos_again_and_continue_after_a_stop(planted, tmp_pa
 
     def distilled(name):
         state = StudentState.load(tmp_path / "student", params, store)
-        return distill(params, store, dataset.segments, state, tmp_path / name)
+        taught = distill(params, store, dataset.segments, state, tmp_path / name)
+        assert taught is labelled[-1], "the labels of the last round"
+        return state
 
     whole = distilled("whole")
     assert len(labelled) == 2
@@ -293,7 +295,8 @@ def test_distillation_continues_from_files(planted, tmp_path):
     results = []
     for name in "ab":
         state = StudentState.load(tmp_path / "student", params, store)
-        results.append(distill(params, store, dataset.segments, state, tmp_path / name))
+        distill(params, store, dataset.segments, state, tmp_path / name)
+        results.append(state)
         steps = {float(moments["step"]) for moments in state.optimizer.state.values()}
         assert steps == {4 * math.ceil(8 / params.student_batch)}
         assert not torch.equal(state.student.class_head.out.bias, state.ema.class_head.out.bias)

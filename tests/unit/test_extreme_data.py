@@ -54,7 +54,8 @@ def chain(folder, lengths, labels, params=PARAMS, features=None):
     pseudo_labels = select(add_iou_score(proposals, params.iou_score_kind), choose_share({}, params))
     train_student(params, store, pseudo_labels, folder / "student")
     trained = StudentState.load(folder / "student", params, store)
-    ema = distill(params, store, pseudo_labels, trained, folder / "distilled").ema
+    distill(params, store, pseudo_labels, trained, folder / "distilled")
+    ema = trained.ema
     assert np.isfinite(pd.read_csv(folder / "distilled" / "log.csv").loss).all()
     detections = detect_videos(ema, store, ["test0"], params)
     ap = mean_average_precision(detections, dataset.segments_of("test"), [0.1, 0.5])

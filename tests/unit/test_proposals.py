@@ -337,6 +337,7 @@ def test_the_share_of_the_highest_agreement_is_chosen():
     agreed = {0.3: 0.5, 0.6: 0.8, 0.7: 0.8, 0.9: 0.1}
     assert choose_share(agreed, Params()).label_share == 0.6, "the smaller one of equal ones"
     assert choose_share({}, Params()).label_share == FALLBACK
+    assert choose_share(dict.fromkeys(SHARES, 0.0), Params()).label_share == FALLBACK, "nothing agrees"
     given = Params(label_share=0.45)
     assert choose_share(agreed, given) is given, "a share that is given is kept"
 
