@@ -301,7 +301,7 @@ def test_what_is_left_out_is_unsure_or_overlaps_another_proposal(frame, share, p
     candidate_frames(negative=False), SHARE_AND_PRIOR[0], st.sampled_from([0.0, 1.0]), st.sampled_from([0.25, 2.0**20])
 )
 def test_labels_do_not_depend_on_the_scale_of_the_scores(frame, share, prior, scale):
-    """Scores are multiplied by a power of 2: with other factors, or a root of the IoU score, equal ranks would differ."""
+    """The factor is a power of 2: with others, or with a root of the IoU score, equal ranks would differ."""
     scaled = add_iou_score(frame.assign(score=scale * frame.score), "class-aware")
     times = ["video", "label", "start", "end"]
     pd.testing.assert_frame_equal(best_labels(scaled, share, prior)[times], best_labels(frame, share, prior)[times])
