@@ -202,10 +202,16 @@ def change_point(border: Border, direction: np.ndarray) -> float:
     noise = spread / (len(before) + len(behind) - 2) * (1 / len(before) + 1 / len(behind))
     if change <= 0 or noise > (1 - CLEAR) * change**2:
         return math.nan
-    crossings = border.stretch.start + crossings_of((curve - before.mean()) / change, 0.5)
+    first = border.stretch.start
+    return first + nearest_crossing((curve - before.mean()) / change, 0.5, border.at - first)
+
+
+def nearest_crossing(curve: np.ndarray, height: float, position: float) -> float:
+    """Of the positions at which a curve rises through a height the nearest one to another position; NaN if none."""
+    crossings = crossings_of(curve, height)
     if not len(crossings):
         return math.nan
-    return float(crossings[np.abs(crossings - border.at).argmin()])
+    return float(crossings[np.abs(crossings - position).argmin()])
 
 
 def crossings_of(curve: np.ndarray, height: float) -> np.ndarray:
@@ -251,7 +257,8 @@ def border_growth(labels: pd.DataFrame, store: FeatureStore) -> float:
     points = []
     for rows in np.array_split(np.argsort(lengths, kind="stable"), GROUPS):
         length = float(np.median(np.array(lengths)[rows]))
-        points.append((length, length * _width(np.array(profiles)[rows].mean(axis=0), place)))
+        width = _width(np.array(profiles)[rows].mean(axis=0)) * (place[1] - place[0])
+        points.append((length, length * width))
     with np.errstate(invalid="ignore", divide="ignore"):
         logs = np.log(np.array(points))
     if not np.isfinite(logs).all() or logs[-1, 0] - logs[0, 0] < math.log(LONGER):
@@ -259,21 +266,16 @@ def border_growth(labels: pd.DataFrame, store: FeatureStore) -> float:
     return float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])
 
 
-def _width(profile: np.ndarray, place: np.ndarray) -> float:
-    """The distance in which a profile (N,) rises from a quarter to three quarters, next to the border at 0; or NaN."""
+def _width(profile: np.ndarray) -> float:
+    """In how many steps a profile (N,) rises from a quarter to three quarters, next to its middle; NaN if nowhere."""
     quarter = len(profile) // 4
     outside = profile[:quarter].mean()
     inside = profile[-quarter:].mean()
     if not inside > outside:
         return math.nan
-    found = []
-    for height in (0.25, 0.75):
-        crossings = crossings_of((profile - outside) / (inside - outside), height)
-        if not len(crossings):
-            return math.nan
-        at = np.interp(crossings, np.arange(len(place)), place)
-        found.append(at[np.abs(at).argmin()])
-    return float(found[1] - found[0])
+    rise = (profile - outside) / (inside - outside)
+    middle = len(profile) // 2
+    return nearest_crossing(rise, 0.75, middle) - nearest_crossing(rise, 0.25, middle)
 
 
 def choose_borders(labels: pd.DataFrame, store: FeatureStore, params: Params) -> tuple[str, str]:

@@ -169,11 +169,12 @@ def label_again(teacher: Student, store: FeatureStore, labels: pd.DataFrame, par
     """
     videos = store.dataset.split("train")
     every = add_iou_score(class_candidates(teacher, store, videos, params), "class-aware")
-    agreed = {}
-    if not params.label_share:
-        for share, found in labels_by_share(every, PRIOR).items():
-            agreed[share] = agreement(found, labels, RECALL)
-    chosen = best_labels(every, choose_share(agreed, params).label_share, PRIOR)
+    if params.label_share:
+        chosen = best_labels(every, params.label_share, PRIOR)
+    else:
+        by_share = labels_by_share(every, PRIOR)
+        agreed = {share: agreement(found, labels, RECALL) for share, found in by_share.items()}
+        chosen = by_share[choose_share(agreed, params).label_share]
     # Borders are not moved again: the student has learned to find the moved ones, which would move further each time.
     return chosen.drop(columns="iou_score")
 

@@ -109,11 +109,9 @@ def agreement(labels: pd.DataFrame, others: pd.DataFrame, beta: float = 1.0) -> 
     >>> round(agreement(more, labels, beta=2), 3), round(agreement(labels, more, beta=2), 3)
     (0.833, 0.556)
     """
-    precision, recall = pseudo_label_quality(labels, others, [0.5])[["precision", "recall"]].iloc[0]
-    if not precision or not recall:
-        return 0.0
+    matched = round(pseudo_label_quality(labels, others, [0.5]).precision.iloc[0] * len(labels))
     weight = beta**2
-    return float((1 + weight) * precision * recall / (weight * precision + recall))
+    return float((1 + weight) * matched / max(len(labels) + weight * len(others), 1))
 
 
 def coverage(labels: pd.DataFrame, ground_truth: pd.DataFrame) -> float:
