@@ -30,8 +30,8 @@ PRIOR = 1.0
 often as confident as the whole: the whole overlaps more of them."""
 
 RECALL = 2.0
-"""The beta of F-beta, the weight of recall in the agreement of a teacher with the labels that it was trained on. It may
-find actions that have no label, so that a new label is weaker evidence of an error than a lost one."""
+"""How many times as much a lost label counts as a new one, in the agreement of a teacher with the labels that it was
+trained on. It may find actions that have no label, so that a new label is weaker evidence of an error."""
 
 
 class Relabel(nn.Module):

@@ -87,6 +87,9 @@ class SelectionParams(BaseModel):
     label_prior: float = _field(
         0.25, "best: power of the IoU score, when one of overlapping labels is kept", ge=0, le=9
     )
+    duration_prior: float = _field(
+        0.25, "best: power of the weight of a duration, by how typical it is of the class; 0: no effect", ge=0, le=9
+    )
     label_borders: Literal["auto", "curve", "features"] = _field(
         "auto", "best: borders where the curve has them, or where features change"
     )

@@ -89,15 +89,16 @@ def label_measures(labels: pd.DataFrame, ground_truth: pd.DataFrame) -> dict[str
     return {name: value for name, value in result.items() if pd.notna(value)}
 
 
-def agreement(labels: pd.DataFrame, others: pd.DataFrame, beta: float = 1.0) -> float:
-    """F1 at tIoU .5 between two sets of labels of the same videos, or F-beta.
+def agreement(labels: pd.DataFrame, others: pd.DataFrame, recall: float = 1.0) -> float:
+    """F1 at tIoU .5 between two sets of labels of the same videos, or with more weight on recall.
 
     It uses no true segments, so it may be used to choose parameters.
 
     Args:
         labels: video, label, score, start, end; may be empty.
         others: video, label, start, end; may be empty.
-        beta: how much more than precision the recall of `others` counts; above 1, lost labels are worse than new ones.
+        recall: how many times as much a label of `others` that is not found counts as a label that is not in `others`;
+            the square of beta in F-beta.
 
     Returns:
         From 0 (no label matches) to 1 (all labels match).
@@ -106,12 +107,11 @@ def agreement(labels: pd.DataFrame, others: pd.DataFrame, beta: float = 1.0) -> 
     >>> agreement(labels, labels), agreement(labels, labels.assign(label="jump"))
     (1.0, 0.0)
     >>> more = pd.concat([labels, labels.assign(start=9.0, end=10.0, score=0.2)])
-    >>> round(agreement(more, labels, beta=2), 3), round(agreement(labels, more, beta=2), 3)
-    (0.833, 0.556)
+    >>> round(agreement(more, labels, recall=2), 3), round(agreement(labels, more, recall=2), 3)
+    (0.75, 0.6)
     """
     matched = round(pseudo_label_quality(labels, others, [0.5]).precision.iloc[0] * len(labels))
-    weight = beta**2
-    return float((1 + weight) * matched / max(len(labels) + weight * len(others), 1))
+    return float((1 + recall) * matched / max(len(labels) + recall * len(others), 1))
 
 
 def coverage(labels: pd.DataFrame, ground_truth: pd.DataFrame) -> float:

@@ -294,7 +294,10 @@ def results(
 
 @app.command()
 def ablations(
-    table: Annotated[Path, typer.Argument(help="the table that fustal collect wrote for params/sweeps/ablation.yaml")],
+    table: Annotated[
+        Path,
+        typer.Argument(help="the table that fustal collect wrote for claims.yaml and ablation.yaml in params/sweeps"),
+    ],
     measure: Annotated[str, typer.Option(help="the measure to compare")] = "0.1:0.7",
     readme: Annotated[Path | None, typer.Option(help="write the tables between the markers of this file")] = None,
 ) -> None:

@@ -1,5 +1,7 @@
 """Figure of a hand through a sequence, from the joints that a HoloLens 2 tracks (data set shrec22)."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -7,6 +9,7 @@ from matplotlib.axes import Axes
 from fustal.viz.common import (
     BLACK,
     BLUE,
+    COLOURS,
     GREEN,
     GREY,
     ORANGE,
@@ -42,39 +45,47 @@ WIDTH = 2.2
 """Width that a drawn hand has, in distances of the wrist from the middle finger's knuckle."""
 
 
-def hands(joints: np.ndarray, fps: float, truth: pd.DataFrame, times: np.ndarray | None = None) -> DescribedFigure:
-    """A hand at some times of a sequence, and the true segments below. A hand outside of all segments is paler.
+def hands(
+    joints: np.ndarray, fps: float, rows: Mapping[str, pd.DataFrame], times: np.ndarray | None = None
+) -> DescribedFigure:
+    """A hand at some times of a sequence, and rows of segments below.
 
     Args:
         joints: (N, 26, 3) in any unit, y upwards: wrist, palm, four joints of the thumb, five of each other finger.
         fps: frames per second.
-        truth: start, end, label.
+        rows: name of a row -> start, end, label; at least one. A hand outside of all segments of the first row is pale.
         times: at which the hand is drawn, s; None: evenly over the sequence.
     """
     duration = len(joints) / fps
     if times is None:
         times = (np.arange(COUNT) + 0.5) * duration / COUNT
-    segments = ", ".join(f"{row.label} {row.start:.1f} to {row.end:.1f} s" for row in truth.itertuples())
-    alt = f"A hand at {len(times)} times of {duration:.0f} s; below, the true segments: {segments or 'none'}."
-    figure, (top, bottom) = new_figure(alt, rows=2, height=1.9, sharex=True, height_ratios=[3, 1])
+    described = []
+    for name, frame in rows.items():
+        segments = ", ".join(f"{row.label} {row.start:.1f} to {row.end:.1f} s" for row in frame.itertuples())
+        described.append(f"{name}: {segments or 'none'}.")
+    alt = f"A hand at {len(times)} times of {duration:.0f} s; below, segments. {' '.join(described)}"
+    height = 1.5 + 0.4 * len(rows)
+    figure, (top, bottom) = new_figure(alt, rows=2, height=height, sharex=True, height_ratios=[3, len(rows)])
     if len(joints):
-        _draw_hands(top, joints.astype(float), fps, times, truth)
+        _draw_hands(top, joints.astype(float), fps, times, next(iter(rows.values())))
     top.set_yticks([])
     top.tick_params(bottom=False)
     finish(top, "", "hand", empty=not len(joints), grid=False)
     top.spines[["bottom", "left"]].set_visible(False)
-    bar_row(bottom, 0, truth, BLACK, 0.5)
-    for row in truth.itertuples():
-        name = bottom.text((row.start + row.end) / 2, -0.35, drawn(row.label), ha="center", va="bottom", fontsize=6.5)
-        name.set_in_layout(False)  # a long name takes no room from the axes
-    row_names(bottom, ["truth"])
+    for y, (frame, colour) in enumerate(zip(rows.values(), [BLACK, *COLOURS], strict=False)):
+        bar_row(bottom, y, frame, colour, 0.4)
+        for row in frame.itertuples():
+            place = (row.start + row.end) / 2, y - 0.25
+            name = bottom.text(*place, drawn(row.label), ha="center", va="bottom", fontsize=6.5)
+            name.set_in_layout(False)  # a long name takes no room from the axes
+    row_names(bottom, rows)
     bottom.set_xlim(0, max(duration, 1e-3))
     finish(bottom, "time (s)", "")
     return figure
 
 
-def _draw_hands(axis: Axes, joints: np.ndarray, fps: float, times: np.ndarray, truth: pd.DataFrame) -> None:
-    """Draws the hand at each time; joints (N, 26, 3) with N > 0."""
+def _draw_hands(axis: Axes, joints: np.ndarray, fps: float, times: np.ndarray, segments: pd.DataFrame) -> None:
+    """Draws the hand at each time, paler outside of the segments; joints (N, 26, 3) with N > 0."""
     size = max(float(np.median(np.linalg.norm(joints[:, 12] - joints[:, 0], axis=1))), 1e-6)
     seconds = len(joints) / fps / COUNT / WIDTH  # of the time axis, for one size of the hand
     for time in times:
@@ -82,7 +93,7 @@ def _draw_hands(axis: Axes, joints: np.ndarray, fps: float, times: np.ndarray, t
         hand = (joints[frame] - joints[frame, 1]) / size
         x = time + (hand[:, 0] - hand[:, 0].mean()) * seconds
         y = hand[:, 1] * np.cos(PITCH) + hand[:, 2] * np.sin(PITCH)
-        inside = ((truth.start <= time) & (time < truth.end)).any()
+        inside = ((segments.start <= time) & (time < segments.end)).any()
         alpha = 1.0 if inside else 0.4
         axis.plot(x[PALM], y[PALM], color=GREY, linewidth=0.8, alpha=alpha)
         for finger, colour in FINGERS.items():

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fustal.generator import activations, train_generator
-from fustal.labels import FALLBACK, SHARES, add_iou_score, best_labels, choose_share, select, share_agreement
+from fustal.labels import (
+    FALLBACK,
+    SHARES,
+    add_iou_score,
+    best_labels,
+    choose_share,
+    select,
+    share_agreement,
+    weigh_durations,
+)
 from fustal.params import Params
 from fustal.proposals import (
     apply_hard_nms,
@@ -332,12 +341,71 @@ def test_the_rule_of_the_parameters_selects():
     assert select(scored, thresholds).start.tolist() == [0.0, 0.5]
 
 
+# --- durations that are typical of a class ----------------------------------------------------------------------------
+
+
+def lasting(durations, label="a", score=0.8):
+    """Proposals that do not overlap, each in a video of its own."""
+    videos = [f"{label}{number}" for number in range(len(durations))]
+    frame = pd.DataFrame({"video": videos, "label": label, "score": score, "start": 5.0})
+    return add_iou_score(frame.assign(end=frame.start + np.asarray(durations, float)), "class-aware")
+
+
+def test_a_proposal_of_another_duration_loses_confidence_and_its_place():
+    typical = lasting([3.8, 3.9, 4.0, 4.1, 4.2] * 4)
+    whole = pd.DataFrame({"video": "w", "label": "a", "score": [0.7, 0.72], "start": [10.0, 2.0], "end": [14.0, 42.0]})
+    proposals = add_iou_score(pd.concat([typical, whole], ignore_index=True), "class-aware")
+    without = select(proposals, Params(label_share=0.5, duration_prior=0.0))
+    assert without[without.video == "w"].end.tolist() == [42.0]
+    labels = select(proposals, Params(label_share=0.5))
+    assert labels[labels.video == "w"].end.tolist() == [14.0]
+    # The spread is .1, the least: the logarithms of 4 and 40 s are log(10) / .1 spreads apart.
+    weighted = weigh_durations(proposals, Params())
+    assert weighted.score.iloc[-1] == pytest.approx(0.72 / (1 + (np.log(10) / 0.1) ** 2) ** 0.25, rel=1e-6)
+    assert weighted.score.iloc[-2] == pytest.approx(0.7, rel=1e-6), "the median duration keeps its confidence"
+
+
+def test_durations_that_vary_widely_have_less_weight():
+    narrow, wide = lasting([3.0, 4.0, 5.0] * 5), lasting([1.0, 4.0, 16.0] * 5, "b")
+    weighted = weigh_durations(pd.concat([narrow, wide], ignore_index=True), Params())
+    lowest = weighted.groupby("label").score.min()
+    assert lowest["a"] < 0.8
+    assert lowest["b"] < 0.8
+    same = weigh_durations(pd.concat([narrow, lasting([4.0] * 14 + [16.0], "b")], ignore_index=True), Params())
+    assert same.score.min() < lowest["b"] - 0.2, "sixteen seconds are rare there"
+
+
+def test_few_labels_of_a_class_take_the_spread_of_all():
+    many = lasting([2.0, 4.0, 8.0] * 20)
+    weighted = weigh_durations(pd.concat([many, lasting([4.0, 4.0, 6.0], "b")], ignore_index=True), Params())
+    assert weighted.score.iloc[-1] > 0.75, "two equal durations do not make a third one impossible"
+
+
+@given(candidate_frames(), st.sampled_from([1e-3, 60.0, 2.0**10]))
+def test_weights_of_durations_have_no_unit(frame, scale):
+    scaled = frame.assign(start=scale * frame.start, end=scale * frame.end)
+    np.testing.assert_allclose(weigh_durations(scaled, Params()).score, weigh_durations(frame, Params()).score)
+
+
+@given(candidate_frames())
+def test_no_duration_raises_a_confidence(frame):
+    weighted = weigh_durations(frame, Params())
+    assert (weighted.score <= frame.score).all()
+    assert weighted.score[frame.score <= 0].equals(frame.score[frame.score <= 0])
+    assert weighted.drop(columns="score").equals(frame.drop(columns="score"))
+    assert weigh_durations(frame, Params(duration_prior=0.0)) is frame
+    assert weigh_durations(frame[:0], Params()).empty
+
+
 # --- the share of the best confidence ---------------------------------------------------------------------------------
 
 
 def test_the_share_of_the_highest_agreement_is_chosen():
     agreed = {0.3: 0.5, 0.6: 0.8, 0.7: 0.8, 0.9: 0.1}
     assert choose_share(agreed, Params()).label_share == 0.6, "the smaller one of equal ones"
+    near = {0.3: 0.7, 0.4: 0.795, 0.6: 0.8, 0.7: 0.8}
+    assert choose_share(near, Params(), chance=0.01).label_share == 0.4, "nearly equal is equal"
+    assert choose_share(near, Params()).label_share == 0.6
     assert choose_share({}, Params()).label_share == FALLBACK
     assert choose_share(dict.fromkeys(SHARES, 0.0), Params()).label_share == FALLBACK, "nothing agrees"
     given = Params(label_share=0.45)
@@ -356,7 +424,7 @@ def opinion(false, seed):
 
 def test_false_labels_differ_and_lower_the_agreement():
     false = np.linspace(0.32, 0.58, 14)
-    agreed = share_agreement(opinion(false, 1), opinion(false, 2), 0.25)
+    agreed = share_agreement(opinion(false, 1), opinion(false, 2), Params())
     assert list(agreed) == list(SHARES)
     assert agreed[0.6] == agreed[0.7] == 1, "only the actions are left"
     assert agreed[0.3] < agreed[0.4] < agreed[0.5] < 0.9
@@ -366,7 +434,7 @@ def test_false_labels_differ_and_lower_the_agreement():
 
 def test_no_proposals_agree_on_nothing():
     nothing = opinion(np.zeros(0), 1)[:0]
-    assert share_agreement(nothing, nothing, 0.25) == dict.fromkeys(SHARES, 0.0)
+    assert share_agreement(nothing, nothing, Params()) == dict.fromkeys(SHARES, 0.0)
 
 
 # --- proposals of whole videos ----------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Ablations: differences between stages and between variants of a sweep, paired by seed.
 
-The variants are those of `params/sweeps/ablation.yaml` and `choose.yaml`. Used in notebook 06.
+The variants are those of `claims.yaml`, `ablation.yaml` and `choose.yaml` in `params/sweeps`. Used in notebook 06.
 """
 
 from collections.abc import Sequence
@@ -53,6 +53,7 @@ REMOVED = (
     TableRow("one share of snippets", "one-ratio"),
     TableRow("labels by thresholds", "thresholds"),
     TableRow("labels without the IoU score", "no-prior"),
+    TableRow("no typical durations", "no-durations"),
     TableRow("borders of the curve", "curve-borders"),
     TableRow("borders of the features", "feature-borders"),
     TableRow("labels of equal weight", "equal-weights"),

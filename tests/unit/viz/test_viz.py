@@ -203,7 +203,7 @@ def _named(name):
     data.name, data.segments = name, rows
     return {
         "timeline": viz.timeline({"truth": rows}),
-        "hands": viz.hands(np.zeros((50, 26, 3)), 20.0, rows),
+        "hands": viz.hands(np.zeros((50, 26, 3)), 20.0, {"truth": rows}),
         "class_ap": viz.class_ap(pd.DataFrame({"student": [50.0]}, index=[name])),
         "class_balance": viz.class_balance(data),
         "durations": viz.durations(data),
@@ -252,8 +252,8 @@ def test_a_hand_is_drawn_at_its_times_and_paler_outside_of_segments():
     joints[:, 12, 1] = 1
     joints[60:, 10, 1] = 1.5  # the index finger is stretched from 3 s on
     truth = pd.DataFrame({"label": ["ONE"], "start": [3.0], "end": [4.0]})
-    figure = viz.hands(joints, 20.0, truth, np.array([1.0, 3.5]))
-    assert "A hand at 2 times of 5 s; below, the true segments: ONE 3.0 to 4.0 s" in figure.alt_text
+    figure = viz.hands(joints, 20.0, {"truth": truth}, np.array([1.0, 3.5]))
+    assert "A hand at 2 times of 5 s; below, segments. truth: ONE 3.0 to 4.0 s." in figure.alt_text
     index = [line for line in figure.axes[0].lines if line.get_color() == viz.common.BLUE and len(line.get_xdata()) > 1]
     assert [line.get_xdata()[-1] for line in index] == [1.0, 3.5]
     assert index[0].get_ydata()[-1] == 0 < index[1].get_ydata()[-1]
