@@ -72,12 +72,12 @@ def hands(
     top.tick_params(bottom=False)
     finish(top, "", "hand", empty=not len(joints), grid=False)
     top.spines[["bottom", "left"]].set_visible(False)
-    for y, (frame, colour) in enumerate(zip(rows.values(), [BLACK, *COLOURS], strict=False)):
-        bar_row(bottom, y, frame, colour, 0.4)
+    for y, frame in enumerate(rows.values()):
+        bar_row(bottom, y, frame, BLACK if y == 0 else COLOURS[(y - 1) % len(COLOURS)], 0.4)
         for row in frame.itertuples():
             place = (row.start + row.end) / 2, y - 0.25
-            name = bottom.text(*place, drawn(row.label), ha="center", va="bottom", fontsize=6.5)
-            name.set_in_layout(False)  # a long name takes no room from the axes
+            text = bottom.text(*place, drawn(row.label), ha="center", va="bottom", fontsize=6.5)
+            text.set_in_layout(False)  # a long name takes no room from the axes
     row_names(bottom, rows)
     bottom.set_xlim(0, max(duration, 1e-3))
     finish(bottom, "time (s)", "")

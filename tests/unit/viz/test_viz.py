@@ -124,8 +124,8 @@ FIGURES = {
     "durations": (lambda: (_dataset(5),), lambda: (_dataset(0),)),
     "features": (lambda: (RNG.random((20, 70)), np.arange(20.0), _truth(2)), lambda: (NONE[:, None], NONE, _truth(0))),
     "hands": (
-        lambda: (RNG.random((50, 26, 3)), 20.0, _truth(2)),
-        lambda: (np.zeros((0, 26, 3)), 20.0, _truth(0)),
+        lambda: (RNG.random((50, 26, 3)), 20.0, {"truth": _truth(2), "found": _truth(1)}),
+        lambda: (np.zeros((0, 26, 3)), 20.0, {"truth": _truth(0)}),
     ),
     "label_quality": (lambda: (_labels(["a", "b"]),), lambda: (_labels([]),)),
 }
