@@ -1,10 +1,12 @@
-"""Every figure of the notebooks. Each function returns a matplotlib figure with an alt text for blind readers.
+"""Every figure of the notebooks, and the check of their exercises.
 
-The text is the attribute `alt_text`: `show` puts it into the notebook with the picture, `save` into the PNG file.
-The colours of Okabe and Ito (2008) differ for colour-blind readers as well. Times are in seconds.
+A function of a figure returns it with an alt text for blind readers. This text is the attribute `alt_text`: `show` puts
+it into the notebook with the picture, `save` into the PNG file. The colours of Okabe and Ito (2008) differ for
+colour-blind readers as well. Times are in seconds.
 """
 
 from fustal.viz.common import as_source, save, show
+from fustal.viz.exercises import check, code
 from fustal.viz.hand import hands
 from fustal.viz.interactive import explore
 from fustal.viz.results import (
@@ -37,8 +39,10 @@ __all__ = [
     "activation",
     "as_source",
     "average_precision",
+    "check",
     "class_ap",
     "class_balance",
+    "code",
     "differences",
     "durations",
     "ema_curve",

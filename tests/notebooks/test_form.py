@@ -38,6 +38,12 @@ def test_is_a_valid_python3_notebook(notebook):
     assert notebook.metadata.kernelspec.name == "python3"
 
 
+def test_parameters_are_folded(notebook):
+    (cell,) = _parameters(notebook)
+    assert cell.metadata.tags == ["parameters", "hide-input"]
+    assert cell.metadata.jupyter.source_hidden
+
+
 def test_parameters_agree_with_params(notebook, stage):
     (cell,) = _parameters(notebook)
     found = {}
@@ -110,8 +116,9 @@ def test_exercises_have_solutions_that_fit(notebook):
         if exercise:
             stub, solution = notebook.cells[i + 1 : i + 3]
             assert stub.metadata.tags == ["exercise", "skip-execution"], "papermill and nbclient skip them"
-            assert solution.metadata.tags == ["solution", "skip-execution", "hide-input"]
+            assert solution.metadata.tags == ["solution", "skip-execution", "hide-cell"]
             assert solution.metadata.jupyter.source_hidden
+            assert solution.metadata.jupyter.outputs_hidden, "an output would give the answer away"
             assert solution.source.startswith("# Solution\n"), "JupyterLab shows the first line of a hidden cell"
             kinds[exercise[1]] = missing_from(solution.source, stub.source)
     assert kinds == {"Predict": [], "Modify": [], "Extend": []}
