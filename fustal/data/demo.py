@@ -19,11 +19,14 @@ from fustal.exceptions import InputError
 DEMO_CLASSES = {"Bow": 4.0, "Climb": 9.0, "Dance": 14.0, "Jump": 5.0, "Spin": 6.0}
 """Classes of the invented annotations, and the median duration of their actions in seconds."""
 
-DEMO_LOOK = Look(core_width=0.22, motion=0.5, disagreement=0.0, scene=0.6, linger=1.0, noise=2.2)
-"""The demo is much clearer than the default look: its training takes a few minutes, and must still show an effect."""
+DEMO_LOOK = Look(core_width=0.22, motion=0.5, disagreement=0.0, scene=0.6, linger=0.3, noise=2.6)
+"""The demo is much clearer than the default look: its training takes a few minutes, and must still show an effect.
+
+It was chosen so that with most seeds each stage improves on the one before. Its results are an illustration of the
+method, and no evidence for it."""
 
 
-def invent(*, train: int = 80, test: int = 20, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+def invent(*, train: int = 80, test: int = 60, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Invents the annotations of the demo: videos of 40 to 90 s with one or two of five classes.
 
     Returns:
