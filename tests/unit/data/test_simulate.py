@@ -164,7 +164,7 @@ def test_a_video_without_segments_and_one_shorter_than_a_window(tmp_path):
 def test_random_annotations_are_valid():
     videos, segments = invent()
     assert (videos.subset == "train").sum() == 80
-    assert (videos.subset == "test").sum() == 20
+    assert (videos.subset == "test").sum() == 60
     assert videos.duration.between(40, 90).all()
     assert set(segments.label) == set(DEMO_CLASSES)
     assert (segments.end > segments.start).all()
