@@ -98,7 +98,7 @@ def test_the_demo_is_made_once_and_loads(demo):
     demo_module.ensure(path)
     dataset = load_dataset(path)
     assert len(dataset.split("train")) == 80
-    assert len(dataset.split("test")) == 20
+    assert len(dataset.split("test")) == 60
     assert FeatureStore(dataset, "generator").dim == FeatureStore(dataset, "student").dim == 64
     made = dataset.annotations.stat().st_mtime_ns
     demo_module.ensure(path)
@@ -117,7 +117,7 @@ def test_several_processes_may_make_the_demo_at_once(card):
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         one, other = pool.map(ensure_in_a_process, [path, path])
     assert one == other, "the second process uses the files of the first"
-    assert len(load_dataset(path).videos) == 100
+    assert len(load_dataset(path).videos) == 140
     assert entries(path.parents[1] / "data") == ["demo"]
 
 
@@ -146,7 +146,7 @@ def test_fetching_again_replaces_fetched_files(card):
     made = (root / "gt.json").stat().st_ino
     assert fetch.fetch(path) == root
     assert (root / "gt.json").stat().st_ino != made
-    assert len(load_dataset(path).videos) == 100
+    assert len(load_dataset(path).videos) == 140
 
 
 def contents(folder):
@@ -214,7 +214,7 @@ def test_a_data_set_whose_replacement_was_killed_is_found(card, capsys):
     (left / LOCK).touch()
     root.rename(left / "replaced")
     demo_module.ensure(path)
-    assert len(load_dataset(path).videos) == 100
+    assert len(load_dataset(path).videos) == 140
     assert not left.exists()
     assert "a killed process" in capsys.readouterr().err
 
