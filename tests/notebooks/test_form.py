@@ -232,10 +232,27 @@ def test_links_lead_to_notebooks(notebook):
         assert (ROOT / "notebooks" / target).exists()
 
 
+def questions_of(notebook):
+    """The questions for self-check: a numbered list at the end."""
+    recap = "\n".join(_markdown(notebook)).rpartition("## Recap")[2]
+    return re.findall(r"^\d\. ", recap, re.M)
+
+
+def test_the_page_for_teachers_has_all_answers(notebook, stage):
+    name = NOTEBOOKS[stage].name
+    number = name.split("_")[0].title()
+    page = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
+    section = page.split(f"\n### {number} · ")[1].split("\n## ")[0].split("\n### ")[0]
+    questions, _, exercises = section.partition("\nExercises\n")
+    assert len(re.findall(r"^\d\. ", questions, re.M)) == len(questions_of(notebook))
+    stubs = [cell for cell in notebook.cells if "exercise" in cell.metadata.get("tags", [])]
+    assert len(re.findall(r"^\d\. ", exercises, re.M)) == len(stubs)
+
+
 def test_recap_has_summary_and_questions_and_leads_to_the_neighbours(notebook, stage):
     recap = "\n".join(_markdown(notebook)).rpartition("## Recap")[2]
     assert len(re.findall(r"^[-*] ", recap, re.M)) >= 3, "a summary as bullets"
-    assert 3 <= recap.count("?") <= 8, "questions to check oneself"
+    assert 3 <= len(questions_of(notebook)) <= 5, "questions to check oneself"
     place = ORDER.index(NOTEBOOKS[stage].name)
     for neighbour in [*ORDER[max(place - 1, 0) : place], *ORDER[place + 1 : place + 2]]:
         assert f"]({neighbour})" in recap
