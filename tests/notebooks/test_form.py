@@ -233,9 +233,9 @@ def test_links_lead_to_notebooks(notebook):
 
 
 def questions_of(notebook):
-    """The questions for self-check: a numbered list at the end."""
+    """The questions for self-check: a list at the end, numbered 1. or (1)."""
     recap = "\n".join(_markdown(notebook)).rpartition("## Recap")[2]
-    return re.findall(r"^\d\. ", recap, re.M)
+    return re.findall(r"^\d\. |\(\d\) (?=[A-Z])", recap, re.M)
 
 
 def test_the_page_for_teachers_has_all_answers(notebook, stage):
