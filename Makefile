@@ -1,9 +1,10 @@
 # make run, make test and make lab install the package first, if needed. make results and make bench write the tables of
-# the README. make show writes the notebooks with their figures to docs/notebooks, and make site makes a web site of these.
+# the README. make show writes the notebooks with their figures to docs/notebooks; make site and make slides make a web
+# site and slides of these.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup run test soak lab results bench show site
+.PHONY: setup run test soak lab results bench show site slides launch
 
 setup: .venv/ready
 
@@ -55,6 +56,14 @@ site: setup
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[site]'
 	$(BIN)/sphinx-build -q -W --keep-going docs outputs/site
 	@echo "open outputs/site/index.html"
+
+# Slides of docs/notebooks, for lessons. MODULES is needed only without a network: docs/open.md explains it.
+slides: setup
+	$(BIN)/python -m docs.slides $(if $(MODULES),--modules $(MODULES))
+
+# Writes the address of the repository, which docs/launch.py has, into README.md and docs/open.md.
+launch: setup
+	$(BIN)/python -m docs.launch
 
 # SHREC=folder holds the files of shrec22, which are not downloaded. SBHAR=folder and THUMOS=folder: recordings and
 # annotations are read from these folders and not downloaded.

@@ -2,14 +2,20 @@
 
 import html
 import json
+import sys
+from pathlib import Path
 
 from sphinx.application import Sphinx
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from docs.launch import theme_options
 
 project = "FuSTAL in notebooks"
 author = "the FuSTAL authors"
 html_title = project
 html_theme = "sphinx_book_theme"
-html_theme_options = {"home_page_in_toc": True}
+html_theme_options = {"home_page_in_toc": True} | theme_options()
 extensions = ["myst_nb"]
 exclude_patterns = ["_build"]
 nb_execution_mode = "off"

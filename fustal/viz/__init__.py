@@ -20,6 +20,8 @@ from fustal.viz.results import (
     length_ap,
     precision_recall,
     quality_bars,
+    resampled,
+    stage_steps,
     training_curves,
 )
 from fustal.viz.signals import (
@@ -58,11 +60,13 @@ __all__ = [
     "overview",
     "precision_recall",
     "quality_bars",
+    "resampled",
     "save",
     "score_histogram",
     "selection_scatter",
     "show",
     "snippet_windows",
+    "stage_steps",
     "target_assignment",
     "threshold_runs",
     "timeline",

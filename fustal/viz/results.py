@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from itertools import cycle
+from textwrap import fill
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from fustal.data.cards import Dataset
@@ -19,6 +22,7 @@ from fustal.viz.common import (
     SKY,
     VERMILLION,
     DescribedFigure,
+    drawn,
     finish,
     legend_above,
     new_figure,
@@ -242,28 +246,125 @@ def class_balance(dataset: Dataset) -> DescribedFigure:
 def differences(table: pd.DataFrame, unit: str = "points of average mAP") -> DescribedFigure:
     """Effect of each change on a result, paired by seed: a panel per data set, a row per change, with its interval.
 
+    The scale is linear up to `LINEAR` points and logarithmic beyond, so that small differences can be seen beside large
+    ones. A full dot is significant after Holm's correction, an open one is not.
+
     Args:
-        table: of `ablation.compare`: dataset, title, difference, low, high.
+        table: of `ablation.compare`: dataset, title, difference, low, high, and perhaps p.
         unit: of the differences.
     """
     datasets = list(dict.fromkeys(table.dataset))
     titles = list(dict.fromkeys(table.title))
     facts = []
     for row in table.itertuples():
-        between = "" if np.isnan(row.low) else f" [{row.low:+.1f}, {row.high:+.1f}]"
-        facts.append(f"{row.dataset}, {row.title}: {row.difference:+.1f}{between}")
-    alt = f"Differences to the full system in {unit}, with intervals. {'; '.join(facts) or 'None'}."
-    height = 1.2 + 0.3 * len(titles)
+        facts.append(f"{row.dataset}, {row.title}: {_with_interval(row)}")
+    alt = f"Differences in {unit}, with intervals. {'; '.join(facts) or 'None'}."
+    height = 1.2 + 0.36 * len(titles)
     figure, axes = new_figure(alt, columns=max(len(datasets), 1), height=height, sharex=True, sharey=True)
     for axis, name, colour in zip(axes, datasets or [""], cycle(COLOURS)):
         part = table[table.dataset == name]
-        y = [titles.index(title) for title in part.title]
+        y = np.array([titles.index(title) for title in part.title])
         axis.axvline(0, color=BLACK, linewidth=1)
         axis.hlines(y, part.low, part.high, color=colour, linewidth=2)
-        axis.plot(part.difference, y, "o", color=colour)
+        axis.scatter(part.difference, y, color=_filled(part, colour), edgecolors=colour, zorder=3)
         axis.set_title(name)
         row_names(axis, titles)
+        axis.set_yticklabels([fill(title, 28, max_lines=2, placeholder="…") for title in titles])
         finish(axis, unit, "change" if axis is axes[0] else "", empty=part.empty)
+    _scale_for_differences(axes[0], "x", table)
+    return figure
+
+
+LINEAR = 2
+"""Points up to which the scale of differences is linear."""
+
+
+def _scale_for_differences(axis: Axes, which: str, table: pd.DataFrame) -> None:
+    """A scale on which differences of one point and of fifty can be seen, for all axes that share it."""
+    ends = np.nan_to_num(table[["difference", "low", "high"]].to_numpy(float))
+    low, high = min(ends.min(initial=0), -LINEAR), max(ends.max(initial=0), LINEAR)
+    furthest = max(-low, high)
+    numbers = (-50, -10, -LINEAR, 0, LINEAR, 10, 50) if furthest >= 10 else (-5, -LINEAR, 0, LINEAR, 5)
+    places = [place for place in numbers if 1.3 * low <= place <= 1.3 * high]
+    set_scale, scaled = (axis.set_xscale, axis.xaxis) if which == "x" else (axis.set_yscale, axis.yaxis)
+    set_scale("symlog", linthresh=LINEAR, linscale=0.8)
+    scaled.set_ticks(places, labels=[f"{place:g}" for place in places])
+    (axis.set_xlim if which == "x" else axis.set_ylim)(1.3 * low, 1.3 * high)
+
+
+def _with_interval(row: Any) -> str:
+    """A difference [interval], in words for an alt text."""
+    between = "" if np.isnan(row.low) else f" [{row.low:+.1f}, {row.high:+.1f}]"
+    return f"{row.difference:+.1f}{between}"
+
+
+def _filled(part: pd.DataFrame, colour: str) -> list[str]:
+    """Colours of dots: white inside, unless the difference is significant."""
+    p = part.get("p", pd.Series(0.0, part.index))
+    return [colour if value <= 0.05 else "white" for value in p]
+
+
+def stage_steps(values: pd.DataFrame, steps: pd.DataFrame, unit: str = "average mAP") -> DescribedFigure:
+    """What each stage adds: above, every seed and the mean; below, differences to the stage before.
+
+    Args:
+        values: dataset, title of the stage, seed, value; stages in their order.
+        steps: of `ablation.compare`, each stage against the one before.
+        unit: of the values.
+    """
+    datasets = list(dict.fromkeys(values.dataset))
+    titles = list(dict.fromkeys(values.title))
+    steps = steps[steps.title.isin(titles) & (steps.title != steps.against)]
+    facts = []
+    for row in steps.itertuples():
+        facts.append(f"{row.dataset}, {row.title} - {row.against}: {_with_interval(row)}")
+    alt = f"{unit} of each seed in each stage, and differences to the stage before, with intervals. "
+    alt += f"{'; '.join(facts) or 'None'}."
+    figure, axes = new_figure(alt, rows=2, columns=max(len(datasets), 1), height=5.2, sharex=True)
+    columns = max(len(datasets), 1)
+    for column, (name, colour) in enumerate(zip(datasets or [""], cycle(COLOURS))):
+        above, below = axes[column], axes[columns + column]
+        table = values[values.dataset == name].pivot(index="title", columns="seed", values="value").reindex(titles)
+        above.plot(range(len(titles)), table, color=GREY, linewidth=0.8)
+        above.plot(range(len(titles)), table.mean(axis=1), "o-", color=colour, linewidth=2)
+        above.set_title(name)
+        part = steps[steps.dataset == name]
+        x = [titles.index(title) for title in part.title]
+        below.axhline(0, color=BLACK, linewidth=1)
+        below.vlines(x, part.low, part.high, color=colour, linewidth=2)
+        below.scatter(x, part.difference, color=_filled(part, colour), edgecolors=colour, zorder=3)
+        below.set_xticks(range(len(titles)), [drawn(title) for title in titles], rotation=30, ha="right")
+        if column:
+            below.sharey(axes[columns])
+        finish(above, "", "" if column else f"{unit} (%)", empty=table.empty)
+        finish(below, "stage", "" if column else "- stage before", empty=part.empty)
+    _scale_for_differences(axes[columns], "y", steps)
+    return figure
+
+
+def resampled(values: Mapping[str, np.ndarray], unit: str = "mAP (%)") -> DescribedFigure:
+    """A measure of some systems on many resamples of the test videos, and the differences of two of them.
+
+    Args:
+        values: system -> its values (R,), of the same resamples for all systems.
+        unit: of the values.
+    """
+    names = list(values)
+    facts = [
+        f"{name}: mean {np.mean(part):.1f}, standard deviation {np.std(part):.1f}" for name, part in values.items()
+    ]
+    gain = values[names[1]] - values[names[0]] if len(names) > 1 else np.zeros(0)
+    if gain.size:
+        facts.append(f"difference: mean {gain.mean():.1f}, standard deviation {gain.std():.1f}")
+    alt = f"{unit} on resamples of the test videos. {'; '.join(facts) or 'None'}."
+    figure, (left, right) = new_figure(alt, columns=2, width_ratios=[3, 2], sharey=True)
+    for (name, part), colour in zip(values.items(), cycle(COLOURS)):
+        left.hist(part, bins=20, color=colour, alpha=0.6, label=drawn(name))
+    right.hist(gain, bins=20, color=GREEN, alpha=0.6)
+    right.axvline(0, color=BLACK, linewidth=1)
+    legend_above(left)
+    finish(left, unit, "resamples", empty=not values)
+    finish(right, "difference", "")
     return figure
 
 
@@ -281,8 +382,12 @@ def label_quality(table: pd.DataFrame) -> DescribedFigure:
     for (dataset, stage, measure), value in means.items():
         facts.append(f"{dataset} {stage} {measure} {value:.1f}")
     alt = f"Quality of the labels of training videos by stage. {'; '.join(facts) or 'None'}."
-    figure, axes = new_figure(alt, columns=max(len(measures), 1), height=3.2)
-    for axis, measure in zip(axes, measures or ["quality"], strict=True):
+    columns = min(max(len(measures), 1), 2)
+    rows = -(-max(len(measures), 1) // columns)
+    figure, axes = new_figure(alt, rows=rows, columns=columns, height=0.6 + 2.6 * rows)
+    for empty in axes[max(len(measures), 1) :]:
+        empty.remove()
+    for axis, measure in zip(axes, measures or ["quality"], strict=False):
         groups = table[table.measure == measure].groupby("dataset", sort=False)
         for (name, part), colour, marker in zip(groups, cycle(COLOURS), cycle(MARKERS)):
             values = part.groupby("stage").value.agg(["mean", "std"]).reindex(stages)

@@ -1,4 +1,7 @@
-"""Every notebook in JupyterLab, in a real browser: all cells run, figures are shown, a slider changes its figure.
+"""Every notebook in JupyterLab, in a real browser, as a reader uses it.
+
+All cells run, down to the last one; figures are shown, a slider changes its figure, the folded solution of an exercise
+is opened, and the exercise is filled in and checked.
 
 Skipped without Chromium or Playwright; `make test` installs both where it is permitted. Screenshots are kept in
 `outputs/screenshots`, or in the folder `FUSTAL_SCREENSHOTS`.
@@ -97,6 +100,12 @@ def test_notebook_runs_in_the_browser(lab, browser, name):
         for place, cell in enumerate(sources):
             if "viz.explore(" in cell.source:
                 check_control(cells.nth(place))
+        first = next(place for place, cell in enumerate(sources) if "exercise" in cell.metadata.get("tags", []))
+        check_solution(cells.nth(first + 1), sources[first + 1].source)
+        check_exercise(page, cells.nth(first), sources[first + 1].source)
+        cells.last.scroll_into_view_if_needed()
+        assert cells.count() == len(sources)
+        assert "Recap" in cells.last.inner_text()
     finally:
         keep_screenshots(page, Path(name).stem)
         page.close()
@@ -169,3 +178,24 @@ def check_control(cell):
             return
         time.sleep(0.1)
     raise AssertionError("the figure did not change")
+
+
+def check_solution(cell, source):
+    """A solution is folded; a click shows its code. (JupyterLab unfolds the output of every cell that it runs.)"""
+    cell.scroll_into_view_if_needed()
+    assert cell.locator(".cm-content").count() == 0
+    cell.locator(".jp-InputPlaceholder").click()
+    shown = cell.locator(".cm-content")
+    shown.wait_for(timeout=30_000)
+    assert "".join(shown.inner_text().split()) == "".join(source.split())
+
+
+def check_exercise(page, cell, solution):
+    """The exercise has no right answer yet; with the lines of the solution it is right."""
+    output = cell.locator(".jp-OutputArea")
+    assert "Right." not in output.inner_text()
+    cell.locator(".cm-content").click()
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text(solution.removeprefix("# Solution\n"))
+    page.keyboard.press("Control+Enter")
+    output.get_by_text("Right.").wait_for(timeout=1000 * PATIENCE)

@@ -13,6 +13,13 @@ from fustal.runs.chain import CHAIN
 
 NOTEBOOKS = {stage.name: ROOT / "notebooks" / stage.notebook for stage in CHAIN.values()}
 NOTEBOOKS |= {name: ROOT / "notebooks" / f"{name}.ipynb" for name in ("00_the_task", "06_ablations", "extra_own_data")}
+ORDER = sorted(path.name for path in NOTEBOOKS.values())
+WORDS = {"extra_own_data": (1500, 2500)}
+"""Least and most words of text; 2,000 to 3,500 for a chapter."""
+COLUMNS = 84
+"""JupyterLab cuts longer lines of code at its usual width."""
+KINDS = {"Predict", "Modify", "Extend"}
+SOURCES = r"\]\((?:https?://(?:arxiv|doi|www\.jstor|openaccess|crcv|proceedings)[^)]+)\)"
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=[path.name for path in NOTEBOOKS.values()])
@@ -27,6 +34,14 @@ def notebook(stage):
 
 def _markdown(notebook):
     return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+
+
+def _code(notebook, *, exercises=True):
+    """The code cells without the parameters, and perhaps without exercises and solutions."""
+    without = {"parameters"} if exercises else {"parameters", "exercise", "solution"}
+    return [
+        cell for cell in notebook.cells if cell.cell_type == "code" and not without & set(cell.metadata.get("tags", []))
+    ]
 
 
 def _parameters(notebook):
@@ -109,10 +124,65 @@ def test_begins_with_learning_goals_and_requirements(notebook):
     assert "| needs | produces | cost" in first
 
 
+def test_states_reading_time_and_prerequisites(notebook):
+    first = _markdown(notebook)[0]
+    assert re.search(r"\*\*Reading time:?\*\*:? about \d+ min", first), "words / 200, and time for the exercises"
+    assert "exercises" in first
+    assert re.search(r"\*\*Before you read:?\*\*", first)
+
+
+def words_of(notebook):
+    """The number of words of the text, without formulas, pictures and targets of links."""
+    text = "\n".join(_markdown(notebook))
+    text = re.sub(r"\$\$.*?\$\$|\$[^$\n]*\$|!\[.*?\]\(.*?\)", " ", text, flags=re.DOTALL)
+    text = re.sub(r"\]\([^)]*\)", "]", text)
+    return len(re.findall(r"\S*[^\W\d_]\S*", text))
+
+
+def test_formulas_and_targets_of_links_are_no_words():
+    cells = [
+        nbformat.v4.new_markdown_cell("Two [words](https://arxiv.org/abs/x): $$a\n= b$$ ![alt text](p.png) $c$ 3 |")
+    ]
+    assert words_of(nbformat.v4.new_notebook(cells=cells)) == 2
+
+
+def test_is_as_long_as_a_chapter(notebook, stage):
+    least, most = WORDS.get(stage, (2000, 3500))
+    assert least <= words_of(notebook) <= most
+
+
+def test_cites_its_sources(notebook):
+    assert len(set(re.findall(SOURCES, "\n".join(_markdown(notebook))))) >= 2
+
+
+def test_figures_are_numbered_and_have_captions(notebook, stage):
+    """A caption begins with its number: `**Figure 3.1.**`. It stands below a figure, or below a picture of a file."""
+    number = NOTEBOOKS[stage].name.split("_")[0].lstrip("0") or "0"
+    chapter = f"{number}." if number.isdigit() else r"(?:E\.)?"
+    captions = re.findall(rf"^\*\*Figure {chapter}(\d+)\.\*\*", "\n".join(_markdown(notebook)), re.M)
+    assert len(captions) >= 3
+    assert [int(caption) for caption in captions] == list(range(1, len(captions) + 1))
+    shown = False
+    for cell in notebook.cells:
+        if cell in _code(notebook, exercises=False) and re.search(r"\bviz\.(show|explore)\(", cell.source):
+            shown = True
+        elif cell.cell_type == "markdown":
+            assert not shown or cell.source.startswith("**Figure "), cell.source
+            for picture in re.finditer(r"^!\[.*$\n+(.*)$", cell.source, re.M):
+                assert picture[1].startswith("**Figure "), picture[0]
+            shown = False
+
+
+def test_lines_of_code_are_seen_whole(notebook):
+    for cell in _code(notebook):
+        for line in cell.source.splitlines():
+            assert len(line) <= COLUMNS, line
+
+
 def test_exercises_have_solutions_that_fit(notebook):
-    kinds = {}
+    kinds = []
     for i, cell in enumerate(notebook.cells):
-        exercise = re.match(r"\*\*\d · (\w+)\.\*\*", cell.source)
+        exercise = re.match(r"\*\*(\d) · (\w+)\.\*\*", cell.source)
         if exercise:
             stub, solution = notebook.cells[i + 1 : i + 3]
             assert stub.metadata.tags == ["exercise", "skip-execution"], "papermill and nbclient skip them"
@@ -120,8 +190,20 @@ def test_exercises_have_solutions_that_fit(notebook):
             assert solution.metadata.jupyter.source_hidden
             assert solution.metadata.jupyter.outputs_hidden, "an output would give the answer away"
             assert solution.source.startswith("# Solution\n"), "JupyterLab shows the first line of a hidden cell"
-            kinds[exercise[1]] = missing_from(solution.source, stub.source)
-    assert kinds == {"Predict": [], "Modify": [], "Extend": []}
+            assert missing_from(solution.source, stub.source) == []
+            assert last_call(stub.source).startswith("viz.check("), "the answer is checked"
+            assert last_call(solution.source).startswith("viz.check(")
+            kinds.append(exercise[2])
+            assert int(exercise[1]) == len(kinds)
+    assert 3 <= len(kinds) <= 5
+    assert set(kinds) == KINDS
+    stubs = [cell for cell in notebook.cells if "exercise" in cell.metadata.get("tags", [])]
+    assert len(stubs) == len(kinds), "each stub has a text"
+
+
+def last_call(source):
+    """The last statement of a cell."""
+    return ast.unparse(ast.parse(source).body[-1])
 
 
 def missing_from(solution, stub):
@@ -148,6 +230,32 @@ def test_a_stub_that_does_not_fit_is_found():
 def test_links_lead_to_notebooks(notebook):
     for target in re.findall(r"\]\((\w+\.ipynb)\)", "\n".join(_markdown(notebook))):
         assert (ROOT / "notebooks" / target).exists()
+
+
+def questions_of(notebook):
+    """The questions for self-check: a list at the end, numbered 1. or (1)."""
+    recap = "\n".join(_markdown(notebook)).rpartition("## Recap")[2]
+    return re.findall(r"^\d\. |\(\d\) (?=[A-Z])", recap, re.M)
+
+
+def test_the_page_for_teachers_has_all_answers(notebook, stage):
+    name = NOTEBOOKS[stage].name
+    number = name.split("_")[0].title()
+    page = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
+    section = page.split(f"\n### {number} · ")[1].split("\n## ")[0].split("\n### ")[0]
+    questions, _, exercises = section.partition("\nExercises\n")
+    assert len(re.findall(r"^\d\. ", questions, re.M)) == len(questions_of(notebook))
+    stubs = [cell for cell in notebook.cells if "exercise" in cell.metadata.get("tags", [])]
+    assert len(re.findall(r"^\d\. ", exercises, re.M)) == len(stubs)
+
+
+def test_recap_has_summary_and_questions_and_leads_to_the_neighbours(notebook, stage):
+    recap = "\n".join(_markdown(notebook)).rpartition("## Recap")[2]
+    assert len(re.findall(r"^[-*] ", recap, re.M)) >= 3, "a summary as bullets"
+    assert 3 <= len(questions_of(notebook)) <= 5, "questions to check oneself"
+    place = ORDER.index(NOTEBOOKS[stage].name)
+    for neighbour in [*ORDER[max(place - 1, 0) : place], *ORDER[place + 1 : place + 2]]:
+        assert f"]({neighbour})" in recap
 
 
 def test_every_image_has_alt_text(notebook):

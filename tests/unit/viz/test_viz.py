@@ -57,6 +57,17 @@ def _differences(datasets):
     return pd.DataFrame(rows, columns=["dataset", "title", "low", "difference", "high"])
 
 
+def _steps(datasets):
+    """Values of three seeds in two stages, and their differences."""
+    values, steps = [], []
+    for name in datasets:
+        for title in ("generator", "student"):
+            values += [(name, title, seed, RNG.random()) for seed in range(3)]
+        steps += [(name, "generator", "generator", 0, 0, 0, np.nan), (name, "student", "generator", 1, 20, 40, 0.01)]
+    columns = ["dataset", "title", "against", "low", "difference", "high", "p"]
+    return pd.DataFrame(values, columns=["dataset", "title", "seed", "value"]), pd.DataFrame(steps, columns=columns)
+
+
 def _labels(datasets):
     """Measures of labels, three values of each."""
     rows = []
@@ -128,6 +139,8 @@ FIGURES = {
         lambda: (np.zeros((0, 26, 3)), 20.0, {"truth": _truth(0)}),
     ),
     "label_quality": (lambda: (_labels(["a", "b"]),), lambda: (_labels([]),)),
+    "stage_steps": (lambda: _steps(["a", "b"]), lambda: _steps([])),
+    "resampled": (lambda: ({"one": RNG.random(9), "two": RNG.random(9)},), lambda: ({},)),
 }
 
 
@@ -172,6 +185,15 @@ def test_alt_texts_give_the_numbers_of_the_figure():
     assert "Of 3 true positives 1 are kept, of 1 false ones 0" in kept
 
 
+def test_small_differences_can_be_seen_beside_large_ones():
+    table = pd.DataFrame({"dataset": "a", "title": ["small", "large"], "difference": [-1.0, 60.0], "low": [-2.0, 55.0]})
+    table = table.assign(high=[0.0, 65.0], p=[0.2, 0.01])
+    (axis,) = viz.differences(table).axes
+    zero, one, sixty = axis.transData.transform([(0, 0), (1, 0), (60, 0)])[:, 0]
+    assert (one - zero) / (sixty - zero) > 0.15
+    assert axis.collections[-1].get_facecolors().tolist()[0] == [1, 1, 1, 1], "an open dot: not significant"
+
+
 def test_trident_puts_boundaries_at_the_expected_bins():
     figure = viz.trident(np.array([0.5, 0.5, 0.0]), np.array([0.0, 0.0, 1.0]), 10.0, 0.5)
     # Expected bins 1.5 to the left and 2 to the right of 10 s, half a second each.
@@ -209,6 +231,8 @@ def _named(name):
         "durations": viz.durations(data),
         "differences": viz.differences(_differences([name])),
         "label_quality": viz.label_quality(_labels([name])),
+        "stage_steps": viz.stage_steps(*_steps([name])),
+        "resampled": viz.resampled({name: np.arange(3.0)}),
     }
 
 

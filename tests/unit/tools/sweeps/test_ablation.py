@@ -83,24 +83,28 @@ def test_each_row_against_the_one_before(tmp_path):
 def test_p_values_have_holms_correction_over_all_rows_and_data_sets(tmp_path):
     rows = []
     for dataset in ("sbhar", "shrec22", "other"):
-        rows += lines("full", [40, 50, 60, 70], dataset=dataset) + lines("no-mil", [41, 52, 63, 74], dataset=dataset)
+        rows += lines("full", [40, 50, 60, 70, 80], dataset=dataset)
+        rows += lines("no-mil", [41, 52, 63, 74, 81], dataset=dataset)
     table = read_table(write_table(pd.DataFrame(rows), tmp_path / "t.csv"))
     alone = compare(table[table.dataset == "sbhar"], ROWS)
-    # Differences of 1, 2, 3 and 4: t = 2.5 / (1.291 / 2) = 3.873 with three degrees of freedom
-    assert alone.p.tolist() == pytest.approx([0.0305], abs=1e-4)
-    assert in_words(alone).sbhar.tolist() == ["better (+2.5)"]
+    # Differences of 1, 2, 3, 4 and 1: t = 2.2 / (1.304 / 5 ** 0.5) = 3.773 with four degrees of freedom
+    assert alone.p.tolist() == pytest.approx([0.0196], abs=1e-4)
+    assert in_words(alone).sbhar.tolist() == ["better (+2.2)"]
+    assert in_words(alone).columns.name == "at 5 %, Holm's correction over 1"
     together = compare(table, [*ROWS, DISTILLED])
-    assert together.p.dropna().tolist() == pytest.approx([3 * 0.0305] * 3, abs=3e-4), (
+    assert together.p.dropna().tolist() == pytest.approx([3 * 0.0196] * 3, abs=3e-4), (
         "a row against itself is no comparison"
     )
-    assert set(in_words(together).loc["no MIL loss"]) == {"no clear difference (+2.5)"}
+    assert set(in_words(together).loc["no MIL loss"]) == {"no clear difference (+2.2)"}
+    assert in_words(together).columns.name == "at 5 %, Holm's correction over 3"
 
 
-def test_in_words(table):
+def test_in_words(table, tmp_path):
     verdicts = in_words(compare(table, ROWS))
-    assert verdicts.sbhar.to_dict() == {"no MIL loss": "worse (-5.0)", "fused": "too few seeds (+0.0)"}
-    two = table[table.seed < 2]
-    assert in_words(compare(two, ROWS[:1])).sbhar.tolist() == ["too few seeds (-4.5)"]
+    assert verdicts.sbhar.to_dict() == {"no MIL loss": "too few seeds (-5.0)", "fused": "too few seeds (+0.0)"}
+    rows = lines("full", [40.0, 50, 60, 70, 80]) + lines("no-mil", [35.0, 46, 54, 65, 75])
+    five = read_table(write_table(pd.DataFrame(rows), tmp_path / "five.csv"))
+    assert in_words(compare(five, ROWS)).sbhar.to_dict() == {"no MIL loss": "worse (-5.0)"}
     assert in_words(compare(table, [TableRow("x", "y")])).empty
     elsewhere = compare(table, [*ROWS, TableRow("full", "full")])
     assert in_words(elsewhere).loc["fused"].tolist() == ["too few seeds (+0.0)", "not run"]
@@ -115,7 +119,7 @@ def test_page(table):
     assert text.endswith("over all differences of a table.")
 
 
-@pytest.mark.parametrize("datasets", [["sbhar"], ["sbhar", "shrec22", "thumos14-simulated"]])
+@pytest.mark.parametrize("datasets", [["sbhar"], ["shrec22", "sbhar", "thumos14-simulated"]])
 def test_a_page_of_any_number_of_data_sets(tmp_path, datasets):
     rows = []
     for number, dataset in enumerate(datasets):
@@ -164,6 +168,15 @@ def test_claims_of_the_paper_have_their_own_references(tmp_path):
 def test_csv_and_parquet_are_read_alike(table, tmp_path):
     again = read_table(write_table(table.drop(columns="variant"), tmp_path / "table.csv"))
     pd.testing.assert_frame_equal(again, table)
+
+
+def test_data_sets_are_in_the_order_of_the_tables(tmp_path):
+    rows = []
+    for name in ("mine", "sbhar", "thumos14-simulated", "shrec22", "a"):
+        rows += lines("full", [1.0, 2.0], dataset=name)
+    read = read_table(write_table(pd.DataFrame(rows), tmp_path / "table.csv"))
+    assert list(dict.fromkeys(read.dataset)) == ["shrec22", "sbhar", "thumos14-simulated", "mine", "a"]
+    assert read.seed.tolist() == [0, 1] * 5
 
 
 def test_a_job_that_two_sweeps_have_run_is_refused(tmp_path):
