@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,9 +54,10 @@ def class_curves(
         axis.hlines(own.score, own.start, own.end, color=ORANGE, linewidth=1.8, label="proposals, at their score")
         finish(axis, "", "", empty=not len(times))
         axis.set_ylabel(drawn(name), rotation=0, ha="right", va="center")
-    handles = {}
+    handles: dict[str, Any] = {}
     for axis in axes:
-        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+        artists, names = axis.get_legend_handles_labels()
+        handles |= dict(zip(names, artists, strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, frameon=False)
     if not curves:
         finish(axes[0], "", "class", empty=True)
@@ -83,7 +85,8 @@ def prior_shares(scores: Mapping[str, tuple[np.ndarray, np.ndarray]], bins: int 
         axis.set_xticks(range(len(edges)), [f"{round(edge, 2):.2g}" for edge in edges], fontsize=9)
         if len(score):
             mean = 100 * float(np.mean(is_true))
-            axis.axhline(mean, color=BLACK, linestyle="--", linewidth=1, label=f"all {len(score)} proposals: {mean:.1f} %")
+            name = f"all {len(score)} proposals: {mean:.1f} %"
+            axis.axhline(mean, color=BLACK, linestyle="--", linewidth=1, label=name)
             facts.append(f"{kind}: " + ", ".join(f"{value:.1f} %" for value in shares))
         legend_above(axis)
         finish(axis, f"IoU score, {kind}", "true positives (%)" if axis is axes[0] else "", empty=not len(score))
