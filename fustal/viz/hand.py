@@ -81,7 +81,7 @@ def hands(
         bar_row(bottom, y, frame[~whole], BLACK if y == 0 else COLOURS[(y - 1) % len(COLOURS)], 0.4)
         for row in frame.itertuples():
             place = (row.start + row.end) / 2, y - 0.25
-            text = bottom.text(*place, drawn(row.label), ha="center", va="bottom", fontsize=8.5)
+            text = bottom.text(*place, drawn(row.label), ha="center", va="bottom", fontsize=9)
             text.set_in_layout(False)  # a long name takes no room from the axes
     row_names(bottom, rows)
     bottom.set_xlim(0, max(duration, 1e-3))
