@@ -34,7 +34,7 @@ def overview() -> DescribedFigure:
         ("videos", "features and\nlists of classes", GREY),
         ("1 · generator", "cross-video\ncontrast", BLUE),
         ("2 · filter", "IoU score", SKY),
-        ("3 · student", "TriDet, MIL loss", ORANGE),
+        ("3 · student", "TriDet,\nMIL loss", ORANGE),
         ("4 · teacher", "average of\nthe weights", GREEN),
         ("5 · evaluation", "mAP", GREY),
     ]
