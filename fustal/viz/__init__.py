@@ -9,6 +9,7 @@ from fustal.viz.common import as_source, save, show
 from fustal.viz.exercises import check, code
 from fustal.viz.hand import hands
 from fustal.viz.interactive import explore
+from fustal.viz.recordings import class_curves, label_stages, prior_shares
 from fustal.viz.results import (
     average_precision,
     class_ap,
@@ -44,6 +45,7 @@ __all__ = [
     "check",
     "class_ap",
     "class_balance",
+    "class_curves",
     "code",
     "differences",
     "durations",
@@ -55,10 +57,12 @@ __all__ = [
     "hands",
     "iou_matrix",
     "label_quality",
+    "label_stages",
     "length_ap",
     "overlap",
     "overview",
     "precision_recall",
+    "prior_shares",
     "quality_bars",
     "resampled",
     "save",

@@ -1,6 +1,7 @@
 """Figure of a hand through a sequence, from the joints that a HoloLens 2 tracks (data set shrec22)."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,7 @@ PITCH = np.radians(30)
 """The hand is seen by its owner, who looks down on it by this angle."""
 
 COUNT = 10
-"""Hands in a figure."""
+"""So many hands have room in a figure."""
 
 WIDTH = 2.2
 """Width that a drawn hand has, in distances of the wrist from the middle finger's knuckle."""
@@ -50,15 +51,17 @@ def hands(
 ) -> DescribedFigure:
     """A hand at some times of a sequence, and rows of segments below.
 
+    A segment that lasts as long as the sequence is pale grey: it says nothing about times.
+
     Args:
         joints: (N, 26, 3) in any unit, y upwards: wrist, palm, four joints of the thumb, five of each other finger.
         fps: frames per second.
         rows: name of a row -> start, end, label; at least one. A hand outside of all segments of the first row is pale.
-        times: at which the hand is drawn, s; None: evenly over the sequence.
+        times: at which the hand is drawn, s; None: the middle of each segment of the first row, and evenly between.
     """
     duration = len(joints) / fps
     if times is None:
-        times = (np.arange(COUNT) + 0.5) * duration / COUNT
+        times = moments(next(iter(rows.values())), duration)
     described = []
     for name, frame in rows.items():
         segments = ", ".join(f"{row.label} {row.start:.1f} to {row.end:.1f} s" for row in frame.itertuples())
@@ -73,15 +76,40 @@ def hands(
     finish(top, "", "hand", empty=not len(joints), grid=False)
     top.spines[["bottom", "left"]].set_visible(False)
     for y, frame in enumerate(rows.values()):
-        bar_row(bottom, y, frame, BLACK if y == 0 else COLOURS[(y - 1) % len(COLOURS)], 0.4)
+        whole = frame.end - frame.start > 0.99 * duration
+        bar_row(bottom, y, frame[whole], GREY, 0.4)
+        bar_row(bottom, y, frame[~whole], BLACK if y == 0 else COLOURS[(y - 1) % len(COLOURS)], 0.4)
         for row in frame.itertuples():
             place = (row.start + row.end) / 2, y - 0.25
-            text = bottom.text(*place, drawn(row.label), ha="center", va="bottom", fontsize=6.5)
+            text = bottom.text(*place, drawn(row.label), ha="center", va="bottom", fontsize=9)
             text.set_in_layout(False)  # a long name takes no room from the axes
     row_names(bottom, rows)
     bottom.set_xlim(0, max(duration, 1e-3))
     finish(bottom, "time (s)", "")
     return figure
+
+
+def moments(segments: pd.DataFrame, duration: float) -> np.ndarray:
+    """Times at which a hand is drawn: the middle of each segment, and, where there is room, evenly between.
+
+    Args:
+        segments: start, end; may be empty.
+        duration: s.
+
+    >>> moments(pd.DataFrame({"start": [4.0], "end": [6.0]}), 10.0).tolist()
+    [0.5, 1.625, 2.75, 3.875, 5.0, 6.125, 7.25, 8.375, 9.5]
+    """
+    room = max(duration / COUNT, 1e-3)
+    times = sorted((segments.start + segments.end) / 2)
+    for edge in (room / 2, duration - room / 2):  # the first and the last hand, unless a segment is near
+        if all(abs(time - edge) > 0.8 * room for time in times):
+            times.append(edge)
+    times.sort()
+    found = times[:1]
+    for earlier, later in pairwise(times):
+        parts = max(round((later - earlier) / room), 1)
+        found += np.linspace(earlier, later, parts + 1)[1:].tolist()
+    return np.array(found)
 
 
 def _draw_hands(axis: Axes, joints: np.ndarray, fps: float, times: np.ndarray, segments: pd.DataFrame) -> None:

@@ -34,7 +34,7 @@ def overview() -> DescribedFigure:
         ("videos", "features and\nlists of classes", GREY),
         ("1 · generator", "cross-video\ncontrast", BLUE),
         ("2 · filter", "IoU score", SKY),
-        ("3 · student", "TriDet, MIL loss", ORANGE),
+        ("3 · student", "TriDet,\nMIL loss", ORANGE),
         ("4 · teacher", "average of\nthe weights", GREEN),
         ("5 · evaluation", "mAP", GREY),
     ]
@@ -44,17 +44,18 @@ def overview() -> DescribedFigure:
         "turns proposals into pseudo labels; the student learns from them; the teacher, the average of its weights, "
         "gives new labels to the student; its detections are evaluated."
     )
-    figure, (axis,) = new_figure(alt, height=1.7)
-    axis.set(xlim=(-0.62, len(stages) - 0.38), ylim=(-1.0, 0.75))
+    figure, (axis,) = new_figure(alt, height=2.1)
+    figure.set_figwidth(8.4)
+    axis.set(xlim=(-0.55, len(stages) - 0.45), ylim=(-1.0, 0.85))
     axis.set_axis_off()
     for x, (name, about, colour) in enumerate(stages):
         box = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": colour, "linewidth": 2}
-        axis.text(x, 0, f"{name}\n\n{about}", ha="center", va="center", fontsize=7.5, bbox=box, linespacing=1.1)
+        axis.text(x, 0, f"{name}\n\n{about}", ha="center", va="center", fontsize=9.5, bbox=box, linespacing=1.1)
     for x, what in enumerate(passed):
-        _arrow(axis, (x + 0.39, 0), (x + 0.62, 0))
-        axis.text(x + 0.5, 0.45, what, ha="center", va="bottom", fontsize=7)
+        _arrow(axis, (x + 0.4, 0), (x + 0.6, 0))
+        axis.text(x + 0.5, 0.47, what, ha="center", va="bottom", fontsize=9.5)
     _arrow(axis, (4, -0.45), (3, -0.45), "arc3,rad=-0.3")
-    axis.text(3.5, -1.0, "new labels", ha="center", va="bottom", fontsize=7)
+    axis.text(3.5, -1.0, "new labels", ha="center", va="bottom", fontsize=9.5)
     return figure
 
 
@@ -146,7 +147,8 @@ def features(values: np.ndarray, times: np.ndarray, truth: pd.DataFrame) -> Desc
         # A snippet's column reaches half of the way to the next one; a single snippet is 1 s wide.
         half = np.ptp(times) / max(len(times) - 1, 1) / 2 or 0.5
         extent = (times[0] - half, times[-1] + half, len(shown), 0)
-        top.imshow(shown, aspect="auto", cmap="cividis", extent=extent, vmin=low, vmax=high)
+        image = top.imshow(shown, aspect="auto", cmap="cividis", extent=extent, vmin=low, vmax=high)
+        figure.colorbar(image, ax=[top, bottom], label="value of the feature", pad=0.01)
     finish(top, "", "feature", empty=not len(times), grid=False)
     bar_row(bottom, 0, truth, BLACK)
     row_names(bottom, ["truth"])

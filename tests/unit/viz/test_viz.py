@@ -141,6 +141,18 @@ FIGURES = {
     "label_quality": (lambda: (_labels(["a", "b"]),), lambda: (_labels([]),)),
     "stage_steps": (lambda: _steps(["a", "b"]), lambda: _steps([])),
     "resampled": (lambda: ({"one": RNG.random(9), "two": RNG.random(9)},), lambda: ({},)),
+    "class_curves": (
+        lambda: ({"a": RNG.random(20)}, np.arange(20.0), _truth(2).assign(score=0.5), _truth(2)),
+        lambda: ({}, np.arange(0.0), _truth(0).assign(score=0.5), _truth(0)),
+    ),
+    "prior_shares": (
+        lambda: ({"paper": (RNG.random(50), RNG.random(50) > 0.5)},),
+        lambda: ({"paper": (np.zeros(0), np.zeros(0, bool))},),
+    ),
+    "label_stages": (
+        lambda: (pd.DataFrame({0.5: [40.0]}, index=["teacher"]), pd.DataFrame({"truth": [3]}, index=["a"])),
+        lambda: (pd.DataFrame(), pd.DataFrame()),
+    ),
 }
 
 
