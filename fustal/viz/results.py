@@ -1,6 +1,6 @@
 """Figures of trainings and of their results."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import cycle
 
 import numpy as np
@@ -29,12 +29,14 @@ MAX_CLASSES = 40
 """Maximum number of rows of a figure with one row per class; the first classes of its order are shown."""
 
 
-def training_curves(log: pd.DataFrame) -> DescribedFigure:
+def training_curves(log: pd.DataFrame, switches: Iterable[int] = ()) -> DescribedFigure:
     """Losses of a training, one panel each: single steps in grey, the running mean in blue.
 
     Args:
         log: of a training: step and any number of losses.
+        switches: steps at which the labels change; a dashed line each.
     """
+    switches = list(switches)
     names = [name for name in log.columns if name != "step"]
     ends = []
     for name, column in log[names].items():
@@ -42,6 +44,8 @@ def training_curves(log: pd.DataFrame) -> DescribedFigure:
         if len(values):
             ends.append(f"{name} from {values.iloc[0]:.3g} to {values.iloc[-1]:.3g}")
     alt = f"Losses over {len(log)} training steps: {', '.join(ends) or 'none'}."
+    if switches:
+        alt += f" Dashed lines where the labels change, at steps {', '.join(map(str, switches))}."
     figure, axes = new_figure(alt, columns=max(len(names), 1))
     for axis, name in zip(axes, names or ["loss"], strict=True):
         values = log.get(name, pd.Series(dtype=float))
@@ -50,6 +54,8 @@ def training_curves(log: pd.DataFrame) -> DescribedFigure:
             mean = values.rolling(window, min_periods=1, center=True).mean()
             axis.plot(log.step, values, color=GREY, linewidth=0.6, alpha=0.7)
             axis.plot(log.step, mean, color=BLUE)
+            for step in switches:
+                axis.axvline(step, color=BLACK, linestyle="--", linewidth=1)
         finish(axis, "step", name, empty=not len(values))
     return figure
 
@@ -99,6 +105,26 @@ def ema_curve(
     axis.legend()
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     finish(axis, xlabel, ylabel, empty=not len(raw) + len(ema))
+    return figure
+
+
+def memory(shares: pd.DataFrame) -> DescribedFigure:
+    """How much the weights of each step count in a moving average at the end of a training.
+
+    Args:
+        shares: index step, a column for each kind of decay.
+    """
+    facts = []
+    for name, values in shares.items():
+        if len(values):
+            facts.append(f"{name}: largest share {values.max():.3g}, of the last step {values.iloc[-1]:.3g}")
+    alt = f"Share of each training step in the moving average at the end. {'; '.join(facts) or 'No steps'}."
+    figure, (axis,) = new_figure(alt)
+    for (name, values), colour, style in zip(shares.items(), cycle(COLOURS), cycle(["-", "--", "-.", ":"])):
+        axis.plot(values.index, values, style, color=colour, linewidth=2, label=name)
+    axis.set_ylim(bottom=0)
+    legend_above(axis)
+    finish(axis, "step", "share in the average", empty=not len(shares))
     return figure
 
 

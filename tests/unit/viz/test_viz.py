@@ -107,6 +107,7 @@ FIGURES = {
         lambda: (pd.Series([1.0, 3.0], index=[1, 2]), pd.Series([1.0, 2.0], index=[1, 2])),
         lambda: (pd.Series(dtype=float), pd.Series(dtype=float)),
     ),
+    "memory": (lambda: (pd.DataFrame({"a": RNG.random(9), "b": RNG.random(9)}),), lambda: (pd.DataFrame(),)),
     "average_precision": (lambda: (_stages("0.1", "0.5", "0.1:0.5"),), lambda: (pd.DataFrame(),)),
     "class_ap": (lambda: (_table(["sitting", "walking"], ["generator", "student"]),), lambda: (pd.DataFrame(),)),
     "precision_recall": (lambda: ({"a": _curve(30), "b": _curve(3)},), lambda: ({"a": _curve(0)},)),
