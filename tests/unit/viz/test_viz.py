@@ -119,6 +119,7 @@ FIGURES = {
     "differences": (lambda: (_differences(["a", "b"]),), lambda: (_differences([]),)),
     "embeddings": (lambda: ({"before": {"a": RNG.random((4, 3)), "b": RNG.random((5, 3))}},), lambda: ({},)),
     "error_kinds": (lambda: (_table(["generator", "student"], [*KINDS, "missed"]),), lambda: (_table([]),)),
+    "judged": (lambda: (_segments(2), _truth(2), ["right", "wrong"]), lambda: (_segments(0), _truth(0), [])),
     "length_ap": (lambda: (_table(["generator", "student"], ["0–2 s", "2–9 s"]),), lambda: (_table([], ()),)),
     "snippet_windows": (lambda: (VideoGrid(25.0, 16, 16),), lambda: (VideoGrid(25.0, 16, 16), 0)),
     "overlap": (lambda: ([((0, 4), (1, 4)), ((0, 4), (5, 6))], [0.75, 0.0]), lambda: ([], [])),
