@@ -226,9 +226,10 @@ def judged(detections: pd.DataFrame, ground_truth: pd.DataFrame, kinds: Sequence
     for y, (row, kind) in enumerate(zip(detections.itertuples(), kinds, strict=True), start=1):
         axis.barh(y, row.end - row.start, 0.7, left=row.start, color=KIND_COLOURS[kind])
         axis.annotate(kind, (row.end, y), (4, 0), textcoords="offset points", va="center", fontsize=10)
-    axis.margins(x=0.12)
+    end = max([*detections.end, *ground_truth.end], default=1.0)
+    axis.set_xlim(0, 1.2 * end)  # with room for the name of the kind
     row_names(axis, ["true segments", *names])
-    finish(axis, "time (s)", "", empty=not len(names) + len(ground_truth))
+    finish(axis, "time (s)", "detection", empty=not len(names) + len(ground_truth))
     return figure
 
 

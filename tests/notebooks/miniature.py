@@ -35,7 +35,7 @@ def cells_without_exercises(notebook):
     """The code cells of an executed notebook without its exercises, none of which may have been executed."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     exercises = [cell for cell in cells if {"exercise", "solution"} & set(cell.metadata.get("tags", []))]
-    assert len(exercises) == 6
+    assert len(exercises) >= 6
     assert not [cell for cell in exercises if cell.execution_count or cell.outputs]
     others = [cell for cell in cells if cell not in exercises]
     assert all(cell.execution_count for cell in others)
