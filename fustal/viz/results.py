@@ -1,6 +1,6 @@
 """Figures of trainings and of their results."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from textwrap import fill
 from typing import Any
@@ -33,12 +33,25 @@ MAX_CLASSES = 40
 """Maximum number of rows of a figure with one row per class; the first classes of its order are shown."""
 
 
-def training_curves(log: pd.DataFrame) -> DescribedFigure:
+KIND_COLOURS = {
+    "right": GREEN,
+    "double": SKY,
+    "localisation": BLUE,
+    "wrong label": ORANGE,
+    "background": GREY,
+    "wrong": VERMILLION,
+}
+"""Colours of the kinds of detections; "wrong" is any kind that is not right."""
+
+
+def training_curves(log: pd.DataFrame, switches: Iterable[int] = ()) -> DescribedFigure:
     """Losses of a training, one panel each: single steps in grey, the running mean in blue.
 
     Args:
         log: of a training: step and any number of losses.
+        switches: steps at which the labels change; a dashed line each.
     """
+    switches = list(switches)
     names = [name for name in log.columns if name != "step"]
     ends = []
     for name, column in log[names].items():
@@ -46,6 +59,8 @@ def training_curves(log: pd.DataFrame) -> DescribedFigure:
         if len(values):
             ends.append(f"{name} from {values.iloc[0]:.3g} to {values.iloc[-1]:.3g}")
     alt = f"Losses over {len(log)} training steps: {', '.join(ends) or 'none'}."
+    if switches:
+        alt += f" Dashed lines where the labels change, at steps {', '.join(map(str, switches))}."
     figure, axes = new_figure(alt, columns=max(len(names), 1))
     for axis, name in zip(axes, names or ["loss"], strict=True):
         values = log.get(name, pd.Series(dtype=float))
@@ -54,6 +69,8 @@ def training_curves(log: pd.DataFrame) -> DescribedFigure:
             mean = values.rolling(window, min_periods=1, center=True).mean()
             axis.plot(log.step, values, color=GREY, linewidth=0.6, alpha=0.7)
             axis.plot(log.step, mean, color=BLUE)
+            for step in switches:
+                axis.axvline(step, color=BLACK, linestyle="--", linewidth=1)
         finish(axis, "step", name, empty=not len(values))
     return figure
 
@@ -103,6 +120,23 @@ def ema_curve(
     axis.legend()
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     finish(axis, xlabel, ylabel, empty=not len(raw) + len(ema))
+    return figure
+
+
+def memory(shares: pd.DataFrame) -> DescribedFigure:
+    """How much of the random start is left in a moving average after each step.
+
+    Args:
+        shares: index step, a column for each kind of decay, in [0, 1].
+    """
+    facts = [f"{name} ends at {values.iloc[-1]:.2f}" for name, values in shares.items() if len(values)]
+    alt = f"Share of the random start in the moving average by step. {'; '.join(facts) or 'No steps'}."
+    figure, (axis,) = new_figure(alt)
+    for (name, values), colour, style in zip(shares.items(), cycle(COLOURS), cycle(["-", "--", "-.", ":"])):
+        axis.plot(values.index, values, style, color=colour, linewidth=2, label=name)
+    axis.set_ylim(0, 1.03)
+    legend_above(axis)
+    finish(axis, "step", "share of the start", empty=not len(shares))
     return figure
 
 
@@ -163,7 +197,7 @@ def error_kinds(table: pd.DataFrame) -> DescribedFigure:
     alt = f"Kinds of the best detections, as many as there are actions. {'; '.join(facts) or 'No stage'}."
     figure, (left, right) = new_figure(alt, columns=2, height=1.6 + 0.4 * len(table), sharey=True, width_ratios=[3, 1])
     begin = np.zeros(len(table))
-    for kind, colour in zip(kinds, [GREEN, SKY, BLUE, ORANGE, GREY], strict=False):
+    for kind, colour in zip(kinds, KIND_COLOURS.values(), strict=False):
         bars = left.barh(range(len(table)), 100 * table[kind], left=begin, color=colour, label=kind)
         # A bar of less than 5 % has no room for its number.
         numbers = [f"{100 * value:.0f}" if value >= 0.05 else "" for value in table[kind]]
@@ -174,6 +208,32 @@ def error_kinds(table: pd.DataFrame) -> DescribedFigure:
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
     finish(left, "best detections (%)", "stage", empty=not len(table))
     finish(right, "missed actions (%)", "")
+    return figure
+
+
+def judged(detections: pd.DataFrame, ground_truth: pd.DataFrame, kinds: Sequence[str]) -> DescribedFigure:
+    """True segments of one video, and below them its detections, a row and a kind each.
+
+    Args:
+        detections: label, score, start, end; may be empty.
+        ground_truth: label, start, end; may be empty.
+        kinds: what each detection is, of `KIND_COLOURS`.
+    """
+    names = [f"{row.label} {row.score:g}" for row in detections.itertuples()]
+    facts = [f"{name} is {kind}" for name, kind in zip(names, kinds, strict=True)]
+    alt = f"{len(ground_truth)} true segments and the kinds of detections. {'; '.join(facts) or 'No detection'}."
+    figure, (axis,) = new_figure(alt, height=1.4 + 0.32 * len(names))
+    for row in ground_truth.itertuples():
+        axis.barh(0, row.end - row.start, 0.7, left=row.start, color=BLACK)
+        axis.text((row.start + row.end) / 2, 0, row.label, color="white", ha="center", va="center", fontsize=9)
+        axis.axvspan(row.start, row.end, color=GREY, alpha=0.15, linewidth=0)
+    for y, (row, kind) in enumerate(zip(detections.itertuples(), kinds, strict=True), start=1):
+        axis.barh(y, row.end - row.start, 0.7, left=row.start, color=KIND_COLOURS[kind])
+        axis.annotate(kind, (row.end, y), (4, 0), textcoords="offset points", va="center", fontsize=10)
+    end = max([*detections.end, *ground_truth.end], default=1.0)
+    axis.set_xlim(0, 1.2 * end)  # with room for the name of the kind
+    row_names(axis, ["true segments", *names])
+    finish(axis, "time (s)", "detection", empty=not len(names) + len(ground_truth))
     return figure
 
 
