@@ -9,6 +9,14 @@ from fustal.viz.common import as_source, save, show
 from fustal.viz.exercises import check, code
 from fustal.viz.hand import hands
 from fustal.viz.interactive import explore
+from fustal.viz.labels import (
+    border_change,
+    duration_weights,
+    rule_quality,
+    score_histogram,
+    share_curves,
+    surviving_runs,
+)
 from fustal.viz.results import (
     average_precision,
     class_ap,
@@ -26,7 +34,6 @@ from fustal.viz.signals import (
     activation,
     embeddings,
     iou_matrix,
-    score_histogram,
     selection_scatter,
     target_assignment,
     threshold_runs,
@@ -39,11 +46,13 @@ __all__ = [
     "activation",
     "as_source",
     "average_precision",
+    "border_change",
     "check",
     "class_ap",
     "class_balance",
     "code",
     "differences",
+    "duration_weights",
     "durations",
     "ema_curve",
     "embeddings",
@@ -58,11 +67,14 @@ __all__ = [
     "overview",
     "precision_recall",
     "quality_bars",
+    "rule_quality",
     "save",
     "score_histogram",
     "selection_scatter",
+    "share_curves",
     "show",
     "snippet_windows",
+    "surviving_runs",
     "target_assignment",
     "threshold_runs",
     "timeline",

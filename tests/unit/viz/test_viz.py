@@ -87,9 +87,23 @@ FIGURES = {
         lambda: (np.zeros((0, 2)), NONE),
     ),
     "score_histogram": (
-        lambda: (RNG.random(40), RNG.random(40) > 0.5, 0.2),
-        lambda: (NONE, NONE, 0.2),
+        lambda: ({"paper": (RNG.random(40), RNG.random(40) > 0.5), "none": (NONE, NONE > 0)}, 0.2),
+        lambda: ({}, 0.2),
     ),
+    "surviving_runs": (
+        lambda: (RNG.random(20), np.arange(20.0), _segments(4).assign(threshold=0.5, kept=np.arange(4) > 1)),
+        lambda: (NONE, NONE, _segments(0).assign(threshold=NONE, kept=NONE > 0)),
+    ),
+    "duration_weights": (
+        lambda: (1 + RNG.random(20), np.array([1.5]), 0.4, 0.2, 0.25, "run"),
+        lambda: (NONE, NONE, 0.4, 0.2, 0.25, "run"),
+    ),
+    "border_change": (
+        lambda: (np.arange(5.0), np.array([0.0, 0.1, 0.4, 0.9, 1.0]), 1.0, 2.2, 1),
+        lambda: (NONE, NONE, 1.0, 2.2, -1),
+    ),
+    "share_curves": (lambda: ({"agreement": {0.3: 0.5, 0.4: 0.6}, "none": {}}, 0.4), lambda: ({}, 0.4)),
+    "rule_quality": (lambda: (_table(["thresholds", "best"]),), lambda: (_table([]),)),
     "selection_scatter": (
         lambda: (RNG.random(40), RNG.random(40), RNG.random(40) > 0.5, 0.2, 0.4),
         lambda: (NONE, NONE, NONE, 0.2, 0.4),
@@ -167,7 +181,7 @@ def test_the_overview_shows_every_stage():
 
 def test_alt_texts_give_the_numbers_of_the_figure():
     scores, true = np.array([0.1, 0.1, 0.9, 0.9]), np.array([True, False, True, True])
-    assert "0.2 lie 1 true and 1 false ones" in viz.score_histogram(scores, true, 0.2).alt_text
+    assert "0.2 lie 1 true and 1 false ones" in viz.score_histogram({"paper": (scores, true)}, 0.2).alt_text
     kept = viz.selection_scatter(scores, np.array([1, 1, 1, 0.4]), true, 0.9, 0.4).alt_text
     assert "Of 3 true positives 1 are kept, of 1 false ones 0" in kept
 
