@@ -15,6 +15,7 @@ from fustal.viz.labels import (
     rule_quality,
     score_histogram,
     share_curves,
+    stacked,
     surviving_runs,
 )
 from fustal.viz.results import (
@@ -74,6 +75,7 @@ __all__ = [
     "share_curves",
     "show",
     "snippet_windows",
+    "stacked",
     "surviving_runs",
     "target_assignment",
     "threshold_runs",

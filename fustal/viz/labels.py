@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fustal.viz.common import (
     BLACK,
@@ -24,6 +26,9 @@ from fustal.viz.common import (
 
 BINS = 15
 """Bins of a histogram of IoU scores, from 0 to the highest score."""
+
+MAX_LABELS = 8
+"""Classes in the legend of a figure of one video."""
 
 LEVEL = 1.96
 """Standard errors on each side of a share in an interval of 95 %."""
@@ -69,13 +74,12 @@ def score_histogram(kinds: Mapping[str, tuple[np.ndarray, np.ndarray]], threshol
     for column, (name, (values, right)) in enumerate(kinds.items()):
         top, bottom = axes[column], axes[columns + column]
         edges = np.linspace(0, max(np.max(values, initial=0), threshold) or 1, BINS + 1)
-        counts = {"false positives": np.histogram(values[~right], edges)[0]}
-        counts["true positives"] = np.histogram(values[right], edges)[0]
-        for (kind, count), colour in zip(counts.items(), (ORANGE, BLUE), strict=True):
+        true, false = np.histogram(values[right], edges)[0], np.histogram(values[~right], edges)[0]
+        for count, colour, kind in ((false, ORANGE, "false positives"), (true, BLUE, "true positives")):
             top.stairs(count, edges, color=colour, fill=True, alpha=0.3)
             top.stairs(count, edges, color=colour, linewidth=1.8, label=kind)
-        filled = sum(counts.values()) > 0
-        share, low, high = share_interval(counts["true positives"][filled], sum(counts.values())[filled])
+        filled = true + false > 0
+        share, low, high = share_interval(true[filled], (true + false)[filled])
         middle = (edges[:-1] + edges[1:])[filled] / 2
         bottom.errorbar(middle, share, (share - low, high - share), fmt="o-", color=BLUE, ecolor=SKY, capsize=2)
         top.set_title(name)
@@ -135,6 +139,9 @@ def duration_weights(
         weight = (1 + ((grid - typical) / spread) ** 2) ** -power
         axis.plot(np.exp(grid), weight, color=VERMILLION, linewidth=2, label="weight")
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         legend_above(axis)
     finish(axis, "duration (s), logarithmic", "weight; counts, highest = 1", empty=not len(durations))
     return figure
@@ -163,6 +170,51 @@ def border_change(places: np.ndarray, height: np.ndarray, before: float, after: 
         legend_above(axis)
     finish(axis, "time (s)", "0: outside, 1: inside", empty=not len(places))
     return figure
+
+
+def stacked(rows: Mapping[str, pd.DataFrame]) -> DescribedFigure:
+    """The segments of one video from several sources; segments of a source that overlap are drawn below each other.
+
+    Args:
+        rows: name of the row -> start, end, label, perhaps score; bars with a lower score are paler.
+    """
+    counts = ", ".join(f"{name} {len(frame)}" for name, frame in rows.items())
+    labels = list(dict.fromkeys(label for frame in rows.values() for label in frame["label"]))
+    colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
+    lanes = {name: lanes_of(frame.start.to_numpy(float), frame.end.to_numpy(float)) for name, frame in rows.items()}
+    heights = [1 + int(lane.max(initial=0)) for lane in lanes.values()]
+    tops = np.cumsum([0, *(height + 1 for height in heights)])  # an empty lane between two rows
+    figure, (axis,) = new_figure(f"Segments of one video: {counts or 'none'}.", height=1.4 + 0.13 * tops[-1])
+    for (name, frame), top in zip(rows.items(), tops, strict=False):
+        score = frame["score"].to_numpy(float) if "score" in frame else np.ones(len(frame))
+        shade = 0.2 + 0.8 * np.clip(score / max(score.max(initial=0), 1e-9), 0, 1)
+        edges = [colours[label] for label in frame["label"]]
+        colour = list(zip(edges, shade, strict=True))
+        length = frame.end - frame.start
+        axis.barh(top + lanes[name], length, 0.85, frame.start, color=colour, edgecolor=edges, linewidth=0.6)
+    axis.hlines(tops[1:-1] - 1, 0, 1, transform=axis.get_yaxis_transform(), color=GREY, linewidth=0.6)
+    axis.set(yticks=tops[:-1] + (np.array(heights) - 1) / 2, yticklabels=[drawn(name) for name in rows])
+    axis.set_ylim(max(tops[-1] - 1, 1), -1)
+    if labels:
+        patches = [Patch(color=colours[label], label=drawn(label)) for label in labels[:MAX_LABELS]]
+        figure.legend(handles=patches, loc="outside upper center", ncols=4, frameon=False)
+    finish(axis, "time (s)", "source", empty=not labels)
+    return figure
+
+
+def lanes_of(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The lane (N,) of each segment: the first one in which it overlaps no segment that starts before it.
+
+    >>> lanes_of(np.array([0.0, 1.0, 4.0, 2.0]), np.array([3.0, 2.0, 5.0, 4.0])).tolist()
+    [0, 1, 0, 1]
+    """
+    lanes = np.zeros(len(starts), dtype=int)
+    free: list[float] = []  # from when on each lane is free
+    for i in np.lexsort((-ends, starts)):
+        open_lanes = [lane for lane, time in enumerate(free) if time <= starts[i]]
+        lanes[i] = open_lanes[0] if open_lanes else len(free)
+        free[lanes[i] : lanes[i] + 1] = [ends[i]]
+    return lanes
 
 
 def share_curves(curves: Mapping[str, Mapping[float, float]], chosen: float) -> DescribedFigure:

@@ -250,7 +250,8 @@ def selection_scatter(
         axis.scatter(iou_score[part], confidence[part], s=14, c=colour, marker=marker, alpha=0.6, label=name)
     axis.axvline(gamma, color=BLACK, linestyle="--", linewidth=1)
     axis.axhline(eta, color=BLACK, linestyle="--", linewidth=1)
-    axis.legend(loc="upper right")
+    if len(kept):
+        legend_above(axis)
     finish(axis, "IoU score", "confidence", empty=not len(kept))
     return figure
 

@@ -102,6 +102,7 @@ FIGURES = {
         lambda: (np.arange(5.0), np.array([0.0, 0.1, 0.4, 0.9, 1.0]), 1.0, 2.2, 1),
         lambda: (NONE, NONE, 1.0, 2.2, -1),
     ),
+    "stacked": (lambda: ({"truth": _truth(3), "labels": _segments(5), "none": _segments(0)},), lambda: ({},)),
     "share_curves": (lambda: ({"agreement": {0.3: 0.5, 0.4: 0.6}, "none": {}}, 0.4), lambda: ({}, 0.4)),
     "rule_quality": (lambda: (_table(["thresholds", "best"]),), lambda: (_table([]),)),
     "selection_scatter": (
@@ -184,6 +185,12 @@ def test_alt_texts_give_the_numbers_of_the_figure():
     assert "0.2 lie 1 true and 1 false ones" in viz.score_histogram({"paper": (scores, true)}, 0.2).alt_text
     kept = viz.selection_scatter(scores, np.array([1, 1, 1, 0.4]), true, 0.9, 0.4).alt_text
     assert "Of 3 true positives 1 are kept, of 1 false ones 0" in kept
+
+
+def test_stacked_segments_do_not_hide_each_other():
+    segments = pd.DataFrame({"start": [0.0, 1.0, 5.0], "end": [9.0, 4.0, 8.0], "label": "run"})
+    bars = viz.stacked({"proposals": segments}).axes[0].patches
+    assert [(bar.get_x(), bar.get_y() + bar.get_height() / 2) for bar in bars] == [(0, 0), (1, 1), (5, 1)]
 
 
 def test_trident_puts_boundaries_at_the_expected_bins():
