@@ -9,6 +9,15 @@ from fustal.viz.common import as_source, save, show
 from fustal.viz.exercises import check, code
 from fustal.viz.hand import hands
 from fustal.viz.interactive import explore
+from fustal.viz.labels import (
+    border_change,
+    duration_weights,
+    rule_quality,
+    score_histogram,
+    share_curves,
+    stacked,
+    surviving_runs,
+)
 from fustal.viz.recordings import class_curves, label_stages, prior_shares
 from fustal.viz.results import (
     average_precision,
@@ -31,7 +40,6 @@ from fustal.viz.signals import (
     activation,
     embeddings,
     iou_matrix,
-    score_histogram,
     selection_scatter,
     target_assignment,
     threshold_runs,
@@ -44,12 +52,14 @@ __all__ = [
     "activation",
     "as_source",
     "average_precision",
+    "border_change",
     "check",
     "class_ap",
     "class_balance",
     "class_curves",
     "code",
     "differences",
+    "duration_weights",
     "durations",
     "ema_curve",
     "embeddings",
@@ -69,12 +79,16 @@ __all__ = [
     "prior_shares",
     "quality_bars",
     "resampled",
+    "rule_quality",
     "save",
     "score_histogram",
     "selection_scatter",
+    "share_curves",
     "show",
     "snippet_windows",
+    "stacked",
     "stage_steps",
+    "surviving_runs",
     "target_assignment",
     "threshold_runs",
     "timeline",

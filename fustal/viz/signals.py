@@ -221,35 +221,6 @@ def iou_matrix(segments: np.ndarray, score: np.ndarray) -> DescribedFigure:
     return figure
 
 
-def score_histogram(iou_scores: np.ndarray, is_true: np.ndarray, threshold: float) -> DescribedFigure:
-    """The paper's histogram: numbers of true and false positives over the IoU score, without the highest 1 %.
-
-    Args:
-        iou_scores: (N,) of proposals.
-        is_true: (N,) booleans.
-        threshold: gamma, drawn as a line.
-    """
-    iou_scores = np.asarray(iou_scores, float)
-    is_true = np.asarray(is_true, bool)
-    below = iou_scores < threshold
-    alt = (
-        f"Histogram of the IoU score of {is_true.sum()} true and {(~is_true).sum()} false positives; below the "
-        f"threshold {threshold:g} lie {(below & is_true).sum()} true and {(below & ~is_true).sum()} false ones."
-    )
-    figure, (axis,) = new_figure(alt)
-    # A few very high scores would leave no room for the rest.
-    highest = max(np.quantile(iou_scores, 0.99), threshold) if len(iou_scores) else 1
-    bins = np.linspace(0, highest, 31)
-    for part, colour, name in ((~is_true, ORANGE, "false positives"), (is_true, BLUE, "true positives")):
-        counts = np.histogram(iou_scores[part], bins)[0]
-        axis.stairs(counts, bins, color=colour, fill=True, alpha=0.3)
-        axis.stairs(counts, bins, color=colour, linewidth=1.8, label=name)
-    axis.axvline(threshold, color=BLACK, linestyle="--", label=f"threshold {threshold:g}")
-    axis.legend()
-    finish(axis, "IoU score", "proposals", empty=not len(iou_scores))
-    return figure
-
-
 def selection_scatter(
     iou_score: np.ndarray, confidence: np.ndarray, is_true: np.ndarray, gamma: float, eta: float
 ) -> DescribedFigure:
@@ -279,7 +250,8 @@ def selection_scatter(
         axis.scatter(iou_score[part], confidence[part], s=14, c=colour, marker=marker, alpha=0.6, label=name)
     axis.axvline(gamma, color=BLACK, linestyle="--", linewidth=1)
     axis.axhline(eta, color=BLACK, linestyle="--", linewidth=1)
-    axis.legend(loc="upper right")
+    if len(kept):
+        legend_above(axis)
     finish(axis, "IoU score", "confidence", empty=not len(kept))
     return figure
 

@@ -98,9 +98,24 @@ FIGURES = {
         lambda: (np.zeros((0, 2)), NONE),
     ),
     "score_histogram": (
-        lambda: (RNG.random(40), RNG.random(40) > 0.5, 0.2),
-        lambda: (NONE, NONE, 0.2),
+        lambda: ({"paper": (RNG.random(40), RNG.random(40) > 0.5), "none": (NONE, NONE > 0)}, 0.2),
+        lambda: ({}, 0.2),
     ),
+    "surviving_runs": (
+        lambda: (RNG.random(20), np.arange(20.0), _segments(4).assign(threshold=0.5, kept=np.arange(4) > 1)),
+        lambda: (NONE, NONE, _segments(0).assign(threshold=NONE, kept=NONE > 0)),
+    ),
+    "duration_weights": (
+        lambda: (1 + RNG.random(20), np.array([1.5]), 0.4, 0.2, 0.25, "run"),
+        lambda: (NONE, NONE, 0.4, 0.2, 0.25, "run"),
+    ),
+    "border_change": (
+        lambda: (np.arange(5.0), np.array([0.0, 0.1, 0.4, 0.9, 1.0]), 1.0, 2.2, 1),
+        lambda: (NONE, NONE, 1.0, 2.2, -1),
+    ),
+    "stacked": (lambda: ({"truth": _truth(3), "labels": _segments(5), "none": _segments(0)},), lambda: ({},)),
+    "share_curves": (lambda: ({"agreement": {0.3: 0.5, 0.4: 0.6}, "none": {}}, 0.4), lambda: ({}, 0.4)),
+    "rule_quality": (lambda: (_table(["thresholds", "best"]),), lambda: (_table([]),)),
     "selection_scatter": (
         lambda: (RNG.random(40), RNG.random(40), RNG.random(40) > 0.5, 0.2, 0.4),
         lambda: (NONE, NONE, NONE, 0.2, 0.4),
@@ -194,7 +209,7 @@ def test_the_overview_shows_every_stage():
 
 def test_alt_texts_give_the_numbers_of_the_figure():
     scores, true = np.array([0.1, 0.1, 0.9, 0.9]), np.array([True, False, True, True])
-    assert "0.2 lie 1 true and 1 false ones" in viz.score_histogram(scores, true, 0.2).alt_text
+    assert "0.2 lie 1 true and 1 false ones" in viz.score_histogram({"paper": (scores, true)}, 0.2).alt_text
     kept = viz.selection_scatter(scores, np.array([1, 1, 1, 0.4]), true, 0.9, 0.4).alt_text
     assert "Of 3 true positives 1 are kept, of 1 false ones 0" in kept
 
@@ -206,6 +221,12 @@ def test_small_differences_can_be_seen_beside_large_ones():
     zero, one, sixty = axis.transData.transform([(0, 0), (1, 0), (60, 0)])[:, 0]
     assert (one - zero) / (sixty - zero) > 0.15
     assert axis.collections[-1].get_facecolors().tolist()[0] == [1, 1, 1, 1], "an open dot: not significant"
+
+
+def test_stacked_segments_do_not_hide_each_other():
+    segments = pd.DataFrame({"start": [0.0, 1.0, 5.0], "end": [9.0, 4.0, 8.0], "label": "run"})
+    bars = viz.stacked({"proposals": segments}).axes[0].patches
+    assert [(bar.get_x(), bar.get_y() + bar.get_height() / 2) for bar in bars] == [(0, 0), (1, 1), (5, 1)]
 
 
 def test_trident_puts_boundaries_at_the_expected_bins():
