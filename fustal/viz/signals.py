@@ -309,8 +309,7 @@ def pyramid(low: Sequence[float], high: Sequence[float], stem: str, heads: Seque
         axis.broken_barh([(x, stride) for x in centres], (level - 0.3, 0.6), facecolors=colours[: len(centres)])
         axis.plot(centres, np.full(len(centres), level), "o", color=BLACK, markersize=3)
         axis.text(1.02 * width, level, text, va="center")
-        if level:
-            axis.annotate("", (-0.02 * width, level), (-0.02 * width, level - 1), arrowprops={"arrowstyle": "->"})
+        axis.annotate("", (-0.02 * width, level), (-0.02 * width, level - 0.95), arrowprops={"arrowstyle": "->"})
     axis.text(0.5 * width, -1.05, stem, ha="center", va="center", bbox={"facecolor": "#eeeeee", "edgecolor": GREY})
     axis.text(1.02 * width, len(low) - 0.45, "distance of\na border", va="bottom")
     head = "\n".join(["heads, at", "each point:", *heads])
@@ -320,6 +319,7 @@ def pyramid(low: Sequence[float], high: Sequence[float], stem: str, heads: Seque
     names = [f"level {level}, stride {2**level}" for level in range(len(low))]
     axis.set(xlim=(-0.05 * width, 1.72 * width), ylim=(-1.6, len(low) + 0.4), xticks=range(0, width + 1, 4))
     axis.set(yticks=range(len(names)), yticklabels=names)
+    axis.xaxis.set_label_coords(0.3, -0.09)  # below the bars
     axis.spines[["left", "bottom"]].set_visible(False)
     return figure
 
