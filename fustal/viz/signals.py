@@ -301,7 +301,7 @@ def pyramid(low: Sequence[float], high: Sequence[float], stem: str, heads: Seque
     alt = f"The pyramid from bottom to top. {facts or 'No level'}."
     figure, (axis,) = new_figure(alt, height=1.5 + 0.42 * len(low))
     width = 2 ** max(len(low) - 1, 4)  # snippets that are drawn
-    finish(axis, "snippet", "", empty=not len(low), grid=False)
+    finish(axis, "snippet", "level of the pyramid", empty=not len(low), grid=False)
     for level, text in enumerate(ranges):
         stride = 2**level
         centres = np.arange(0, width, stride)
@@ -316,7 +316,7 @@ def pyramid(low: Sequence[float], high: Sequence[float], stem: str, heads: Seque
     axis.text(1.55 * width, (len(low) - 1) / 2, head, ha="center", va="center", linespacing=1.5, bbox=_box(ORANGE))
     right = (1.4 * width, (len(low) - 1) / 2)
     axis.annotate("", right, (1.28 * width, right[1]), arrowprops={"arrowstyle": "->"})
-    names = [f"level {level}, stride {2**level}" for level in range(len(low))]
+    names = [f"{level}, stride {2**level}" for level in range(len(low))]
     axis.set(xlim=(-0.05 * width, 1.72 * width), ylim=(-1.6, len(low) + 0.4), xticks=range(0, width + 1, 4))
     axis.set(yticks=range(len(names)), yticklabels=names)
     axis.xaxis.set_label_coords(0.3, -0.09)  # below the bars
