@@ -14,6 +14,7 @@ from fustal.viz.common import (
     BLUE,
     COLOURS,
     GREY,
+    MARKERS,
     ORANGE,
     SKY,
     VERMILLION,
@@ -256,30 +257,77 @@ def selection_scatter(
     return figure
 
 
+def pyramid(low: Sequence[float], high: Sequence[float], stem: str, heads: Sequence[str]) -> DescribedFigure:
+    """The student as a drawing: input at the bottom, the levels of the pyramid above it, the heads at the right.
+
+    Args:
+        low: of each level, the shortest distance to a border that it learns, snippets.
+        high: likewise the longest; infinite on the last level.
+        stem: what comes before the pyramid, in words.
+        heads: their names.
+    """
+    ranges = []
+    for nearest, farthest in zip(low, high, strict=True):
+        ranges.append(f"{nearest:g} to {farthest:g}" if math.isfinite(farthest) else f"{nearest:g} or more")
+    facts = "; ".join(f"level {i}: stride {2**i}, borders {text} snippets away" for i, text in enumerate(ranges))
+    alt = f"The pyramid from bottom to top. {facts or 'No level'}."
+    figure, (axis,) = new_figure(alt, height=1.5 + 0.42 * len(low))
+    width = 2 ** max(len(low) - 1, 4)  # snippets that are drawn
+    finish(axis, "snippet", "level of the pyramid", empty=not len(low), grid=False)
+    for level, text in enumerate(ranges):
+        stride = 2**level
+        centres = np.arange(0, width, stride)
+        colours = [SKY, "#c7e6f7"] * (len(centres) // 2 + 1)
+        axis.broken_barh([(x, stride) for x in centres], (level - 0.3, 0.6), facecolors=colours[: len(centres)])
+        axis.plot(centres, np.full(len(centres), level), "o", color=BLACK, markersize=3)
+        axis.text(1.02 * width, level, text, va="center")
+        axis.annotate("", (-0.02 * width, level), (-0.02 * width, level - 0.95), arrowprops={"arrowstyle": "->"})
+    axis.text(0.5 * width, -1.05, stem, ha="center", va="center", bbox={"facecolor": "#eeeeee", "edgecolor": GREY})
+    axis.text(1.02 * width, len(low) - 0.45, "distance of\na border", va="bottom")
+    head = "\n".join(["heads, at", "each point:", *heads])
+    axis.text(1.55 * width, (len(low) - 1) / 2, head, ha="center", va="center", linespacing=1.5, bbox=_box(ORANGE))
+    right = (1.4 * width, (len(low) - 1) / 2)
+    axis.annotate("", right, (1.28 * width, right[1]), arrowprops={"arrowstyle": "->"})
+    names = [f"{level}, stride {2**level}" for level in range(len(low))]
+    axis.set(xlim=(-0.05 * width, 1.72 * width), ylim=(-1.6, len(low) + 0.4), xticks=range(0, width + 1, 4))
+    axis.set(yticks=range(len(names)), yticklabels=names)
+    axis.xaxis.set_label_coords(0.3, -0.09)  # below the bars
+    axis.spines[["left", "bottom"]].set_visible(False)
+    return figure
+
+
+def _box(colour: str) -> dict[str, object]:
+    """A round white box with a coloured edge."""
+    return {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": colour, "linewidth": 2}
+
+
 def target_assignment(
-    times: np.ndarray, level: np.ndarray, positive: np.ndarray, segments: np.ndarray
+    positions: np.ndarray, level: np.ndarray, winner: np.ndarray, segments: np.ndarray
 ) -> DescribedFigure:
     """The points of each pyramid level that are positive: the targets of the student for one video.
 
     Args:
-        times: (P,) of the points, s.
+        positions: (P,) of the points, snippets.
         level: (P,).
-        positive: (P,) booleans.
-        segments: (N, 2), s.
+        winner: (P,) row of the segment that each point learns, -1 for none.
+        segments: (N, 2), snippets.
     """
-    times = np.asarray(times)
+    positions = np.asarray(positions)
     level = np.asarray(level)
-    positive = np.asarray(positive, bool)
-    by_level = ", ".join(f"level {k}: {positive[level == k].sum()}" for k in np.unique(level))
+    winner = np.asarray(winner)
+    by_level = ", ".join(f"level {k}: {(winner[level == k] >= 0).sum()}" for k in np.unique(level))
     alt = f"Positive points for {len(segments)} segments. {by_level or 'No points'}."
-    figure, (axis,) = new_figure(alt, height=3.4)
-    for start, end in segments:
-        axis.axvspan(start, end, color=SKY, alpha=0.35, linewidth=0)
-    axis.scatter(times[~positive], level[~positive], s=5, c=GREY, label="background")
-    axis.scatter(times[positive], level[positive], s=26, c=VERMILLION, marker="D", label="positive")
+    figure, (axis,) = new_figure(alt, height=3.6)
+    axis.scatter(positions[winner < 0], level[winner < 0], s=5, c=GREY, label="background")
+    for i, (start, end) in enumerate(segments):
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        chosen = winner == i
+        axis.axvspan(start, end, color=colour, alpha=0.18, linewidth=0)
+        name = f"{start:g} to {end:g}"
+        axis.scatter(positions[chosen], level[chosen], s=24, color=colour, marker=marker, label=name)
     axis.set_yticks(np.unique(level))
     legend_above(axis)
-    finish(axis, "time (s)", "level of the pyramid", empty=not len(times))
+    finish(axis, "snippet", "level of the pyramid", empty=not len(positions))
     return figure
 
 
@@ -301,7 +349,8 @@ def trident(start_probs: np.ndarray, end_probs: np.ndarray, time: float, bin_sec
         axis.bar(at, probs, 0.4 * bin_seconds, color=colour, alpha=0.7, label=f"bins of the {name}")
         axis.axvline(boundaries[-1], color=colour, linewidth=2, label=f"{name} {boundaries[-1]:.2f} s")
     axis.axvline(time, color=BLACK, linestyle=":", label=f"point {time:.2f} s")
-    axis.legend()
+    if len(start_probs):
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     figure.alt_text = (
         f"Probabilities of the bins around the point at {time:.2f} s; their expectations put the start at "
         f"{boundaries[0]:.2f} s and the end at {boundaries[1]:.2f} s."

@@ -122,9 +122,10 @@ FIGURES = {
     ),
     "quality_bars": (lambda: (_table(["generator", "selected"]),), lambda: (_table([]),)),
     "target_assignment": (
-        lambda: (np.arange(6.0), np.array([0, 0, 0, 0, 1, 1]), np.arange(6) == 2, np.array([[1.0, 3.0]])),
+        lambda: (np.arange(6.0), np.array([0, 0, 0, 0, 1, 1]), np.array([-1, -1, 0, -1, -1, 1]), np.eye(2)[::-1]),
         lambda: (NONE, NONE, NONE, np.zeros((0, 2))),
     ),
+    "pyramid": (lambda: ([0.0, 4.0], [4.0, np.inf], "stem", ["classes"]), lambda: (NONE, NONE, "", [])),
     "trident": (
         lambda: (np.array([0.5, 0.5, 0.0]), np.array([0.0, 0.0, 1.0]), 10.0, 0.5),
         lambda: (NONE, NONE, 1.0, 0.5),
