@@ -116,6 +116,7 @@ FIGURES = {
     ),
     "class_balance": (lambda: (_dataset(5),), lambda: (_dataset(0),)),
     "differences": (lambda: (_differences(["a", "b"]),), lambda: (_differences([]),)),
+    "mining": (lambda: (RNG.random(9), {"easy action": np.arange(9) > 6}), lambda: (NONE, {})),
     "embeddings": (lambda: ({"before": {"a": RNG.random((4, 3)), "b": RNG.random((5, 3))}},), lambda: ({},)),
     "error_kinds": (lambda: (_table(["generator", "student"], [*KINDS, "missed"]),), lambda: (_table([]),)),
     "length_ap": (lambda: (_table(["generator", "student"], ["0–2 s", "2–9 s"]),), lambda: (_table([], ()),)),
