@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -49,29 +50,54 @@ def activation(
         actionness: (T,), normalised.
         times: (T,) centres of the snippets, s.
         thresholds: drawn as lines; more than three as thin ones.
-        proposals: start, end, perhaps score.
+        proposals: start, end, perhaps score; those that overlap are drawn below each other.
         truth: start, end.
     """
+    lane = _lanes(proposals)
+    lanes = lane.max(initial=0) + 1
     alt = (
         f"Class activation and actionness of one video over {len(times)} snippets; below, {len(proposals)} proposals "
         f"and {len(truth)} true segments."
     )
-    figure, (top, bottom) = new_figure(alt, rows=2, height=4.2, sharex=True, height_ratios=[3, 1.4])
+    below = 1.3 + 0.1 * min(lanes, 24)  # height of the segments
+    figure, (top, bottom) = new_figure(alt, rows=2, height=2.8 + below, sharex=True, height_ratios=[3, below])
     # From the left to the right end of the axes: x in shares of the axes, y in data.
     across = top.get_yaxis_transform()
+    name = f"{len(thresholds)} thresholds on the CAS" if len(thresholds) > 1 else "threshold"
     if len(thresholds) > 3:
-        top.hlines(thresholds, 0, 1, transform=across, color=GREY, linewidth=0.4, alpha=0.6)
-    else:
-        top.hlines(thresholds, 0, 1, transform=across, color=BLACK, linestyle="--")
+        top.hlines(thresholds, 0, 1, transform=across, color=GREY, linewidth=0.5, label=name)
+    elif len(thresholds):
+        top.hlines(thresholds, 0, 1, transform=across, color=BLACK, linestyle="--", label=name)
     top.plot(times, actionness, color=ORANGE, label="actionness")
     top.plot(times, cas, color=BLUE, label="CAS of the class")
     legend_above(top)
     finish(top, "", "activation (normalised)", empty=not len(times))
-    bar_row(bottom, 0, proposals, BLUE)
-    bar_row(bottom, 1, truth, BLACK)
+    for number in range(lanes):
+        bar_row(bottom, (number + 0.5) / lanes - 0.5, proposals[lane == number], BLUE, 0.8 / lanes)
+    bar_row(bottom, 1, truth, BLACK, 0.5)
     row_names(bottom, ["proposals", "truth"])
     finish(bottom, "time (s)", "segments")
     return figure
+
+
+def _lanes(segments: pd.DataFrame) -> np.ndarray:
+    """A lane for each segment, (N,), so that segments of a lane do not overlap; as few as possible.
+
+    >>> _lanes(pd.DataFrame({"start": [0.0, 1.0, 5.0], "end": [4.0, 6.0, 9.0]})).tolist()
+    [0, 1, 0]
+    """
+    lane = np.zeros(len(segments), dtype=int)
+    ends: list[float] = []  # of the last segment of each lane
+    for i in np.argsort(segments.start.to_numpy(), kind="stable"):
+        start, end = segments.start.iloc[i], segments.end.iloc[i]
+        free = [number for number, last in enumerate(ends) if last <= start]
+        if free:
+            lane[i] = free[0]
+            ends[free[0]] = end
+        else:
+            lane[i] = len(ends)
+            ends.append(end)
+    return lane
 
 
 def threshold_runs(curve: np.ndarray, times: np.ndarray, runs: pd.DataFrame) -> DescribedFigure:
@@ -88,19 +114,43 @@ def threshold_runs(curve: np.ndarray, times: np.ndarray, runs: pd.DataFrame) -> 
     axis.plot(times, curve, color=BLUE, marker="o", markersize=4, label="CAS of the class")
     axis.hlines(runs.threshold, runs.start, runs.end, color=ORANGE, linewidth=4, label="runs, with their contrast")
     for run in runs.itertuples():
-        axis.annotate(f"{run.score:.2f}", (run.end, run.threshold), (4, -3), textcoords="offset points", fontsize=8)
+        axis.annotate(f"{run.score:.2f}", (run.end, run.threshold), (4, -3), textcoords="offset points", fontsize=9)
     if len(times):
         legend_above(axis)
     finish(axis, "time (s)", "activation", empty=not len(times))
     return figure
 
 
-def embeddings(panels: Mapping[str, Mapping[str, np.ndarray]]) -> DescribedFigure:
-    """Mined snippets in the plane of their first two principal components; a panel per network.
+def mining(actionness: np.ndarray, choices: Mapping[str, np.ndarray]) -> DescribedFigure:
+    """The actionness of one video with its median, and below it which snippets are taken as what.
 
     Args:
-        panels: name -> kind of snippet -> embeddings (N, E); the kinds in the order easy action, easy background, hard
-            action, hard background. Embeddings are scaled to length 1.
+        actionness: (T,).
+        choices: name of a row -> (T,) booleans, true where a snippet is taken.
+    """
+    facts = ", ".join(f"{name} {int(np.sum(taken))}" for name, taken in choices.items())
+    alt = f"Actionness of {len(actionness)} snippets with its median; below, the snippets taken: {facts or 'none'}."
+    figure, (top, bottom) = new_figure(alt, rows=2, height=1.8 + 0.5 * len(choices), sharex=True)
+    snippets = np.arange(len(actionness))
+    top.step(snippets, actionness, where="mid", color=ORANGE, label="actionness")
+    if len(actionness):
+        median = float(np.median(actionness))
+        top.axhline(median, color=BLACK, linestyle="--", label="median")
+        legend_above(top)
+    finish(top, "", "actionness", empty=not len(actionness))
+    for row, (taken, colour) in enumerate(zip(choices.values(), cycle([GREY, SKY, ORANGE, BLUE, VERMILLION]))):
+        bottom.bar(snippets[np.asarray(taken, bool)], 0.7, width=0.9, bottom=row - 0.35, color=colour)
+    row_names(bottom, choices)
+    finish(bottom, "snippet", "taken as")
+    return figure
+
+
+def embeddings(panels: Mapping[str, Mapping[str, np.ndarray]]) -> DescribedFigure:
+    """Mined snippets of several networks in one plane, that of the first two principal components of all of them.
+
+    Args:
+        panels: a panel per network: name -> kind of snippet -> embeddings (N, E), the same E in all panels; the kinds
+            in the order easy action, easy background, hard action, hard background. Embeddings are scaled to length 1.
     """
     units: dict[str, dict[str, np.ndarray]] = {}
     facts: list[str] = []
@@ -108,15 +158,10 @@ def embeddings(panels: Mapping[str, Mapping[str, np.ndarray]]) -> DescribedFigur
         units[name] = {kind: _unit(rows) for kind, rows in kinds.items()}
         facts += _mean_cosines(name, units[name])
     alt = f"Embeddings of snippets in two dimensions: {', '.join(panels) or 'none'}. {'; '.join(facts)}"
-    figure, axes = new_figure(alt, columns=max(len(panels), 1), height=3.4)
+    figure, axes = new_figure(alt, columns=max(len(panels), 1), height=3.8, sharex=True, sharey=True)
+    middle, plane = _common_plane(units)
     styles = [(SKY, "o", 12, "none"), (ORANGE, "s", 12, "none"), (BLUE, "^", 30, BLACK), (VERMILLION, "v", 30, BLACK)]
     for axis, (name, kinds) in zip(axes, units.items(), strict=False):
-        together = np.concatenate(list(kinds.values()))
-        middle = together.mean(axis=0)
-        if together.shape[1] == 1:
-            plane = np.eye(1, 2)  # embeddings of one number have no second direction
-        else:
-            plane = np.linalg.svd(together - middle, full_matrices=False)[2][:2].T
         for (kind, rows), (colour, marker, size, edge) in zip(kinds.items(), styles, strict=False):
             points = (rows - middle) @ plane
             x, y = points[:, 0], points[:, 1]
@@ -132,6 +177,16 @@ def embeddings(panels: Mapping[str, Mapping[str, np.ndarray]]) -> DescribedFigur
 def _unit(rows: np.ndarray) -> np.ndarray:
     """Rows (N, E) scaled to length 1; rows of zeros stay zero."""
     return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)
+
+
+def _common_plane(panels: Mapping[str, Mapping[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """The mean (E,) of all embeddings and their first two principal components (E, 2)."""
+    parts = [rows for kinds in panels.values() for rows in kinds.values()]
+    together = np.concatenate(parts or [np.zeros((1, 1))])
+    middle = together.mean(axis=0)
+    if together.shape[1] == 1:
+        return middle, np.eye(1, 2)  # embeddings of one number have no second direction
+    return middle, np.linalg.svd(together - middle, full_matrices=False)[2][:2].T
 
 
 def _mean_cosines(name: str, kinds: Mapping[str, np.ndarray]) -> list[str]:

@@ -144,6 +144,7 @@ FIGURES = {
     ),
     "class_balance": (lambda: (_dataset(5),), lambda: (_dataset(0),)),
     "differences": (lambda: (_differences(["a", "b"]),), lambda: (_differences([]),)),
+    "mining": (lambda: (RNG.random(9), {"easy action": np.arange(9) > 6}), lambda: (NONE, {})),
     "embeddings": (lambda: ({"before": {"a": RNG.random((4, 3)), "b": RNG.random((5, 3))}},), lambda: ({},)),
     "error_kinds": (lambda: (_table(["generator", "student"], [*KINDS, "missed"]),), lambda: (_table([]),)),
     "judged": (lambda: (_segments(2), _truth(2), ["right", "wrong"]), lambda: (_segments(0), _truth(0), [])),
