@@ -1,7 +1,7 @@
 """Every parameter of every stage: one flat, frozen, validated model, read from YAML or from a notebook's namespace.
 
 The fields are grouped by the notebook that uses them; `Params` is their sum. Defaults that are sizes (widths, steps,
-epochs) are the demo's; all others are the paper's (docs/method.md).
+epochs) are the demo's; all others are the paper's or those of docs/method.md section 9, which says how they differ.
 """
 
 import ast
