@@ -401,15 +401,19 @@ def test_no_duration_raises_a_confidence(frame):
 
 
 def test_the_share_of_the_highest_agreement_is_chosen():
-    agreed = {0.3: 0.5, 0.6: 0.8, 0.7: 0.8, 0.9: 0.1}
-    assert choose_share(agreed, Params()).label_share == 0.6, "the smaller one of equal ones"
-    near = {0.3: 0.7, 0.4: 0.795, 0.6: 0.8, 0.7: 0.8}
-    assert choose_share(near, Params(), chance=0.01).label_share == 0.4, "nearly equal is equal"
-    assert choose_share(near, Params()).label_share == 0.6
+    assert choose_share({0.3: 0.5, 0.6: 0.7, 0.7: 0.8, 0.9: 0.1}, Params()).label_share == 0.7
     assert choose_share({}, Params()).label_share == FALLBACK
     assert choose_share(dict.fromkeys(SHARES, 0.0), Params()).label_share == FALLBACK, "nothing agrees"
     given = Params(label_share=0.45)
-    assert choose_share(agreed, given) is given, "a share that is given is kept"
+    assert choose_share({0.3: 0.5, 0.6: 0.8}, given) is given, "a share that is given is kept"
+
+
+def test_of_shares_that_agree_as_much_the_middle_one_is_chosen():
+    near = {0.3: 0.7, 0.4: 0.795, 0.6: 0.8, 0.7: 0.8, 0.9: 0.1}
+    assert choose_share(near, Params()).label_share == 0.6, "0.01 less is as much"
+    assert choose_share({0.3: 0.8, 0.4: 0.795}, Params()).label_share == 0.3, "the lower one of two"
+    assert choose_share(dict.fromkeys(SHARES, 0.5), Params()).label_share == 0.6
+    assert choose_share({0.3: 0.789, 0.4: 0.8}, Params()).label_share == 0.4, "0.011 less is less"
 
 
 def opinion(false, seed):
