@@ -24,7 +24,7 @@ DURATION = 24.0
 ACTIONS = [("Wave", 2.0, 5.0), ("Jump", 7.0, 9.0), ("Crouch", 11.0, 14.0), ("Wave", 15.5, 18.0), ("Jump", 20.0, 22.0)]
 """What the figure does, from when to when (s)."""
 
-COLOURS = 64
+COLOURS = 256
 """Of the picture, so that its file is small."""
 
 

@@ -63,3 +63,20 @@ def test_a_video_that_was_cut_off(tmp_path):
     first, last = frames_at(tmp_path / "cut.mkv", [0.0, 3.9])
     assert left_of(first) == 0
     assert 0 < left_of(last) < SPEED * 3, "the last frame that there is"
+
+
+@pytest.mark.parametrize(("degrees", "row", "column"), [(0, 0, 0), (90, -1, 0), (180, -1, -1), (-90, 0, -1)])
+def test_a_rotated_video_is_turned_upright(tmp_path, degrees, row, column):
+    """The bright corner, upper left in the file, is where Chromium shows it."""
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        stream.set_display_rotation(degrees)
+        picture = np.full((96, 160, 3), 20, np.uint8)
+        picture[:30, :30] = 240
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode())
+    (frame,) = frames_at(tmp_path / "v.mp4", [0.0])
+    assert frame.shape == ((96, 160, 3) if degrees in (0, 180) else (160, 96, 3))
+    corners = {(r, c): int(frame[r, c, 0]) for r in (0, -1) for c in (0, -1)}
+    assert max(corners, key=corners.get) == (row, column)
