@@ -293,22 +293,24 @@ class Output:
         self,
         found: pd.DataFrame,
         durations: Mapping[str, float],
+        pictures: Mapping[str, Path],
         stages: Mapping[str, pd.DataFrame],
-        frames: Sequence[np.ndarray],
     ) -> list[str]:
         """Writes the detections.
 
         Args:
             found: video, label, score, start (s), end (s).
             durations: name of a video -> s.
+            pictures: name of a video -> its file, for videos that can be shown.
             stages: what is known of the video of the page, see `known_of`.
-            frames: pictures of the video, see `viz.timeline`; empty: none.
 
         Returns:
             The lines to print.
         """
         minimum = MIN_SCORE if self.min_score is None else self.min_score
         shown = choose(found, minimum)
+        # Read before anything is written, as a video can be broken
+        frames = frames_of(pictures, durations) if self.folder else {}
         lines = []
         if self.file:
             kept = found if self.min_score is None else shown
@@ -320,13 +322,13 @@ class Output:
         if self.folder:
             draw(shown, durations, self.folder, frames)
             lines.append(f"{len(durations)} timelines of detections of score {minimum:g} or more: {self.folder}")
-            if self.video and not frames:
-                lines.append("the timeline has no pictures of the video: pip install 'fustal[video]'")
+            if pictures and not frames:
+                lines.append("no frames of the video above the timeline: pip install 'fustal[video]'")
         if self.page:
             ((video, duration),) = durations.items()
             known = {"detections": found, **stages}
             tracks = {name: known[name] for name in TRACKS if name in known}
-            what = write_page(self.page, self.video, tracks, duration, title=video, min_score=minimum)
+            what = write_page(self.page, pictures.get(video), tracks, duration, title=video, min_score=minimum)
             lines.append(f"{self.page}: {', '.join(tracks)}, {what}")
         return lines
 
@@ -355,29 +357,27 @@ def localize_files(
     output.check_apart(files)
     store = trained.store(files, fps)
     durations = {video: store.duration(video) for video in files}
-    # What can fail comes before the long computation. With a page, or pictures, there is only one video.
-    video, duration = next(iter(durations.items()))
-    frames = frames_of(output.video, duration) if output.video and output.folder else []
-    stages = known_of(run, video, duration) if output.page else {}
+    pictures = {video: output.video for video in files if output.video}
+    stages = known_of(run, durations) if output.page else {}
     found = trained.detect(store)
-    return output.write(found, durations, stages, frames)
+    return output.write(found, durations, pictures, stages)
 
 
-def known_of(run: str, video: str, duration: float) -> dict[str, pd.DataFrame]:
+def known_of(run: str, durations: Mapping[str, float]) -> dict[str, pd.DataFrame]:
     """True segments of a video, and what the stages of a run found in it, where the run's data set has the video.
 
     A video is that of the data set if it has its name and about its duration.
 
     Args:
         run: see `load`.
-        video: its name.
-        duration: s.
+        durations: name of the only video -> s.
 
     Returns:
         "truth", "student", "generator": those that are known. Columns label, start (s), end (s), perhaps score.
     """
     from fustal.tools.report import read_run  # slow to import, and needed only here
 
+    ((video, duration),) = durations.items()
     reported = read_run(run)
     dataset = reported.dataset
     if dataset is None or video not in dataset.videos.index:
@@ -392,22 +392,25 @@ def known_of(run: str, video: str, duration: float) -> dict[str, pd.DataFrame]:
     return known
 
 
-def frames_of(video: Path, duration: float) -> list[np.ndarray]:
-    """The pictures of a video for its timeline; none without the extra `video`.
+def frames_of(pictures: Mapping[str, Path], durations: Mapping[str, float]) -> dict[str, list[np.ndarray]]:
+    """Frames of videos for their timelines; none without the extra `video`.
 
     Args:
-        video: the file.
-        duration: s, of the timeline.
+        pictures: name of a video -> its file.
+        durations: name of a video -> s.
+
+    Returns:
+        Name of a video -> its frames, see `viz.timeline`.
 
     Raises:
-        InputError: the file cannot be decoded.
+        InputError: a file cannot be decoded.
     """
     if find_spec("av") is None:
-        return []
+        return {}
     from fustal.video.frames import frames_at
     from fustal.viz.film import moments
 
-    return frames_at(video, moments(duration))
+    return {video: frames_at(file, moments(durations[video])) for video, file in pictures.items()}
 
 
 def table(results: pd.DataFrame, durations: Mapping[str, float]) -> list[str]:
@@ -438,7 +441,7 @@ def table(results: pd.DataFrame, durations: Mapping[str, float]) -> list[str]:
 
 
 def draw(
-    results: pd.DataFrame, durations: Mapping[str, float], folder: Path, frames: Sequence[np.ndarray] = ()
+    results: pd.DataFrame, durations: Mapping[str, float], folder: Path, frames: Mapping[str, Sequence[np.ndarray]]
 ) -> None:
     """Writes a timeline of each video as `<video>.png`.
 
@@ -446,13 +449,13 @@ def draw(
         results: video, label, score, start (s), end (s).
         durations: name of a video -> s.
         folder: is made if it does not exist; files of the same names are replaced.
-        frames: pictures of the only video, see `viz.timeline`; empty: none.
+        frames: name of a video -> its frames, for videos that have them, see `viz.timeline`.
     """
     from fustal import viz  # slow to import, and needed only here
 
     for video, duration in durations.items():
         part = results[results.video == video]
-        viz.save(viz.timeline({"detections": part}, duration, frames), folder / f"{video}.png")
+        viz.save(viz.timeline({"detections": part}, duration, frames.get(video, ())), folder / f"{video}.png")
 
 
 def _expanded(text: str, modalities: Sequence[str]) -> list[str]:

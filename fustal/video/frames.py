@@ -14,7 +14,7 @@ from fustal.exceptions import InputError
 if TYPE_CHECKING:
     import av
 
-HEIGHT = 180
+HEIGHT = 120
 """Pixels, maximum height of a frame; figures are smaller than videos."""
 
 

@@ -286,7 +286,7 @@ def test_pictures_in_the_timeline(run, videos, fustal, tmp_path):
     fustal("tiny", videos[0], "--plot", tmp_path / "plain")
     status, out, err = fustal("tiny", videos[0], "--plot", tmp_path / "plots", "--video", film)
     assert (status, err) == (0, "")
-    assert "no pictures" not in out
+    assert "no frames" not in out
     plain, pictured = (matplotlib.image.imread(tmp_path / name / "test0.png") for name in ("plain", "plots"))
     assert pictured.shape > plain.shape, "there is more to see"
     broken = tmp_path / "broken.mp4"
@@ -303,7 +303,7 @@ def test_without_the_extra_the_timeline_has_no_pictures_and_says_so(run, videos,
     (tmp_path / "film.mp4").write_bytes(b"not decoded")
     status, out, _ = fustal("tiny", videos[0], "--plot", tmp_path / "plots", "--video", tmp_path / "film.mp4")
     assert status == 0
-    assert out.endswith("the timeline has no pictures of the video: pip install 'fustal[video]'\n")
+    assert out.endswith("no frames of the video above the timeline: pip install 'fustal[video]'\n")
     assert (tmp_path / "plots" / "test0.png").exists()
 
 
