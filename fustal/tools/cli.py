@@ -349,6 +349,10 @@ def localize(
     ],
     out: Annotated[Path | None, typer.Option(help="a .json or .csv file for all detections")] = None,
     plot: Annotated[Path | None, typer.Option(help="a folder for a timeline of each video")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="an .html file: one video over its detections, to be played")
+    ] = None,
+    video: Annotated[Path | None, typer.Option(help="the video of the features, shown by --page and by --plot")] = None,
     fps: Annotated[float | None, typer.Option(help="frames per second, if the run's card does not name them")] = None,
     min_score: Annotated[
         float | None, typer.Option(help="minimum score; default: 0.2, in files all detections")
@@ -358,7 +362,7 @@ def localize(
     """Localise actions in new videos with a trained run, from features like those that it was trained on."""
     from fustal.tools.localize import Output, localize_files
 
-    for line in localize_files(run, features, Output(out, plot, min_score), fps, device):
+    for line in localize_files(run, features, Output(out, plot, min_score, page, video), fps, device):
         _say(line)
 
 

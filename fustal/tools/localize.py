@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape, glob
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,20 @@ from fustal.engine.average import start_average
 from fustal.engine.checkpoint import load_module
 from fustal.exceptions import InputError, Problem
 from fustal.params import Params
-from fustal.runs.chain import CHAIN
+from fustal.runs.chain import CHAIN, DETECTIONS
 from fustal.runs.identity import RECORD
 from fustal.student import Student, detect_videos
 from fustal.tools.export import MIN_SCORE, choose, write_csv
+from fustal.tools.page import check_page, write_page
 
 MAX_PRINTED = 10
 """Maximum number of detections of a video that are printed."""
 
 WEIGHTS = "distilled/ema.safetensors"
 MODALITY = "{modality}"
+
+TRACKS = ("truth", "detections", "student", "generator")
+"""The time lines of a page, in their order. All but the detections are left out where they are not known."""
 
 HEAD = 500
 """Bytes at the beginning of a PNG file in which Matplotlib writes its name."""
@@ -237,11 +242,15 @@ class Output:
         file: .json or .csv file; None: the best detections of each video are printed.
         folder: folder that gets a timeline `<video>.png` of each video; None: no timelines.
         min_score: minimum score; None: `MIN_SCORE` for printed or drawn detections, and no minimum for the file.
+        page: .html file that shows one video with its detections; None: no page.
+        video: the video of the features, shown in the timeline and on the page; None: they show no pictures.
     """
 
     file: Path | None = None
     folder: Path | None = None
     min_score: float | None = None
+    page: Path | None = None
+    video: Path | None = None
 
     def check(self) -> None:
         """Raises an InputError, before anything is computed, where the output could not be written."""
@@ -253,6 +262,12 @@ class Output:
             check_output(self.file)
         if self.folder and self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"--plot {self.folder}: is a file: give the name of a folder")
+        if self.page:
+            check_page(self.page)
+        if self.video:
+            open_regular(self.video).close()
+            if not (self.folder or self.page):
+                raise InputError(f"--video {self.video}: nothing shows it: give --page or --plot as well")
 
     def check_apart(self, files: Mapping[str, Sequence[Path]]) -> None:
         """Raises an InputError where a file that is read, or a picture of another program, would be replaced.
@@ -260,7 +275,7 @@ class Output:
         Args:
             files: name of a video -> its files.
         """
-        inputs: list[Path] = []
+        inputs: list[Path] = [self.video] if self.video else []
         for paths in files.values():
             inputs += paths
         if self.file:
@@ -268,19 +283,34 @@ class Output:
         if self.folder:
             for video in files:
                 _check_timeline(self.folder / f"{video}.png", inputs)
+        if (self.page or self.video) and len(files) > 1:
+            option = f"--page {self.page}" if self.page else f"--video {self.video}"
+            raise InputError(f"{option}: is for one video, and the features of {len(files)} are given")
+        if self.page:
+            check_page(self.page, *inputs)
 
-    def write(self, found: pd.DataFrame, durations: Mapping[str, float]) -> list[str]:
+    def write(
+        self,
+        found: pd.DataFrame,
+        durations: Mapping[str, float],
+        pictures: Mapping[str, Path],
+        stages: Mapping[str, pd.DataFrame],
+    ) -> list[str]:
         """Writes the detections.
 
         Args:
             found: video, label, score, start (s), end (s).
             durations: name of a video -> s.
+            pictures: name of a video -> its file, for videos that can be shown.
+            stages: what is known of the video of the page, see `known_of`.
 
         Returns:
             The lines to print.
         """
         minimum = MIN_SCORE if self.min_score is None else self.min_score
         shown = choose(found, minimum)
+        # Read before anything is written, as a video can be broken
+        frames = frames_of(pictures, durations) if self.folder else {}
         lines = []
         if self.file:
             kept = found if self.min_score is None else shown
@@ -290,8 +320,16 @@ class Output:
         else:
             lines += table(shown, durations)
         if self.folder:
-            draw(shown, durations, self.folder)
+            draw(shown, durations, self.folder, frames)
             lines.append(f"{len(durations)} timelines of detections of score {minimum:g} or more: {self.folder}")
+            if pictures and not frames:
+                lines.append("no frames of the video above the timeline: pip install 'fustal[video]'")
+        if self.page:
+            ((video, duration),) = durations.items()
+            known = {"detections": found, **stages}
+            tracks = {name: known[name] for name in TRACKS if name in known}
+            what = write_page(self.page, pictures.get(video), tracks, duration, title=video, min_score=minimum)
+            lines.append(f"{self.page}: {', '.join(tracks)}, {what}")
         return lines
 
 
@@ -318,8 +356,61 @@ def localize_files(
     files = find_files(features, trained.task.grid.modalities)
     output.check_apart(files)
     store = trained.store(files, fps)
+    durations = {video: store.duration(video) for video in files}
+    pictures = {video: output.video for video in files if output.video}
+    stages = known_of(run, durations) if output.page else {}
     found = trained.detect(store)
-    return output.write(found, {video: store.duration(video) for video in files})
+    return output.write(found, durations, pictures, stages)
+
+
+def known_of(run: str, durations: Mapping[str, float]) -> dict[str, pd.DataFrame]:
+    """True segments of a video, and what the stages of a run found in it, where the run's data set has the video.
+
+    A video is that of the data set if it has its name and about its duration.
+
+    Args:
+        run: see `load`.
+        durations: name of the only video -> s.
+
+    Returns:
+        "truth", "student", "generator": those that are known. Columns label, start (s), end (s), perhaps score.
+    """
+    from fustal.tools.report import read_run  # slow to import, and needed only here
+
+    ((video, duration),) = durations.items()
+    reported = read_run(run)
+    dataset = reported.dataset
+    if dataset is None or video not in dataset.videos.index:
+        return {}
+    if not math.isclose(dataset.videos.duration[video], duration, rel_tol=0.02, abs_tol=2):
+        return {}
+    files = {name: DETECTIONS[name] for name in ("student", "generator")}
+    known = {}
+    for name, frame in {"truth": dataset.segments, **reported.results(files)}.items():
+        if (frame.video == video).any():
+            known[name] = frame[frame.video == video]
+    return known
+
+
+def frames_of(pictures: Mapping[str, Path], durations: Mapping[str, float]) -> dict[str, list[np.ndarray]]:
+    """Frames of videos for their timelines; none without the extra `video`.
+
+    Args:
+        pictures: name of a video -> its file.
+        durations: name of a video -> s.
+
+    Returns:
+        Name of a video -> its frames, see `viz.timeline`.
+
+    Raises:
+        InputError: a file cannot be decoded.
+    """
+    if find_spec("av") is None:
+        return {}
+    from fustal.video.frames import frames_at
+    from fustal.viz.film import moments
+
+    return {video: frames_at(file, moments(durations[video])) for video, file in pictures.items()}
 
 
 def table(results: pd.DataFrame, durations: Mapping[str, float]) -> list[str]:
@@ -349,19 +440,22 @@ def table(results: pd.DataFrame, durations: Mapping[str, float]) -> list[str]:
     return lines
 
 
-def draw(results: pd.DataFrame, durations: Mapping[str, float], folder: Path) -> None:
+def draw(
+    results: pd.DataFrame, durations: Mapping[str, float], folder: Path, frames: Mapping[str, Sequence[np.ndarray]]
+) -> None:
     """Writes a timeline of each video as `<video>.png`.
 
     Args:
         results: video, label, score, start (s), end (s).
         durations: name of a video -> s.
         folder: is made if it does not exist; files of the same names are replaced.
+        frames: name of a video -> its frames, for videos that have them, see `viz.timeline`.
     """
     from fustal import viz  # slow to import, and needed only here
 
     for video, duration in durations.items():
         part = results[results.video == video]
-        viz.save(viz.timeline({"detections": part}, duration), folder / f"{video}.png")
+        viz.save(viz.timeline({"detections": part}, duration, frames.get(video, ())), folder / f"{video}.png")
 
 
 def _expanded(text: str, modalities: Sequence[str]) -> list[str]:

@@ -27,6 +27,7 @@ from fustal.viz.common import (
     new_figure,
     row_names,
 )
+from fustal.viz.film import WIDTH, draw_film, film_height
 
 LINE_LETTERS = 90
 """Maximum number of letters in a line of a timeline's legend."""
@@ -200,20 +201,31 @@ def _mean_cosines(name: str, kinds: Mapping[str, np.ndarray]) -> list[str]:
     return facts
 
 
-def timeline(rows: Mapping[str, pd.DataFrame], duration: float | None = None) -> DescribedFigure:
+def timeline(
+    rows: Mapping[str, pd.DataFrame], duration: float | None = None, frames: Sequence[np.ndarray] = ()
+) -> DescribedFigure:
     """The segments of one video from every stage: a row per stage, a lane and a colour per class.
 
     Args:
         rows: name of the row (truth, proposals, pseudo labels, student, …) -> start, end, label, perhaps score; bars
             with a lower score are paler.
         duration: s; None: to the end of the last segment.
+        frames: pictures of the video above the rows, see `film.draw_film`; empty: none.
     """
     ends = [frame["end"].max() for frame in rows.values() if len(frame)]
     if duration is None:
         duration = max(ends, default=1.0)
     counts = ", ".join(f"{name} {len(frame)}" for name, frame in rows.items())
     alt = f"Segments of one video of {duration:.0f} s by stage: {counts}."
-    figure, (axis,) = new_figure(alt, height=1.2 + 0.6 * len(rows))
+    height = 1.2 + 0.6 * len(rows)
+    if frames:
+        film = film_height(frames)
+        alt = f"{len(frames)} frames of a video, and below them: {alt}"
+        figure, (top, axis) = new_figure(alt, rows=2, height=height + film, height_ratios=[film, height - 0.9])
+        figure.set_figwidth(WIDTH)
+        draw_film(top, frames, duration)
+    else:
+        figure, (axis,) = new_figure(alt, height=height)
     names: list[str] = []
     for frame in rows.values():
         names += list(frame.get("label", []))

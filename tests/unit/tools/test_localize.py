@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -25,6 +26,8 @@ from fustal.tools import localize
 from fustal.tools.cli import main
 from fustal.tools.localize import find_files, load
 from tests.datasets import planted_in
+from tests.films import film_of
+from tests.html_page import Page
 from tests.networks import SMALL
 
 TRAINED = SMALL | {
@@ -224,6 +227,86 @@ def test_inputs_and_other_pictures_are_not_replaced(run, videos, fustal, tmp_pat
         assert fustal("tiny", *videos, "--plot", tmp_path / "plots")[0] == 0, "timelines are replaced"
 
 
+# --- the page of a video ----------------------------------------------------------------------------------------------
+
+
+def tracks_of(path):
+    """The names of the time lines on a page, and the number of detections in its list."""
+    page = Page(path.read_text(encoding="utf-8"))
+    names = {element["text"] for element in page.all("div") if element.get("class") == "track"}
+    return names, len(page.all("li"))
+
+
+def test_a_page(run, videos, fustal, tmp_path):
+    film = tmp_path / "film.mp4"
+    film.write_bytes(bytes(200_000))
+    found = read_results(run / "distilled" / "detections_test.json")
+    page = tmp_path / "page.html"
+    status, out, err = fustal("tiny", videos[0], "--page", page, "--min-score", 0.4, "--video", film)
+    assert (status, err) == (0, "")
+    assert out.endswith(f"{page}: detections, with the video, 0.2 MB\n")
+    assert tracks_of(page) == ({"detections"}, (found.video == "test0").sum())
+    (slider,) = Page(page.read_text()).all("input")
+    assert slider["value"] == "0.4"
+    assert fustal("tiny", videos[0], "--page", page)[1].endswith(f"{page}: detections, without a video\n")
+
+
+def test_a_page_with_true_segments_and_other_stages(run, trained, videos, fustal, tmp_path):
+    """The run's data set has the video, by name and duration; the student has finished, the generator has not."""
+    database = {"test1": {"subset": "test", "duration": 33.5, "annotations": [{"label": "b", "segment": [10.5, 15.5]}]}}
+    database["train0"] = {"subset": "train", "duration": 45, "annotations": [{"label": "a"}]}
+    (tmp_path / "gt.json").write_text(json.dumps({"database": database}))
+    grid = "grids: {student: {pattern: '{video}.npy', fps: 2, stride: 1, window: 1}}"
+    (tmp_path / "card.yaml").write_text(f"name: small\nabout: ''\nroot: .\nannotations: gt.json\n{grid}\n")
+    record = json.loads((run / "distilled" / "stage.json").read_text())
+    record["parameters"]["dataset"] = str(tmp_path / "card.yaml")
+    for stage in ("student", "distilled"):
+        (run / stage / "stage.json").write_text(json.dumps(record))
+    found = read_results(run / "distilled" / "detections_test.json")
+    (run / "generator").mkdir()
+    (run / "generator" / "started.json").write_text("{}")
+    write_results(found[found.video == "test1"].head(5), run / "student" / "detections_test.json")
+    write_results(found[found.video == "test1"].head(5), run / "generator" / "proposals_test.json")
+    page = tmp_path / "page.html"
+    assert fustal("tiny", videos[1], "--page", page)[1].endswith(
+        f"{page}: truth, detections, student, without a video\n"
+    )
+    assert tracks_of(page)[0] == {"truth", "detections", "student"}
+    shutil.copy(trained[1] / "test0.npy", tmp_path / "test0.npy")
+    np.save(tmp_path / "test1.npy", np.ones((40, 6), np.float32))
+    for other in ("test0", "test1"):
+        fustal("tiny", tmp_path / f"{other}.npy", "--page", page)
+        assert tracks_of(page)[0] <= {"detections"}, "a video that the data set has not, or not of this duration"
+
+
+def test_pictures_in_the_timeline(run, videos, fustal, tmp_path):
+    pytest.importorskip("av", reason="pip install '.[video]'")
+    film = tmp_path / "film.mp4"
+    film_of(film, seconds=8)
+    fustal("tiny", videos[0], "--plot", tmp_path / "plain")
+    status, out, err = fustal("tiny", videos[0], "--plot", tmp_path / "plots", "--video", film)
+    assert (status, err) == (0, "")
+    assert "no frames" not in out
+    plain, pictured = (matplotlib.image.imread(tmp_path / name / "test0.png") for name in ("plain", "plots"))
+    assert pictured.shape > plain.shape, "there is more to see"
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no film")
+    status, out, err = fustal("tiny", videos[0], "--plot", tmp_path / "new", "--video", broken)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {broken}: cannot be decoded: ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_the_extra_the_timeline_has_no_pictures_and_says_so(run, videos, fustal, tmp_path, monkeypatch):
+    monkeypatch.setattr(localize, "find_spec", lambda name: None)
+    (tmp_path / "film.mp4").write_bytes(b"not decoded")
+    status, out, _ = fustal("tiny", videos[0], "--plot", tmp_path / "plots", "--video", tmp_path / "film.mp4")
+    assert status == 0
+    assert out.endswith("no frames of the video above the timeline: pip install 'fustal[video]'\n")
+    assert (tmp_path / "plots" / "test0.png").exists()
+
+
 # --- files of features ------------------------------------------------------------------------------------------------
 
 
@@ -301,6 +384,16 @@ def test_files_that_are_not_features_of_the_run(make, message, videos, fustal, t
         (["--out", "a.txt"], "--out a.txt: ends in neither .json nor .csv"),
         (["--out", "folder.json"], "folder.json: is a folder, and a file never replaces one"),
         (["--plot", "file"], "--plot file: is a file"),
+        (["--page", "a.pdf"], "error: a.pdf: must end in .html or .htm"),
+        (["--page", "mine.html"], "error: mine.html: exists already, and is no page of a video: move it away"),
+        (["--page", "a.html", "{1}"], "--page a.html: is for one video, and the features of 2 are given"),
+        (
+            ["--plot", "new", "--video", "file", "{1}"],
+            "--video file: is for one video, and the features of 2 are given",
+        ),
+        (["--page", "a.html", "--video", "missing.mp4"], "error: missing.mp4: no such file"),
+        (["--video", "file"], "--video file: nothing shows it: give --page or --plot as well"),
+        (["--out", "film.csv", "--plot", "new", "--video", "film.csv"], "film.csv: is also read"),
         (["--min-score", "nan"], "--min-score nan: is not a number"),
         (["--device", "moon"], "error: device: Input should be 'auto', 'cpu' or 'cuda'"),
         (["a\nb.npy"], "must be usable as the name of a file"),
@@ -309,7 +402,8 @@ def test_files_that_are_not_features_of_the_run(make, message, videos, fustal, t
 def test_wrong_calls(options, message, videos, fustal, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.json").mkdir()
-    (tmp_path / "file").write_text("")
+    for name in ("file", "film.csv", "mine.html"):
+        (tmp_path / name).write_text("mine")
     status, out, err = fustal("tiny", videos[0], *(option.format(*videos) for option in options))
     assert (status, out) == (2, "")
     assert err.startswith("error: ")

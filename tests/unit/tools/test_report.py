@@ -2,7 +2,6 @@
 
 import json
 import sys
-from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
@@ -15,6 +14,7 @@ from fustal.params import Params
 from fustal.runs.chain import CHAIN
 from fustal.tools import report
 from fustal.tools.cli import main
+from tests.html_page import Page
 
 SCRIPT, IMAGE = "<script>alert(1)</script>", '"><img src=x onerror=alert(2)>'
 METRICS = {
@@ -22,56 +22,6 @@ METRICS = {
     "mAP": {"distilled": {"0.5": 41.25, "0.1:0.7": 50.0}, "generator": {"0.5": 20.0, "0.1:0.7": 30.0}},
     "labels": {"pseudo labels": {"precision at 0.5": 25.0, "recall at 0.5": 60.0, "f1 at 0.5": 35.3, "labels": 40}},
 }
-VOID = {"meta", "img", "br", "link", "input"}
-
-
-class Page(HTMLParser):
-    """A parsed page: its elements, and the text of each."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open = []
-        self.elements = []
-        self.words = []
-        self.feed(text)
-        self.close()
-        assert not self.open, "every element is closed"
-
-    def handle_starttag(self, tag, attrs):
-        element = {"tag": tag, "in": [e["tag"] for e in self.open], "text": "", **dict(attrs)}
-        self.elements.append(element)
-        if tag not in VOID:
-            self.open.append(element)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop()["tag"] == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-        for element in self.open:
-            element["text"] += data
-
-    def all(self, tag):
-        return [element for element in self.elements if element["tag"] == tag]
-
-    def cells(self, caption):
-        """The rows of the table with a caption, cell by cell."""
-        tables = [e for e in self.all("table") if e["text"].strip().startswith(caption)]
-        assert len(tables) == 1
-        after = self.elements[self.elements.index(tables[0]) + 1 :]
-        rows = []
-        for element in after:
-            if element["tag"] == "table":
-                break
-            if element["tag"] == "tr":
-                rows.append([])
-            if element["tag"] in ("th", "td"):
-                rows[-1].append(element["text"])
-        return rows
-
-    @property
-    def text(self):
-        return " ".join("".join(self.words).split())
 
 
 @pytest.fixture
