@@ -10,6 +10,7 @@ Everything needed is in the run's folder; its data set may be gone. In Python:
 import math
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ from pydantic import BaseModel, Field
 
 from fustal.data.annotations import SEGMENT_COLUMNS
 from fustal.data.cards import Dataset, Grid
+from fustal.data.extraction import Extraction
 from fustal.data.features import FeatureStore
-from fustal.data.files import digest, one_line, open_regular, read_json, validated
+from fustal.data.files import digest, one_line, open_regular, printable, read_json, validated
 from fustal.data.names import find_run
 from fustal.data.results import write_results
 from fustal.data.values import check_name
@@ -57,11 +59,13 @@ class LocalizerTask(BaseModel):
         classes: names, in the order of their indices.
         grid: of the student's features.
         dim: features of a snippet, D.
+        extraction: how the features were made from videos; None: not by `fustal extract`.
     """
 
     classes: list[str] = Field(min_length=1, max_length=10_000)
     grid: Grid
     dim: int = Field(ge=1, le=65_536)
+    extraction: Extraction | None = None
 
 
 class LocalizerRecord(BaseModel):
@@ -296,16 +300,22 @@ class Output:
 
 
 def localize_files(
-    run: str, features: Sequence[str], output: Output, fps: float | None = None, device: str | None = None
+    run: str,
+    features: Sequence[str],
+    output: Output,
+    fps: float | None = None,
+    device: str | None = None,
+    weights: Path | None = None,
 ) -> list[str]:
     """The command `fustal localize`: detects, and writes or prints. After an error nothing is written.
 
     Args:
         run: see `load`.
-        features: see `find_files`.
+        features: files of features, see `find_files`; or videos, from which they are extracted.
         output: where the detections go.
         fps: see `Trained.localize`.
         device: see `load`.
+        weights: of the backbone, for videos; None: the file that the run's features were made with.
 
     Returns:
         The lines to print.
@@ -315,11 +325,36 @@ def localize_files(
     """
     output.check()
     trained = load(run, device)
-    files = find_files(features, trained.task.grid.modalities)
-    output.check_apart(files)
-    store = trained.store(files, fps)
-    found = trained.detect(store)
-    return output.write(found, {video: store.duration(video) for video in files})
+    with tempfile.TemporaryDirectory(prefix="fustal-") as folder:
+        if all(Path(text).suffix.lower() == ".npy" for text in features):
+            files = find_files(features, trained.task.grid.modalities)
+            output.check_apart(files)
+        else:
+            files = _extracted(trained, features, weights, output, Path(folder))
+        store = trained.store(files, fps)
+        found = trained.detect(store)
+        return output.write(found, {video: store.duration(video) for video in files})
+
+
+def _extracted(
+    trained: Trained, videos: Sequence[str], weights: Path | None, output: Output, folder: Path
+) -> dict[str, list[Path]]:
+    """Extracts videos as the run's features were, into a folder; returns name of a video -> its files."""
+    made = trained.task.extraction
+    if made is None:
+        what = f"run {trained.folder.name!r} was not trained on features of fustal extract"
+        raise InputError(f"{videos[0]}: {what}: give the features of the videos, .npy files")
+    from fustal.video.extract import again, find_videos  # slow to import, and needs the extra `video`
+
+    found = find_videos(videos)
+    output.check_apart({video: [path] for video, path in found.items()})
+    extractor = again(made, weights, trained.params.device, f"run {trained.folder.name!r}")
+    files = {}
+    for video, path in found.items():
+        features = extractor.extract(path, [made.stride], lambda line: print(printable(line), file=sys.stderr))
+        files[video] = [folder / f"{video}.npy"]
+        np.save(files[video][0], features[made.stride])
+    return files
 
 
 def table(results: pd.DataFrame, durations: Mapping[str, float]) -> list[str]:
