@@ -162,7 +162,9 @@ def _sweep_folder(given: str) -> str:
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="demo, sbhar, shrec22, thumos14-simulated, thumos14, activitynet13")],
+    name: Annotated[
+        str, typer.Argument(help="demo, rendered, sbhar, shrec22, thumos14-simulated, thumos14, activitynet13")
+    ],
     source: Annotated[Path | None, typer.Option("--from", help="folder that already holds the original files")] = None,
 ) -> None:
     """Download a data set, or take it from a folder, and prepare it."""

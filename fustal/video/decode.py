@@ -126,7 +126,7 @@ def _pictures(path: Path, container: Any, stream: Any, note: Callable[[str], Non
     if count > 1:
         note(f"{path}: has {count} video streams; number {stream.index} is used")
     usual = 1 / float(stream.average_rate or 25)  # seconds of a frame
-    zero = max(container.start_time or 0, 0) / 1e6  # a negative start is that of sound that a player skips
+    zero = _zero(container)
     end = 0.0
     broken = 0
     for frame in _decoded(container, stream):
@@ -168,19 +168,24 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
         yield from frames
 
 
+def _zero(container: Any) -> float:
+    """The time stamp, in seconds, at which a player begins. A negative one is that of sound that is not played."""
+    return max(container.start_time or 0, 0) / 1e6
+
+
 def _declared(container: Any, stream: Any) -> float | None:
     """Seconds of the video stream as the header tells them; None if it does not."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
-    written = stream.metadata.get("DURATION")  # Matroska's, such as 00:01:30.040000000
+    written = stream.metadata.get("DURATION")  # Matroska's last time, such as 00:01:30.040000000
     if written:
         try:
             hours, minutes, seconds = written.split(":")
-            return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+            return 3600 * int(hours) + 60 * int(minutes) + float(seconds) - _zero(container)
         except ValueError:
             return None
     if container.duration and len(container.streams) == 1:
-        return container.duration / 1e6
+        return container.duration / 1e6 - _zero(container)
     return None
 
 

@@ -23,6 +23,7 @@ from fustal.data.writing import atomic, write_json
 from fustal.engine.device import pick_device
 from fustal.exceptions import InputError
 from fustal.params import Params
+from fustal.video import needed
 from fustal.video.backbones import Backbone, load_backbone
 from fustal.video.decode import duration, grid_frames
 
@@ -148,6 +149,7 @@ def make_extractor(
     Raises:
         InputError: the backbone cannot be loaded, or does not take such windows.
     """
+    needed("av")  # without it, no video can be read: one line, before the network is loaded
     if stride > window:
         raise InputError(f"--stride {stride}: is longer than the window, {window} frames: frames between would be lost")
     loaded = load_backbone(backbone, weights)
