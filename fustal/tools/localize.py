@@ -26,7 +26,7 @@ from pydantic import BaseModel, Field
 
 from fustal.data.annotations import SEGMENT_COLUMNS
 from fustal.data.cards import Dataset, Grid
-from fustal.data.extraction import Extraction
+from fustal.data.extraction import VIDEOS, Extraction
 from fustal.data.features import FeatureStore
 from fustal.data.files import digest, one_line, open_regular, printable, read_json, validated
 from fustal.data.names import find_run
@@ -326,11 +326,11 @@ def localize_files(
     output.check()
     trained = load(run, device)
     with tempfile.TemporaryDirectory(prefix="fustal-") as folder:
-        if all(Path(text).suffix.lower() == ".npy" for text in features):
+        if any(Path(text).suffix.lower() in VIDEOS for text in features):
+            files = _extracted(trained, features, weights, output, Path(folder))
+        else:
             files = find_files(features, trained.task.grid.modalities)
             output.check_apart(files)
-        else:
-            files = _extracted(trained, features, weights, output, Path(folder))
         store = trained.store(files, fps)
         found = trained.detect(store)
         return output.write(found, {video: store.duration(video) for video in files})

@@ -26,7 +26,7 @@ SIZE = (96, 128)
 FPS = 15
 """Frames per second."""
 
-BACKBONE = "random3d"
+BACKBONE = "motion"
 
 CLASSES = {"Crouch": 2.6, "Jump": 2.4, "Turn": 3.0, "Wave": 3.0}
 """Classes, and the mean duration of their actions in seconds."""
@@ -215,19 +215,21 @@ def _draw(picture: np.ndarray, lines: np.ndarray, radii: np.ndarray, colour: np.
         radii: pixels (N,).
         colour: red, green, blue.
     """
-    columns, rows = lines[:, 0::2], lines[:, 1::2]
-    left, right = (int(np.clip(v, 0, SIZE[1])) for v in (columns.min() - radii.max(), columns.max() + radii.max() + 2))
-    top, bottom = (int(np.clip(v, 0, SIZE[0])) for v in (rows.min() - radii.max(), rows.max() + radii.max() + 2))
-    y, x = np.mgrid[top:bottom, left:right].astype(np.float32)
-    covered = np.zeros((bottom - top, right - left), np.float32)
+    covered = np.zeros(SIZE, np.float32)
     for (x0, y0, x1, y1), radius in zip(lines, radii, strict=True):
+        # Only the rows and columns that the line can reach
+        rows = slice(max(int(min(y0, y1) - radius) - 1, 0), max(int(max(y0, y1) + radius) + 2, 0))
+        columns = slice(max(int(min(x0, x1) - radius) - 1, 0), max(int(max(x0, x1) + radius) + 2, 0))
+        y = np.arange(SIZE[0], dtype=np.float32)[rows, None]
+        x = np.arange(SIZE[1], dtype=np.float32)[None, columns]
         dx, dy = x1 - x0, y1 - y0
         share = ((x - x0) * dx + (y - y0) * dy) / max(dx * dx + dy * dy, 1e-6)
         share = share.clip(0, 1)
         far = np.hypot(x - x0 - share * dx, y - y0 - share * dy)
-        np.maximum(covered, radius + 0.5 - far, out=covered)
-    part = picture[top:bottom, left:right]
-    part += covered.clip(0, 1)[..., None] * (colour.astype(np.float32) - part)
+        np.maximum(covered[rows, columns], radius + 0.5 - far, out=covered[rows, columns])
+    top, bottom = int(max(lines[:, 1::2].min() - radii.max() - 1, 0)), int(lines[:, 1::2].max() + radii.max() + 2)
+    part = picture[top:bottom]
+    part += covered[top:bottom].clip(0, 1)[..., None] * (colour.astype(np.float32) - part)
 
 
 def write_video(
