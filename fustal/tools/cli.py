@@ -183,7 +183,7 @@ def extract(
     out: Annotated[Path, typer.Option(help="the folder of the data set, which gets the features")],
     backbone: Annotated[
         str,
-        typer.Option(help="s3d, r3d_18, mvit_v2_s, swin3d_t; random3d or motion (no weights); or your module:function"),
+        typer.Option(help="s3d, r3d_18, mvit_v2_s, swin3d_t; motion (no weights); or your module:function"),
     ] = "s3d",
     weights: Annotated[
         Path | None, typer.Option(help="file of weights; default: trained on Kinetics-400, downloaded once")

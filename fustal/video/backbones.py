@@ -1,4 +1,4 @@
-"""Networks that turn windows of video frames into features: torchvision's, one's own, and small ones without weights.
+"""Networks that turn windows of video frames into features: torchvision's, one's own, and one without weights.
 
 A backbone has two parts. Its transform prepares one frame, once, however many windows contain it. Its network reads
 windows of such frames and returns the pooled features before the classifier.
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fustal.data.files import one_line, open_regular, shown
 from fustal.exceptions import InputError
 from fustal.video import needed
-from fustal.video.small import SMALL
+from fustal.video.motion import Motion, small_frame
 
 CLASSIFIERS = {"s3d": "classifier", "r3d_18": "fc", "mvit_v2_s": "head", "swin3d_t": "head"}
 """torchvision's networks for video -> the name of their last layer, which is left out."""
@@ -46,7 +46,7 @@ def load_backbone(name: str, weights: Path | None = None) -> Backbone:
     """Makes a backbone, in evaluation mode on the CPU.
 
     Args:
-        name: one of `CLASSIFIERS` or `SMALL`; or `module:function`, or `module.function`, of a function without
+        name: one of `CLASSIFIERS`, or `motion`; or `module:function`, or `module.function`, of a function without
             arguments that returns a transform and a network as in `Backbone`. The module is one that Python can import,
             or lies in the current folder.
         weights: a file of weights, .safetensors or of `torch.save`; None: of torchvision's networks those trained on
@@ -57,13 +57,12 @@ def load_backbone(name: str, weights: Path | None = None) -> Backbone:
     """
     if name in CLASSIFIERS:
         return _torchvision(name, weights)
-    if name in SMALL:
+    if name == "motion":
         if weights:
             raise InputError(f"--weights {weights}: backbone {name} has no weights to read")
-        transform, network = SMALL[name]
-        return _ready((transform, network()), None)
+        return _ready((small_frame, Motion()), None)
     if "." not in name and ":" not in name:
-        known = [*CLASSIFIERS, *SMALL]
+        known = [*CLASSIFIERS, "motion"]
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}, and your own as module:function"
         raise InputError(f"--backbone {shown(name)}: is unknown ({hint})")

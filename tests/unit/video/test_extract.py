@@ -126,7 +126,7 @@ def clips(tmp_path):
     return folder
 
 
-SMALL = ("--backbone", "random3d", "--window", 8, "--stride", 4, "--device", "cpu")
+SMALL = ("--backbone", "motion", "--window", 8, "--stride", 4, "--device", "cpu")
 
 
 def test_from_videos_to_a_card(fustal, clips, tmp_path):
@@ -145,7 +145,7 @@ def test_from_videos_to_a_card(fustal, clips, tmp_path):
         for i in range(3):
             assert store.length(f"v{i}") == (50 + 10 * i - 8) // stride + 1
     record = json.loads((out / "extraction.json").read_text())
-    assert record["backbone"] == "random3d"
+    assert record["backbone"] == "motion"
     assert record["versions"]["torch"] == torch.__version__
     assert fustal("validate", out)[0] == 0
 
@@ -204,10 +204,14 @@ def test_a_second_call_makes_only_what_is_missing(fustal, clips, tmp_path):
         (("--stride", 2), "--stride 4, not 2"),
         (("--window", 16), "--window 8, not 16"),
         (("--fps", 12.5), "--fps 25, not 12.5"),
-        (("--backbone", "motion"), "--backbone random3d, not motion"),
+        (("--backbone", "mynets:other"), "--backbone motion, not mynets:other"),
     ],
 )
-def test_a_changed_setting_is_refused(fustal, clips, tmp_path, options, change):
+def test_a_changed_setting_is_refused(fustal, clips, tmp_path, monkeypatch, options, change):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    text = "from fustal.video.motion import Motion, small_frame\n\ndef other():\n    return small_frame, Motion()\n"
+    (tmp_path / "mynets.py").write_text(text)
     out = tmp_path / "data"
     fustal("extract", clips / "v0.mp4", "--out", out, *SMALL)
     status, _, errors = fustal("extract", clips, "--out", out, *SMALL, *options)
@@ -251,7 +255,7 @@ def test_a_broken_video_is_named_and_the_others_are_extracted(fustal, clips, tmp
 
 def test_nothing_is_left_half_written_by_an_interruption(clips, tmp_path, monkeypatch):
     """The second file of a video is never written: the next call makes both again."""
-    extractor = make_extractor("random3d", None, 25, 4, 8, "cpu")
+    extractor = make_extractor("motion", None, 25, 4, 8, "cpu")
     out = tmp_path / "data"
     written = []
 

@@ -61,7 +61,7 @@ def test_things_move_more_during_actions(built, dataset):
         acting = np.zeros(len(times), bool)
         for row in own.itertuples():
             acting |= (times > row.start + 0.2) & (times < row.end - 0.2)
-        change = store[video][:, :16].mean(axis=1)  # the amount of change in each band and half, see `small.Motion`
+        change = store[video][:, :16].mean(axis=1)  # the amount of change in each band and half, see `Motion`
         inside.append(change[acting])
         outside.append(change[~acting])
     assert np.concatenate(inside).mean() > np.concatenate(outside).mean() + np.concatenate(outside).std() / 2
