@@ -1,11 +1,17 @@
-"""The record of how `fustal extract` made the features of a folder: `fustal init` and `fustal localize` read it."""
+"""Which files are videos, and the record of how `fustal extract` made the features of a folder.
 
+`fustal init` and `fustal localize` read the record.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from fustal.data.files import read_json, validated
+from fustal.data.values import check_name
+from fustal.exceptions import InputError
 
 EXTRACTION = "extraction.json"
 
@@ -55,3 +61,39 @@ def read_extraction(folder: Path) -> Extraction | None:
     """
     path = folder / EXTRACTION
     return validated(Extraction, read_json(path), path) if path.exists() else None
+
+
+def find_videos(given: Sequence[str]) -> dict[str, Path]:
+    """The videos that some paths name: files, or folders, of which all files with a video's ending are taken.
+
+    Returns:
+        Name of a video, that of its file without its ending -> file.
+
+    Raises:
+        InputError: there is no such file, or two have the same name.
+    """
+    found: dict[str, Path] = {}
+    for text in given:
+        path = Path(text)
+        files = [path]
+        if path.is_dir():
+            files = videos_in(path)
+            if not files:
+                raise InputError(f"{path}: holds no video ({', '.join(VIDEOS)})")
+        for file in files:
+            video = file.stem
+            try:
+                check_name(video)
+            except ValueError as error:
+                raise InputError(f"{str(file)!r}: video {video!r}: {error}") from None
+            if video in found and found[video].resolve() != file.resolve():
+                raise InputError(f"{file}: video {video!r} is given twice, also as {found[video]}")
+            if not file.exists():
+                raise InputError(f"{file}: no such file")
+            found[video] = file
+    return found
+
+
+def videos_in(folder: Path) -> list[Path]:
+    """The files in a folder that have a video's ending, sorted."""
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in VIDEOS and file.is_file())

@@ -26,7 +26,7 @@ from pydantic import BaseModel, Field
 
 from fustal.data.annotations import SEGMENT_COLUMNS
 from fustal.data.cards import Dataset, Grid
-from fustal.data.extraction import VIDEOS, Extraction
+from fustal.data.extraction import VIDEOS, Extraction, find_videos
 from fustal.data.features import FeatureStore
 from fustal.data.files import digest, one_line, open_regular, printable, read_json, validated
 from fustal.data.names import find_run
@@ -327,7 +327,9 @@ def localize_files(
     trained = load(run, device)
     with tempfile.TemporaryDirectory(prefix="fustal-") as folder:
         if any(Path(text).suffix.lower() in VIDEOS for text in features):
-            files = _extracted(trained, features, weights, output, Path(folder))
+            videos = find_videos(features)
+            output.check_apart({video: [path] for video, path in videos.items()})
+            files = _extracted(trained, videos, weights, Path(folder))
         else:
             files = find_files(features, trained.task.grid.modalities)
             output.check_apart(files)
@@ -337,20 +339,18 @@ def localize_files(
 
 
 def _extracted(
-    trained: Trained, videos: Sequence[str], weights: Path | None, output: Output, folder: Path
+    trained: Trained, videos: Mapping[str, Path], weights: Path | None, folder: Path
 ) -> dict[str, list[Path]]:
     """Extracts videos as the run's features were, into a folder; returns name of a video -> its files."""
     made = trained.task.extraction
     if made is None:
         what = f"run {trained.folder.name!r} was not trained on features of fustal extract"
-        raise InputError(f"{videos[0]}: {what}: give the features of the videos, .npy files")
-    from fustal.video.extract import again, find_videos  # slow to import, and needs the extra `video`
+        raise InputError(f"{next(iter(videos.values()))}: {what}: give the features of the videos, .npy files")
+    from fustal.video.extract import again  # slow to import
 
-    found = find_videos(videos)
-    output.check_apart({video: [path] for video, path in found.items()})
     extractor = again(made, weights, trained.params.device, f"run {trained.folder.name!r}")
     files = {}
-    for video, path in found.items():
+    for video, path in videos.items():
         features = extractor.extract(path, [made.stride], lambda line: print(printable(line), file=sys.stderr))
         files[video] = [folder / f"{video}.npy"]
         np.save(files[video][0], features[made.stride])

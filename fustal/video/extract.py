@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fustal.data.extraction import EXTRACTION, PATTERNS, VIDEOS, Extraction, read_extraction
+from fustal.data.extraction import EXTRACTION, PATTERNS, Extraction, find_videos, read_extraction
 from fustal.data.files import digest, one_line
-from fustal.data.values import check_name
 from fustal.data.writing import atomic, write_json
 from fustal.engine.device import pick_device
 from fustal.exceptions import InputError
@@ -263,42 +262,6 @@ def _counted(frames: Iterable[np.ndarray], step: Callable[[], object]) -> Iterat
     for frame in frames:
         yield frame
         step()
-
-
-def find_videos(given: Sequence[str]) -> dict[str, Path]:
-    """The videos that some paths name: files, or folders, of which all files with a video's ending are taken.
-
-    Returns:
-        Name of a video, that of its file without its ending -> file.
-
-    Raises:
-        InputError: there is no such file, or two have the same name.
-    """
-    found: dict[str, Path] = {}
-    for text in given:
-        path = Path(text)
-        files = [path]
-        if path.is_dir():
-            files = videos_in(path)
-            if not files:
-                raise InputError(f"{path}: holds no video ({', '.join(VIDEOS)})")
-        for file in files:
-            video = file.stem
-            try:
-                check_name(video)
-            except ValueError as error:
-                raise InputError(f"{str(file)!r}: video {video!r}: {error}") from None
-            if video in found and found[video].resolve() != file.resolve():
-                raise InputError(f"{file}: video {video!r} is given twice, also as {found[video]}")
-            if not file.exists():
-                raise InputError(f"{file}: no such file")
-            found[video] = file
-    return found
-
-
-def videos_in(folder: Path) -> list[Path]:
-    """The files in a folder that have a video's ending, sorted."""
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in VIDEOS and file.is_file())
 
 
 def check_folder(out: Path, made: Extraction) -> None:

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from fustal.data.cards import load_dataset
-from fustal.data.extraction import Extraction
+from fustal.data.extraction import Extraction, find_videos
 from fustal.data.features import FeatureStore
 from fustal.exceptions import InputError
 from fustal.tools.cli import main
 from fustal.video import extract as extract_module
 from fustal.video.backbones import Backbone
-from fustal.video.extract import Extractor, check_same, extract, find_videos, make_extractor
+from fustal.video.extract import Extractor, check_same, extract, make_extractor
 from fustal.video.rendered import write_video
 
 pytest.importorskip("av", reason="pip install '.[video]'")
