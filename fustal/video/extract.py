@@ -3,6 +3,7 @@
 `fustal extract VIDEOS... --out FOLDER`
 """
 
+import os
 import shlex
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -226,8 +227,8 @@ def extract(
                 wrong.append(str(error))
     seconds = 1 / made.fps
     written = 0
-    # disable=None: no bar where the output is no terminal
-    with tqdm(total=round(sum(missing.values()), 1), unit="s", desc="extract", disable=None) as bar:
+    silent = bool(os.environ.get("TQDM_DISABLE")) or not missing
+    with tqdm(total=round(sum(missing.values()), 1), unit="s", desc="extract", disable=silent) as bar:
         for video in missing:
             bar.set_postfix_str(video)
             try:
