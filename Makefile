@@ -21,6 +21,11 @@ setup: .venv/ready
 		apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || echo "no Chromium: no tests in a browser"
 	touch $@
 
+# PyAV and torchvision for the tests of videos; without them these tests are skipped.
+.venv/video: .venv/ready
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[video]' || echo "no tests of videos"
+	touch $@
+
 run: setup
 	$(BIN)/fustal run params/demo.yaml
 
@@ -28,7 +33,7 @@ run: setup
 test: export OMP_NUM_THREADS = 1
 test: export TQDM_DISABLE = 1
 test: export FUSTAL_STATIC = 1
-test: setup .venv/browser
+test: setup .venv/browser .venv/video
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo --no-cache

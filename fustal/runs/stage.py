@@ -17,6 +17,7 @@ import torch
 
 from fustal.data.cards import Dataset, hold_out, load_dataset
 from fustal.data.demo import ensure
+from fustal.data.extraction import read_extraction
 from fustal.data.features import FeatureStore
 from fustal.data.files import digest, read_json, shown
 from fustal.data.names import OUTPUTS
@@ -108,7 +109,9 @@ class OpenStage:
         }
         if self.stage.name == "distilled":  # for `fustal localize`, which uses a run without its data set
             store = self.store()
-            record["task"] = {"classes": self.dataset.classes, "grid": store.grid.model_dump(), "dim": store.dim}
+            task = {"classes": self.dataset.classes, "grid": store.grid.model_dump(), "dim": store.dim}
+            extraction = read_extraction(self.dataset.root)  # how the features were made from videos, if they were
+            record["task"] = task | {"extraction": extraction.model_dump() if extraction else None}
         _remove_checkpoints(self.folder)
         write_json(record, self.folder / RECORD)
         _release(self.run_folder)

@@ -162,7 +162,9 @@ def _sweep_folder(given: str) -> str:
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="demo, sbhar, shrec22, thumos14-simulated, thumos14, activitynet13")],
+    name: Annotated[
+        str, typer.Argument(help="demo, rendered, sbhar, shrec22, thumos14-simulated, thumos14, activitynet13")
+    ],
     source: Annotated[Path | None, typer.Option("--from", help="folder that already holds the original files")] = None,
 ) -> None:
     """Download a data set, or take it from a folder, and prepare it."""
@@ -173,6 +175,42 @@ def fetch(
     except KeyboardInterrupt:
         _say("stopped; the same command continues with the files that are already downloaded", err=True)
         raise typer.Exit(STOPPED) from None
+
+
+@app.command()
+def extract(
+    videos: Annotated[list[str], typer.Argument(help="video files, or folders with video files")],
+    out: Annotated[Path, typer.Option(help="the folder of the data set, which gets the features")],
+    backbone: Annotated[
+        str,
+        typer.Option(help="s3d, r3d_18, mvit_v2_s, swin3d_t; motion (no weights); or your module:function"),
+    ] = "s3d",
+    weights: Annotated[
+        Path | None, typer.Option(help="file of weights; default: trained on Kinetics-400, downloaded once")
+    ] = None,
+    stride: Annotated[int, typer.Option(min=1, max=100_000, help="frames between the student's snippets")] = 4,
+    window: Annotated[
+        int, typer.Option(min=1, max=100_000, help="frames of a snippet; the generator's lie side by side")
+    ] = 16,
+    fps: Annotated[float, typer.Option(min=0.1, max=1000, help="frames per second at which videos are read")] = 25,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    batch: Annotated[int, typer.Option(min=1, max=10_000, help="windows that are computed together")] = 8,
+) -> None:
+    """Make features from video files, on the grids of both stages; what is there already is not made again."""
+    from fustal.video.extract import extract as extract_
+    from fustal.video.extract import make_extractor
+
+    try:
+        extractor = make_extractor(backbone, weights, fps, stride, window, device, batch)
+        lines, wrong = extract_(videos, out, extractor, lambda line: _say(line, err=True))
+    except KeyboardInterrupt:
+        _say("stopped; the same command continues with the videos that are missing", err=True)
+        raise typer.Exit(STOPPED) from None
+    for line in lines:
+        _say(line)
+    for line in wrong:
+        _say(f"error: {line}", err=True)
+    raise typer.Exit(2 if wrong else 0)
 
 
 @app.command(name="init")
@@ -345,7 +383,10 @@ def localize(
     run: Annotated[str, typer.Argument(help="a run below outputs/ whose distilled stage has finished")],
     features: Annotated[
         list[str],
-        typer.Argument(help=".npy files (T, D), one per video; 'DIR/{modality}/*.npy' for one file per modality"),
+        typer.Argument(
+            help="videos, if the run's features are of fustal extract; or .npy files (T, D), one per video; "
+            "'DIR/{modality}/*.npy' for one file per modality"
+        ),
     ],
     out: Annotated[Path | None, typer.Option(help="a .json or .csv file for all detections")] = None,
     plot: Annotated[Path | None, typer.Option(help="a folder for a timeline of each video")] = None,
@@ -358,11 +399,15 @@ def localize(
         float | None, typer.Option(help="minimum score; default: 0.2, in files all detections")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: the run's")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="for videos: the file of weights, if it is no longer where it was")
+    ] = None,
 ) -> None:
-    """Localise actions in new videos with a trained run, from features like those that it was trained on."""
+    """Localise actions in new videos with a trained run, from videos or from features like those of its training."""
     from fustal.tools.localize import Output, localize_files
 
-    for line in localize_files(run, features, Output(out, plot, min_score, page, video), fps, device):
+    output = Output(out, plot, min_score, page, video)
+    for line in localize_files(run, features, output, fps, device, weights):
         _say(line)
 
 

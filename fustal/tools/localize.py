@@ -10,6 +10,7 @@ Everything needed is in the run's folder; its data set may be gone. In Python:
 import math
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,8 +27,9 @@ from pydantic import BaseModel, Field
 
 from fustal.data.annotations import SEGMENT_COLUMNS
 from fustal.data.cards import Dataset, Grid
+from fustal.data.extraction import VIDEOS, Extraction, find_videos
 from fustal.data.features import FeatureStore
-from fustal.data.files import digest, one_line, open_regular, read_json, validated
+from fustal.data.files import digest, one_line, open_regular, printable, read_json, validated
 from fustal.data.names import find_run
 from fustal.data.results import write_results
 from fustal.data.values import check_name
@@ -62,11 +64,13 @@ class LocalizerTask(BaseModel):
         classes: names, in the order of their indices.
         grid: of the student's features.
         dim: features of a snippet, D.
+        extraction: how the features were made from videos; None: not by `fustal extract`.
     """
 
     classes: list[str] = Field(min_length=1, max_length=10_000)
     grid: Grid
     dim: int = Field(ge=1, le=65_536)
+    extraction: Extraction | None = None
 
 
 class LocalizerRecord(BaseModel):
@@ -334,16 +338,22 @@ class Output:
 
 
 def localize_files(
-    run: str, features: Sequence[str], output: Output, fps: float | None = None, device: str | None = None
+    run: str,
+    features: Sequence[str],
+    output: Output,
+    fps: float | None = None,
+    device: str | None = None,
+    weights: Path | None = None,
 ) -> list[str]:
     """The command `fustal localize`: detects, and writes or prints. After an error nothing is written.
 
     Args:
         run: see `load`.
-        features: see `find_files`.
+        features: files of features, see `find_files`; or videos, from which they are extracted.
         output: where the detections go.
         fps: see `Trained.localize`.
         device: see `load`.
+        weights: of the backbone, for videos; None: the file that the run's features were made with.
 
     Returns:
         The lines to print.
@@ -353,14 +363,39 @@ def localize_files(
     """
     output.check()
     trained = load(run, device)
-    files = find_files(features, trained.task.grid.modalities)
-    output.check_apart(files)
-    store = trained.store(files, fps)
-    durations = {video: store.duration(video) for video in files}
-    pictures = {video: output.video for video in files if output.video}
-    stages = known_of(run, durations) if output.page else {}
-    found = trained.detect(store)
-    return output.write(found, durations, pictures, stages)
+    with tempfile.TemporaryDirectory(prefix="fustal-") as folder:
+        if any(Path(text).suffix.lower() in VIDEOS for text in features):
+            pictures = find_videos(features)
+            output.check_apart({video: [path] for video, path in pictures.items()})
+            files = _extracted(trained, pictures, weights, Path(folder))
+        else:
+            files = find_files(features, trained.task.grid.modalities)
+            output.check_apart(files)
+            pictures = {video: output.video for video in files if output.video}
+        store = trained.store(files, fps)
+        durations = {video: store.duration(video) for video in files}
+        stages = known_of(run, durations) if output.page else {}
+        found = trained.detect(store)
+        return output.write(found, durations, pictures, stages)
+
+
+def _extracted(
+    trained: Trained, videos: Mapping[str, Path], weights: Path | None, folder: Path
+) -> dict[str, list[Path]]:
+    """Extracts videos as the run's features were, into a folder; returns name of a video -> its files."""
+    made = trained.task.extraction
+    if made is None:
+        what = f"run {trained.folder.name!r} was not trained on features of fustal extract"
+        raise InputError(f"{next(iter(videos.values()))}: {what}: give the features of the videos, .npy files")
+    from fustal.video.extract import again  # slow to import
+
+    extractor = again(made, weights, trained.params.device, f"run {trained.folder.name!r}")
+    files = {}
+    for video, path in videos.items():
+        features = extractor.extract(path, [made.stride], lambda line: print(printable(line), file=sys.stderr))
+        files[video] = [folder / f"{video}.npy"]
+        np.save(files[video][0], features[made.stride])
+    return files
 
 
 def known_of(run: str, durations: Mapping[str, float]) -> dict[str, pd.DataFrame]:

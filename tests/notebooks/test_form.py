@@ -12,9 +12,10 @@ from fustal.params import STAGE_PARAMS, Params, SharedParams
 from fustal.runs.chain import CHAIN
 
 NOTEBOOKS = {stage.name: ROOT / "notebooks" / stage.notebook for stage in CHAIN.values()}
-NOTEBOOKS |= {name: ROOT / "notebooks" / f"{name}.ipynb" for name in ("00_the_task", "06_ablations", "extra_own_data")}
+OTHERS = ("00_the_task", "06_ablations", "extra_from_video", "extra_own_data")
+NOTEBOOKS |= {name: ROOT / "notebooks" / f"{name}.ipynb" for name in OTHERS}
 ORDER = sorted(path.name for path in NOTEBOOKS.values())
-WORDS = {"extra_own_data": (1500, 2500)}
+WORDS = {"extra_own_data": (1500, 2500), "extra_from_video": (1500, 2500)}
 """Least and most words of text; 2,000 to 3,500 for a chapter."""
 COLUMNS = 84
 """JupyterLab cuts longer lines of code at its usual width."""
@@ -240,9 +241,10 @@ def questions_of(notebook):
 
 def test_the_page_for_teachers_has_all_answers(notebook, stage):
     name = NOTEBOOKS[stage].name
-    number = name.split("_")[0].title()
+    titles = {"extra_own_data": "Extra · Your own data", "extra_from_video": "Extra · From a video file"}
+    title = titles.get(stage, f"{name.split('_')[0]} · ")
     page = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
-    section = page.split(f"\n### {number} · ")[1].split("\n## ")[0].split("\n### ")[0]
+    section = page.split(f"\n### {title}")[1].split("\n## ")[0].split("\n### ")[0]
     questions, _, exercises = section.partition("\nExercises\n")
     assert len(re.findall(r"^\d\. ", questions, re.M)) == len(questions_of(notebook))
     stubs = [cell for cell in notebook.cells if "exercise" in cell.metadata.get("tags", [])]

@@ -17,6 +17,7 @@ import yaml
 
 from fustal.data.annotations import parse_annotations
 from fustal.data.cards import Card, inspect_dataset
+from fustal.data.extraction import EXTRACTION, PATTERNS, VIDEOS, Extraction, read_extraction
 from fustal.data.features import FeatureStore
 from fustal.data.files import MARKS, one_line, open_regular, read_json, shown, validated
 from fustal.data.problems import EXAMPLES, grouped
@@ -161,17 +162,53 @@ def _look(folder: Path, root: str, annotations: Path | None, given: Given) -> Fo
         InputError: one of them is missing or ambiguous.
     """
     data = folder / root
+    _check_extracted(data)
     file = annotations or find_annotations(data)
     videos, labels = _read_annotations(file)
     ignored = sorted(label for label in set(labels.label) if plain_name(label) == AMBIGUOUS)
     labels = labels[~labels.label.isin(ignored)]
     features = find_features(data, videos.index)
     split = find_split(data, videos, set(labels.video), features, file)
-    grids = find_grids(features, videos, given)
+    made = read_extraction(data)
+    if made and given == Given():
+        grids = extracted_grids(made, features, data)
+    else:
+        grids = find_grids(features, videos, given)
     place = file.resolve()
     inside = place.is_relative_to(data.resolve())
     named = place.relative_to(data.resolve()).as_posix() if inside else str(place)
     return Found(root, named, ignored, videos, labels, features, split, grids)
+
+
+def _check_extracted(data: Path) -> None:
+    """Refuses a folder with videos and without features.
+
+    Raises:
+        InputError: names the command that makes them.
+    """
+    if next(walk(data, ".npy"), None) is None and (video := next(walk(data, VIDEOS), None)):
+        command = f"fustal extract {shlex.quote(str(video.parent))} --out {shlex.quote(str(data))}"
+        raise InputError(f"{data}: holds videos such as {video.name}, and no features: make them first: {command}")
+
+
+def extracted_grids(made: Extraction, features: list[Features], data: Path) -> list[Step]:
+    """The grids of features that `fustal extract` made.
+
+    Args:
+        made: its record.
+        features: what was found.
+        data: the folder, for messages.
+
+    Raises:
+        InputError: other features are in the folder.
+    """
+    strides = {PATTERNS[stage]: stride for stage, stride in made.strides().items()}
+    patterns = [found.pattern for found in features]
+    if patterns != list(strides):
+        what = f"{EXTRACTION} tells of {', '.join(strides)}, and the features are {', '.join(patterns)}"
+        raise InputError(f"{data}: {what}: move the others away")
+    how = f"frames at {made.fps:g} fps, window {made.window}, as {EXTRACTION} tells"
+    return [Step(made.fps, stride, made.window, f"every {stride} {how}") for stride in strides.values()]
 
 
 def _read_annotations(file: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -120,6 +120,14 @@ def _demo(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
     make_demo(root, grids)
 
 
+def _rendered(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
+    from fustal.video.rendered import build  # needs the extra `video`
+
+    if source is not None:
+        raise InputError(f"{source}: the videos are rendered, and nothing is read from a folder")
+    build(root, grids)
+
+
 def _sbhar(source: Path | None, root: Path, grids: Mapping[str, Grid]) -> None:
     sbhar.build(source or _download_sbhar(root.with_name("unpacked")), root, grids)
 
@@ -236,6 +244,7 @@ def _link_features(source: Path, videos: Iterable[str], grid: Grid, root: Path) 
 
 SOURCES: dict[str, Callable[[Path | None, Path, Mapping[str, Grid]], None]] = {
     "demo": _demo,
+    "rendered": _rendered,
     "sbhar": _sbhar,
     "shrec22": _shrec22,
     "thumos14-simulated": _thumos_simulated,

@@ -504,3 +504,78 @@ def test_sizes_in_a_record_have_limits(run, entries, parameters, message):
     with pytest.raises(InputError, match=rf"stage\.json: {message}") as error:
         load("tiny")
     assert len(str(error.value)) < 400
+
+
+# --- videos -----------------------------------------------------------------------------------------------------------
+
+
+STRIPES = """
+from torch import nn
+from torch.nn.functional import adaptive_avg_pool1d
+
+class Stripes(nn.Module):
+    def forward(self, clips):
+        parts = adaptive_avg_pool1d(clips.mean(dim=(1, 2, 3))[:, None], 18)[:, 0]
+        return (parts[:, 1::3] - 100) / 30  # the middle of each stripe
+
+def backbone():
+    return lambda frame: frame.float(), Stripes()
+"""
+"""A backbone that reads six numbers from the grays of six stripes."""
+
+
+def extraction(**changes):
+    made = {"backbone": "stripes:backbone", "weights": None, "weights_file": None, "fps": 2, "stride": 1, "window": 1}
+    return made | changes
+
+
+@pytest.fixture
+def film(run, videos, tmp_path, monkeypatch):
+    """The features of test0 as a film of stripes, and a run that was trained on features of such films."""
+    pytest.importorskip("av", reason="pip install '.[video]'")
+    from fustal.video.rendered import write_video
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "stripes.py").write_text(STRIPES)
+    grays = (100 + 30 * np.load(videos[0])).clip(0, 255).round().astype(np.uint8)
+    pictures = np.broadcast_to(grays.repeat(16, axis=1)[:, None, :, None], (len(grays), 32, 96, 3))
+    write_video(tmp_path / "film.mkv", pictures, 2)
+    change(run, extraction=extraction())
+    yield tmp_path / "film.mkv"
+    sys.modules.pop("stripes", None)
+
+
+def test_a_video_is_extracted_as_the_run_was_and_localised(run, videos, film, fustal, tmp_path):
+    status, out, err = fustal("tiny", film, "--out", tmp_path / "found.csv")
+    assert (status, err) == (0, "")
+    assert out.endswith(f" in 1 of 1 videos: {tmp_path / 'found.csv'}\n")
+    rows = [line.split(",") for line in (tmp_path / "found.csv").read_text().splitlines()[1:]]
+    expected = load("tiny").localize({"film": np.load(videos[0])})
+    best, right = max(rows, key=lambda row: float(row[2])), expected.loc[expected.score.idxmax()]
+    assert best[:2] == ["film", right.label]
+    np.testing.assert_allclose(
+        [float(number) for number in best[2:]], right[["score", "start", "end"]].astype(float), atol=0.15
+    )
+
+
+@pytest.mark.parametrize(
+    ("entries", "arguments", "message"),
+    [
+        ({"extraction": None}, (), "film.mkv: run 'tiny' was not trained on features of fustal extract"),
+        (
+            {"extraction": extraction(weights="ab" * 32)},
+            (),
+            "run 'tiny': the features were made with --weights abababababab, not none",
+        ),
+        ({"extraction": extraction(backbone="stripes:other")}, (), "--backbone stripes:other: AttributeError"),
+        ({}, ("absent.mkv",), "absent.mkv: no such file"),
+    ],
+)
+def test_videos_that_cannot_be_extracted_as_the_run_was(run, film, fustal, tmp_path, entries, arguments, message):
+    change(run, **entries)
+    status, out, err = fustal("tiny", film.name, *arguments, "--out", tmp_path / "found.csv")
+    assert (status, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "found.csv").exists()
