@@ -70,11 +70,11 @@ def grid_frames(path: Path, fps: float, note: Callable[[str], None] = print) -> 
     shown: Picture | None = None
     array = np.empty(0)
     count = 0  # grid frames so far
-    with _open(path) as (container, stream):
+    with open_video(path) as (container, stream):
         pictures = _pictures(path, container, stream, note)
         for following in pictures:
             while shown and (count + 0.5) / fps + ROUNDING < following.start:
-                array = array if array.size else _upright(shown.frame)
+                array = array if array.size else upright(shown.frame)
                 yield array
                 count += 1
             shown = following
@@ -82,7 +82,7 @@ def grid_frames(path: Path, fps: float, note: Callable[[str], None] = print) -> 
         if shown is None:
             raise InputError(f"{path}: no frame of the video can be decoded")
         while count == 0 or (count + 0.5) / fps + ROUNDING < shown.end:
-            array = array if array.size else _upright(shown.frame)
+            array = array if array.size else upright(shown.frame)
             yield array
             count += 1
 
@@ -93,12 +93,12 @@ def duration(path: Path) -> float:
     Raises:
         InputError: see `grid_frames`.
     """
-    with _open(path) as (container, stream):
+    with open_video(path) as (container, stream):
         return _declared(container, stream) or 0.0
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[Any, Any]]:
+def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
     """A container and its best video stream; pictures of covers in audio files are no video."""
     av = needed("av")
     with open_regular(path) as file:
@@ -126,7 +126,7 @@ def _pictures(path: Path, container: Any, stream: Any, note: Callable[[str], Non
     if count > 1:
         note(f"{path}: has {count} video streams; number {stream.index} is used")
     usual = 1 / float(stream.average_rate or 25)  # seconds of a frame
-    zero = _zero(container)
+    zero = beginning(container)
     end = 0.0
     broken = 0
     for frame in _decoded(container, stream):
@@ -168,7 +168,7 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
         yield from frames
 
 
-def _zero(container: Any) -> float:
+def beginning(container: Any) -> float:
     """The time stamp, in seconds, at which a player begins. A negative one is that of sound that is not played."""
     return max(container.start_time or 0, 0) / 1e6
 
@@ -181,15 +181,15 @@ def _declared(container: Any, stream: Any) -> float | None:
     if written:
         try:
             hours, minutes, seconds = written.split(":")
-            return 3600 * int(hours) + 60 * int(minutes) + float(seconds) - _zero(container)
+            return 3600 * int(hours) + 60 * int(minutes) + float(seconds) - beginning(container)
         except ValueError:
             return None
     if container.duration and len(container.streams) == 1:
-        return container.duration / 1e6 - _zero(container)
+        return container.duration / 1e6 - beginning(container)
     return None
 
 
-def _upright(frame: Any) -> np.ndarray:
+def upright(frame: Any) -> np.ndarray:
     """RGB, uint8 (H, W, 3), turned as the file tells: phones write pictures as they hold the camera."""
     picture = frame.to_ndarray(format="rgb24")
     turns = round(frame.rotation / 90)

@@ -7,7 +7,7 @@ colour-blind readers as well. Times are in seconds.
 
 from fustal.viz.common import as_source, save, show
 from fustal.viz.exercises import check, code
-from fustal.viz.frames import frames
+from fustal.viz.film import frames
 from fustal.viz.hand import hands
 from fustal.viz.interactive import explore
 from fustal.viz.labels import (

@@ -1,9 +1,11 @@
-"""Frames of a video as a row of pictures above its time lines."""
+"""Frames of a video side by side: as a figure, or above its time lines."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+
+from fustal.viz.common import DescribedFigure, drawn, new_figure
 
 COUNT = 8
 """Number of frames in a figure."""
@@ -45,3 +47,19 @@ def draw_film(axis: Axes, frames: Sequence[np.ndarray], duration: float) -> None
         axis.imshow(frame, extent=(time - half, time + half, 0, 1), aspect="auto")
     axis.set(xlim=(0, duration), ylim=(0, 1))
     axis.set_axis_off()
+
+
+def frames(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> DescribedFigure:
+    """Pictures in a row, each with a title.
+
+    Args:
+        pictures: uint8 (H, W, 3) each.
+        titles: one for each.
+    """
+    figure, axes = new_figure(f"Frames of a video: {', '.join(titles)}.", columns=max(len(pictures), 1), height=1.9)
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, picture, title in zip(axes, pictures, titles, strict=False):
+        axis.imshow(picture)
+        axis.set_title(drawn(title), fontsize=9)
+    return figure

@@ -160,8 +160,9 @@ def compare(
     Returns:
         One row for each data set and row that has been run: dataset, title, against (title of the reference), seeds (of
         both), mean, std and difference over these seeds, and for the difference the t interval of 95 % (low, high) and
-        the p-value of the t test, with Holm's correction over all rows of the result. With fewer than three seeds, low,
-        high and p are NaN; p also where a row is its own reference.
+        the p-value of the t test, with Holm's correction over all rows of the result that have one. With fewer than
+        three seeds, low and high are NaN; with fewer than `ENOUGH_FOR_WORDS`, p is, and where a row is its own
+        reference.
     """
     references = [against] * len(rows) if isinstance(against, TableRow) else against
     lines = []
@@ -174,6 +175,7 @@ def compare(
                 continue
             difference = (both.row - both.reference).to_numpy()
             low, high = interval(difference)
+            tested = row != reference and len(both) >= ENOUGH_FOR_WORDS
             lines.append(
                 {
                     "dataset": dataset,
@@ -185,7 +187,7 @@ def compare(
                     "difference": difference.mean(),
                     "low": low,
                     "high": high,
-                    "p": float("nan") if row == reference else p_value(difference),
+                    "p": p_value(difference) if tested else float("nan"),
                 }
             )
     columns = ["dataset", "title", "against", "seeds", "mean", "std", "difference", "low", "high", "p"]
@@ -256,7 +258,7 @@ def markdown(table: pd.DataFrame, measure: str = "0.1:0.7") -> str:
 
 LEGEND = (
     "Mean ± std (number of seeds); differences are paired by seed, with t intervals of 95 % [in brackets]. **Bold**: "
-    "significant at 5 % with Holm's correction over all differences of a table."
+    "significant at 5 % with Holm's correction over all differences of a table with at least five seeds."
 )
 """Explains the tables of `markdown`."""
 

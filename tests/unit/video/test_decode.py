@@ -119,8 +119,8 @@ def test_frames_that_no_time_shows_are_not_converted(tmp_path, monkeypatch):
     path = tmp_path / "v.mp4"
     write_video(path, gray([100] * 100), 50)
     converted = []
-    original = decode._upright
-    monkeypatch.setattr(decode, "_upright", lambda frame: converted.append(1) or original(frame))
+    original = decode.upright
+    monkeypatch.setattr(decode, "upright", lambda frame: converted.append(1) or original(frame))
     assert len(levels_of(path, 10)) == 20
     assert len(converted) == 20
     converted.clear()

@@ -45,9 +45,9 @@ def test_files_without_pictures(tmp_path):
     (tmp_path / "text.mp4").write_text("no film")
     (tmp_path / "empty.mp4").write_bytes(b"")
     for name, message in (
-        ("sound.mp4", "holds no pictures"),
-        ("text.mp4", "cannot be decoded"),
-        ("empty.mp4", "cannot be decoded"),
+        ("sound.mp4", "has no video stream, only audio"),
+        ("text.mp4", "is cut off, or is no video"),
+        ("empty.mp4", "is empty"),
         ("missing.mp4", "no such file"),
         (".", "it is a folder"),
     ):

@@ -1,4 +1,4 @@
-"""Frames of a video above its time lines: each stands above its time, and is not distorted."""
+"""Frames of a video: side by side, or above its time lines at their time and not distorted."""
 
 import numpy as np
 import pandas as pd
@@ -34,3 +34,17 @@ def test_without_frames_the_figure_is_as_before():
     figure = viz.timeline(ROWS, 20.0)
     assert len(figure.axes) == 1
     assert figure.get_figwidth() == 6.8
+
+
+def test_each_picture_is_shown_with_its_title():
+    pictures = [np.full((4, 6, 3), level, np.uint8) for level in (0, 200)]
+    figure = viz.frames(pictures, ["begin", "end $"])
+    assert [axis.get_title() for axis in figure.axes] == ["begin", "end $"]
+    for axis, picture in zip(figure.axes, pictures, strict=True):
+        (image,) = axis.get_images()
+        np.testing.assert_array_equal(image.get_array(), picture)
+    assert figure.alt_text == "Frames of a video: begin, end $."
+
+
+def test_no_picture():
+    assert viz.frames([], []).axes[0].get_images() == []

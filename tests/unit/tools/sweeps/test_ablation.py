@@ -114,9 +114,8 @@ def test_page(table):
     text = markdown(table)
     assert "| the full system | sbhar | - row above |" in text, "a data set without anything to compare is left out"
     assert "| generator | 21.0 ± 1.0 (3) | — |" in text
-    assert text.count("| no MIL loss | 45.0 ± 9.5 (3) | -5.0 [-7.5, -2.5] |") == 0, "it is significant"
-    assert text.count("| no MIL loss | 45.0 ± 9.5 (3) | **-5.0 [-7.5, -2.5]** |") == 1
-    assert text.endswith("over all differences of a table.")
+    assert text.count("| no MIL loss | 45.0 ± 9.5 (3) | -5.0 [-7.5, -2.5] |") == 1, "three seeds are not tested"
+    assert text.endswith("over all differences of a table with at least five seeds.")
 
 
 @pytest.mark.parametrize("datasets", [["sbhar"], ["shrec22", "sbhar", "thumos14-simulated"]])
@@ -156,13 +155,13 @@ def test_claims_of_the_paper_have_their_own_references(tmp_path):
     }
     rows = []
     for (variant, stage), value in values.items():
-        noise = np.array([0.0, 0.1, -0.1]) * (variant != "full" or stage == "student")
+        noise = np.array([0.0, 0.1, -0.1, 0.1, -0.1]) * (variant != "full" or stage == "student")
         rows += lines(variant, value + noise, stage)
     text = markdown(read_table(write_table(pd.DataFrame(rows), tmp_path / "table.csv")))
     claims = text.split("\n\n")[0].splitlines()[2:]
     differences = [float(re.search(r"[+-]\d+\.\d", line)[0]) for line in claims]
     assert differences == [1.0, 2.0, 3.0, 10.0, 10.0, 4.0]
-    assert all(re.search(r"\| \*\*\+.*\]\*\* \(3\) \|$", line) for line in claims)
+    assert all(re.search(r"\| \*\*\+.*\]\*\* \(5\) \|$", line) for line in claims)
 
 
 def test_csv_and_parquet_are_read_alike(table, tmp_path):
