@@ -54,7 +54,7 @@ lab: setup
 	$(BIN)/jupyter lab notebooks
 
 # Runs every notebook from top to bottom, exercises included. Commit the files that it writes.
-show: setup
+show: setup .venv/video
 	$(BIN)/python -m docs.show
 
 site: setup
