@@ -1,6 +1,6 @@
 """Feature files on their grids: memory-mapped, checked, and sampled.
 
-Taught in notebook 01, section "Snippets".
+Taught in notebook 00, section "Snippets and features".
 """
 
 import math

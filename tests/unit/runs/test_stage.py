@@ -116,8 +116,8 @@ def checkout(dataset, monkeypatch, tmp_path):
         ("tools/report.py", ""),
         ("tools/own_data/init.py", ""),
         ("viz/signals.py", ""),
-        ("generator.py", "generator"),
-        ("proposals.py", "generator"),
+        ("generator.py", "generator selection"),  # notebook 02 cuts proposals from a toy
+        ("proposals.py", "generator selection"),
         ("labels.py", "selection distilled"),
         ("student/losses.py", "student distilled"),
         ("distillation.py", "distilled"),

@@ -293,7 +293,7 @@ def test_pictures_in_the_timeline(run, videos, fustal, tmp_path):
     broken.write_bytes(b"no film")
     status, out, err = fustal("tiny", videos[0], "--plot", tmp_path / "new", "--video", broken)
     assert (status, out) == (2, "")
-    assert err.startswith(f"error: {broken}: cannot be decoded: ")
+    assert err.startswith(f"error: {broken}: is cut off, or is no video: ")
     assert err.count("\n") == 1
     assert not (tmp_path / "new").exists()
 
