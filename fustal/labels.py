@@ -21,7 +21,7 @@ FALLBACK = 0.6
 """The share in the middle, where there is no second set of labels to agree with, and for a first look at durations."""
 
 CHANCE = 0.01
-"""Agreements that differ by no more than this count as equal."""
+"""Agreements of two generators that differ by no more than this count as equal."""
 
 FEW = 5
 """Labels of a class that count as much as those of all other classes together, when the spread of its durations is
@@ -133,17 +133,17 @@ def best_labels(candidates: pd.DataFrame, share: float, prior: float) -> pd.Data
     return candidates.iloc[np.sort(np.concatenate(kept))].reset_index(drop=True)
 
 
-def choose_share(agreed: Mapping[float, float], params: Params) -> Params:
+def choose_share(agreed: Mapping[float, float], params: Params, chance: float = 0.0) -> Params:
     """The parameters with `label_share: 0` replaced by the share at which two sets of labels agree most.
 
     What one generator finds by chance another one does not find, so that false labels lower the agreement; so do labels
     that only one of them is confident enough of. No true segment is needed (docs/method.md section 9).
 
     Args:
-        agreed: share -> agreement, see `share_agreement`. Of those that differ from the highest agreement by no more
-            than `CHANCE` the middle share is taken, of two in the middle the lower one. Empty if there is only one set:
-            `FALLBACK` is taken then, and where nothing agrees.
+        agreed: share -> agreement, see `share_agreement`. Of equal ones the middle share is taken, of two in the middle
+            the lower one. Empty if there is only one set: `FALLBACK` is taken then, and where nothing agrees.
         params: `label_share`.
+        chance: agreements that differ from the highest one by no more than this count as equal.
 
     >>> choose_share({0.3: 0.5, 0.6: 0.8, 0.9: 0.7}, Params()).label_share, choose_share({}, Params()).label_share
     (0.6, 0.6)
@@ -151,7 +151,7 @@ def choose_share(agreed: Mapping[float, float], params: Params) -> Params:
     if params.label_share:
         return params
     highest = max(agreed.values(), default=0.0)
-    equal = [share for share, value in agreed.items() if value >= highest - CHANCE]
+    equal = [share for share, value in agreed.items() if value >= highest - chance]
     return params.model_copy(update={"label_share": median_low(equal) if highest > 0 else FALLBACK})
 
 

@@ -409,11 +409,12 @@ def test_the_share_of_the_highest_agreement_is_chosen():
 
 
 def test_of_shares_that_agree_as_much_the_middle_one_is_chosen():
-    near = {0.3: 0.7, 0.4: 0.795, 0.6: 0.8, 0.7: 0.8, 0.9: 0.1}
-    assert choose_share(near, Params()).label_share == 0.6, "0.01 less is as much"
-    assert choose_share({0.3: 0.8, 0.4: 0.795}, Params()).label_share == 0.3, "the lower one of two"
+    near = {0.3: 0.7, 0.4: 0.795, 0.6: 0.8, 0.7: 0.799, 0.9: 0.1}
+    assert choose_share(near, Params()).label_share == 0.6
+    assert choose_share(near | {0.3: 0.793}, Params(), chance=0.01).label_share == 0.4, "0.007 less is chance"
+    assert choose_share({0.3: 0.8, 0.4: 0.795}, Params(), chance=0.01).label_share == 0.3, "the lower one of two"
+    assert choose_share({0.3: 0.789, 0.4: 0.8}, Params(), chance=0.01).label_share == 0.4, "0.011 is more than chance"
     assert choose_share(dict.fromkeys(SHARES, 0.5), Params()).label_share == 0.6
-    assert choose_share({0.3: 0.789, 0.4: 0.8}, Params()).label_share == 0.4, "0.011 less is less"
 
 
 def opinion(false, seed):
