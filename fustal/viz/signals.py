@@ -241,7 +241,7 @@ def timeline(
         _legend(figure, colours)
     axis.set_xlim(0, duration)
     row_names(axis, rows)
-    finish(axis, "time (s)", "stage", empty=not labels)
+    finish(axis, "time (s)", "segments", empty=not labels)
     return figure
 
 
