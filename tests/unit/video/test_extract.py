@@ -204,14 +204,14 @@ def test_a_second_call_makes_only_what_is_missing(fustal, clips, tmp_path):
         (("--stride", 2), "--stride 4, not 2"),
         (("--window", 16), "--window 8, not 16"),
         (("--fps", 12.5), "--fps 25, not 12.5"),
-        (("--backbone", "mynets:other"), "--backbone motion, not mynets:other"),
+        (("--backbone", "othernets:other"), "--backbone motion, not othernets:other"),
     ],
 )
 def test_a_changed_setting_is_refused(fustal, clips, tmp_path, monkeypatch, options, change):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     text = "from fustal.video.motion import Motion, small_frame\n\ndef other():\n    return small_frame, Motion()\n"
-    (tmp_path / "mynets.py").write_text(text)
+    (tmp_path / "othernets.py").write_text(text)
     out = tmp_path / "data"
     fustal("extract", clips / "v0.mp4", "--out", out, *SMALL)
     status, _, errors = fustal("extract", clips, "--out", out, *SMALL, *options)
