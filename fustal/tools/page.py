@@ -13,12 +13,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fustal.data.files import open_regular
 from fustal.data.writing import atomic, check_output
 from fustal.exceptions import InputError
 from fustal.tools.export import MIN_SCORE, cues
+from fustal.tools.templates import rendered
 
 PATTERNS = 4
 """Number of patterns of bars, among them none: further classes have the same colours with another pattern."""
@@ -107,14 +107,8 @@ def write_page(
     found = found.sort_values(["start", "end", "score"], ascending=[True, True, False], kind="stable")
     rows = _rows(tracks)
     script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("page.html").render(
+    text = rendered(
+        "page.html",
         title=title,
         about=about,
         source=source,

@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from fustal import viz
@@ -34,6 +33,7 @@ from fustal.runs.identity import RECORD
 from fustal.runs.stage import changed_file
 from fustal.tools.export import MIN_SCORE
 from fustal.tools.sweeps.tables import LABEL_MEASURES, STAGE_NAMES, TIoU, digits_of
+from fustal.tools.templates import rendered
 
 LOGS = {
     "generator": "generator/log.csv",
@@ -221,14 +221,8 @@ def page(run: ReportedRun, where: Path) -> str:
     counts = label_counts({name: labels[name] for name in RELABELLED if name in labels})
     metrics = _metrics_of(run, detections, labels)
     parameters = _parameter_rows(run)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(
+    return rendered(
+        "report.html",
         run=run,
         about=run.dataset.about if run.dataset else "",
         stages=[_stage_row(run, stage, where) for stage in CHAIN.values()],

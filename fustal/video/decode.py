@@ -18,24 +18,6 @@ from fustal.data.files import open_regular
 from fustal.exceptions import InputError
 from fustal.video import needed
 
-VIDEOS = (
-    ".mp4",
-    ".mkv",
-    ".webm",
-    ".mov",
-    ".avi",
-    ".m4v",
-    ".mpg",
-    ".mpeg",
-    ".ts",
-    ".mts",
-    ".wmv",
-    ".flv",
-    ".ogv",
-    ".3gp",
-)
-"""Endings of the names of video files, where a folder is searched for them."""
-
 ROUNDING = 1e-3
 """Seconds by which a time stamp may be wrong: Matroska and WebM round them to milliseconds."""
 

@@ -172,3 +172,27 @@ def bar_row(axis: Axes, y: float, frame: pd.DataFrame, colour: str, height: floa
         edgecolors=colour,
         linewidth=0.5,
     )
+
+
+def lanes_of(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The lane (N,) of each segment: by their starts, each gets the first lane in which it overlaps no other one.
+
+    >>> lanes_of(np.array([0.0, 1.0, 5.0, 2.0]), np.array([4.0, 6.0, 9.0, 3.0])).tolist()
+    [0, 1, 0, 2]
+    """
+    lanes = np.zeros(len(starts), dtype=int)
+    free: list[float] = []  # from when on each lane is free
+    for i in np.argsort(starts, kind="stable"):
+        open_lanes = [lane for lane, time in enumerate(free) if time <= starts[i]]
+        lanes[i] = open_lanes[0] if open_lanes else len(free)
+        free[lanes[i] : lanes[i] + 1] = [ends[i]]
+    return lanes
+
+
+def rows_in_words(table: pd.DataFrame) -> str:
+    """The values (two decimals) of each row of a table, for an alt text; empty if it has no row."""
+    facts = []
+    for title, row in table.iterrows():
+        values = ", ".join(f"{name} {value:.2f}" for name, value in row.items())
+        facts.append(f"{title}: {values}")
+    return "; ".join(facts)

@@ -19,9 +19,11 @@ from fustal.viz.common import (
     DescribedFigure,
     drawn,
     finish,
+    lanes_of,
     legend_above,
     new_figure,
     row_names,
+    rows_in_words,
 )
 
 BINS = 15
@@ -181,7 +183,12 @@ def stacked(rows: Mapping[str, pd.DataFrame]) -> DescribedFigure:
     counts = ", ".join(f"{name} {len(frame)}" for name, frame in rows.items())
     labels = list(dict.fromkeys(label for frame in rows.values() for label in frame["label"]))
     colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
-    lanes = {name: lanes_of(frame.start.to_numpy(float), frame.end.to_numpy(float)) for name, frame in rows.items()}
+    lanes = {}
+    for name, frame in rows.items():
+        starts, ends = frame.start.to_numpy(float), frame.end.to_numpy(float)
+        order = np.argsort(-ends, kind="stable")  # of segments that start together the longest one gets the first lane
+        lanes[name] = np.zeros(len(frame), dtype=int)
+        lanes[name][order] = lanes_of(starts[order], ends[order])
     heights = [1 + int(lane.max(initial=0)) for lane in lanes.values()]
     tops = np.cumsum([0, *(height + 1 for height in heights)])  # an empty lane between two rows
     figure, (axis,) = new_figure(f"Segments of one video: {counts or 'none'}.", height=1.4 + 0.13 * tops[-1])
@@ -200,21 +207,6 @@ def stacked(rows: Mapping[str, pd.DataFrame]) -> DescribedFigure:
         figure.legend(handles=patches, loc="outside upper center", ncols=4, frameon=False)
     finish(axis, "time (s)", "source", empty=not labels)
     return figure
-
-
-def lanes_of(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """The lane (N,) of each segment: the first one in which it overlaps no segment that starts before it.
-
-    >>> lanes_of(np.array([0.0, 1.0, 4.0, 2.0]), np.array([3.0, 2.0, 5.0, 4.0])).tolist()
-    [0, 1, 0, 1]
-    """
-    lanes = np.zeros(len(starts), dtype=int)
-    free: list[float] = []  # from when on each lane is free
-    for i in np.lexsort((-ends, starts)):
-        open_lanes = [lane for lane, time in enumerate(free) if time <= starts[i]]
-        lanes[i] = open_lanes[0] if open_lanes else len(free)
-        free[lanes[i] : lanes[i] + 1] = [ends[i]]
-    return lanes
 
 
 def share_curves(curves: Mapping[str, Mapping[float, float]], chosen: float) -> DescribedFigure:
@@ -245,11 +237,7 @@ def rule_quality(table: pd.DataFrame) -> DescribedFigure:
     Args:
         table: index rule, a column for each measure in [0, 1].
     """
-    facts = []
-    for rule, row in table.iterrows():
-        values = ", ".join(f"{name} {value:.2f}" for name, value in row.items())
-        facts.append(f"{rule}: {values}")
-    alt = f"Quality of labels by rule. {'; '.join(facts) or 'No rule'}."
+    alt = f"Quality of labels by rule. {rows_in_words(table) or 'No rule'}."
     figure, (axis,) = new_figure(alt, height=1.2 + 0.36 * len(table))
     rows = np.arange(len(table))
     if table.size:

@@ -27,6 +27,7 @@ from fustal.viz.common import (
     legend_above,
     new_figure,
     row_names,
+    rows_in_words,
 )
 
 MAX_CLASSES = 40
@@ -81,11 +82,7 @@ def quality_bars(table: pd.DataFrame) -> DescribedFigure:
     Args:
         table: index stage, a column for each measure in [0, 1].
     """
-    facts = []
-    for stage, row in table.iterrows():
-        values = ", ".join(f"{name} {value:.2f}" for name, value in row.items())
-        facts.append(f"{stage}: {values}")
-    figure, (axis,) = new_figure(f"Bars of the quality of labels. {'; '.join(facts) or 'No stage'}.")
+    figure, (axis,) = new_figure(f"Bars of the quality of labels. {rows_in_words(table) or 'No stage'}.")
     width = 0.8 / max(table.shape[1], 1)
     for i, (name, column) in enumerate(table.items()):
         x = np.arange(len(table)) + (i - (table.shape[1] - 1) / 2) * width

@@ -23,6 +23,7 @@ from fustal.viz.common import (
     bar_row,
     drawn,
     finish,
+    lanes_of,
     legend_above,
     new_figure,
     row_names,
@@ -54,7 +55,7 @@ def activation(
         proposals: start, end, perhaps score; those that overlap are drawn below each other.
         truth: start, end.
     """
-    lane = _lanes(proposals)
+    lane = lanes_of(proposals.start.to_numpy(), proposals.end.to_numpy())
     lanes = lane.max(initial=0) + 1
     alt = (
         f"Class activation and actionness of one video over {len(times)} snippets; below, {len(proposals)} proposals "
@@ -79,26 +80,6 @@ def activation(
     row_names(bottom, ["proposals", "truth"])
     finish(bottom, "time (s)", "segments")
     return figure
-
-
-def _lanes(segments: pd.DataFrame) -> np.ndarray:
-    """A lane for each segment, (N,), so that segments of a lane do not overlap; as few as possible.
-
-    >>> _lanes(pd.DataFrame({"start": [0.0, 1.0, 5.0], "end": [4.0, 6.0, 9.0]})).tolist()
-    [0, 1, 0]
-    """
-    lane = np.zeros(len(segments), dtype=int)
-    ends: list[float] = []  # of the last segment of each lane
-    for i in np.argsort(segments.start.to_numpy(), kind="stable"):
-        start, end = segments.start.iloc[i], segments.end.iloc[i]
-        free = [number for number, last in enumerate(ends) if last <= start]
-        if free:
-            lane[i] = free[0]
-            ends[free[0]] = end
-        else:
-            lane[i] = len(ends)
-            ends.append(end)
-    return lane
 
 
 def threshold_runs(curve: np.ndarray, times: np.ndarray, runs: pd.DataFrame) -> DescribedFigure:

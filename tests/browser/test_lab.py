@@ -26,8 +26,7 @@ import pytest
 from fustal import ROOT
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install '.[browser]'")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+pytestmark = pytest.mark.usefixtures("browser")  # without it, nothing here is started
 
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 SCREENSHOTS = Path(os.environ.get("FUSTAL_SCREENSHOTS", ROOT / "outputs" / "screenshots"))
@@ -74,14 +73,6 @@ def wait_for(url, log):
         except OSError:
             time.sleep(0.5)
     raise AssertionError(log.read_text()[-2000:])
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

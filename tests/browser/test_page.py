@@ -13,9 +13,7 @@ from fustal.tools.page import write_page
 from tests.films import film_of
 
 pytest.importorskip("av", reason="pip install '.[video]'")
-playwright = pytest.importorskip("playwright.sync_api", reason="pip install '.[browser]'")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+pytestmark = pytest.mark.usefixtures("browser")  # without it, nothing here is started
 
 DURATION = 10.0
 FOUND = pd.DataFrame(
@@ -33,14 +31,6 @@ def films(tmp_path_factory):
     for name, codec in (("v.webm", "libvpx-vp9"), ("v.mp4", "libx264"), ("v.mkv", "libx264")):
         film_of(folder / name, seconds=DURATION, codec=codec)
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

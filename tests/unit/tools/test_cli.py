@@ -13,20 +13,6 @@ import pytest
 from fustal import ROOT
 from fustal.data.demo import ensure
 from fustal.params import Params, form
-from fustal.tools.cli import main
-
-
-@pytest.fixture
-def fustal(monkeypatch, capsys):
-    """Calls the command: exit status, standard output, standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fustal", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return stop.value.code or 0, *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture

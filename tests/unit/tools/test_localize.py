@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import time
+from functools import partial
 
 import matplotlib.image
 import numpy as np
@@ -23,7 +24,6 @@ from fustal.runs.identity import data_key
 from fustal.runs.stage import OpenStage
 from fustal.student import Student, detect_videos, train_student
 from fustal.tools import localize
-from fustal.tools.cli import main
 from fustal.tools.localize import find_files, load
 from tests.datasets import planted_in
 from tests.films import film_of
@@ -81,16 +81,9 @@ def videos(trained):
 
 
 @pytest.fixture
-def fustal(monkeypatch, capsys, run):
-    """Calls the command: exit status, standard output, standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fustal", "localize", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return stop.value.code or 0, *capsys.readouterr()
-
-    return call
+def fustal(fustal, run):
+    """Calls `fustal localize`, where the run is."""
+    return partial(fustal, "localize")
 
 
 def change(run, **entries):

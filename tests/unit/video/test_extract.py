@@ -13,7 +13,6 @@ from fustal.data.cards import load_dataset
 from fustal.data.extraction import Extraction, find_videos
 from fustal.data.features import FeatureStore
 from fustal.exceptions import InputError
-from fustal.tools.cli import main
 from fustal.video import extract as extract_module
 from fustal.video.backbones import Backbone
 from fustal.video.extract import Extractor, check_same, extract, make_extractor
@@ -99,19 +98,6 @@ def test_features_that_are_not_finite_in_float16_are_refused():
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def fustal(monkeypatch, capsys):
-    """Calls a command: exit status, standard output, standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fustal", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return stop.value.code or 0, *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture
