@@ -404,7 +404,8 @@ def localize(
     ] = None,
 ) -> None:
     """Localise actions in new videos with a trained run, from videos or from features like those of its training."""
-    from fustal.tools.localize import Output, localize_files
+    from fustal.tools.localize import localize_files
+    from fustal.tools.localize_output import Output
 
     output = Output(out, plot, min_score, page, video)
     for line in localize_files(run, features, output, fps, device, weights):

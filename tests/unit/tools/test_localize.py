@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import matplotlib.image
 import numpy as np
@@ -17,13 +18,14 @@ from fustal.data.demo import ensure
 from fustal.data.files import digest
 from fustal.data.results import RESULT_COLUMNS, as_labels, read_results, write_results
 from fustal.distillation import distill
+from fustal.engine.checkpoint import load_module
 from fustal.exceptions import InputError
 from fustal.params import Params
 from fustal.runs.chain import CHAIN, inputs_of
 from fustal.runs.identity import data_key
 from fustal.runs.stage import OpenStage
 from fustal.student import Student, detect_videos, train_student
-from fustal.tools import localize
+from fustal.tools import localize_output
 from fustal.tools.localize import find_files, load
 from tests.datasets import planted_in
 from tests.films import film_of
@@ -131,7 +133,7 @@ def test_the_average_is_used_and_not_the_student(run, videos):
     with pytest.raises(InputError, match=r"ema\.safetensors: has changed since it was written: run notebook 04"):
         load("tiny")
     raw = Student.from_params(Params(**TRAINED), 6, 2)
-    localize.load_module(raw, run / "distilled" / "model.safetensors")
+    load_module(raw, run / "distilled" / "model.safetensors")
     assert any(not torch.equal(value, average[name]) for name, value in raw.state_dict().items())
 
 
@@ -292,7 +294,7 @@ def test_pictures_in_the_timeline(run, videos, fustal, tmp_path):
 
 
 def test_without_the_extra_the_timeline_has_no_pictures_and_says_so(run, videos, fustal, tmp_path, monkeypatch):
-    monkeypatch.setattr(localize, "find_spec", lambda name: None)
+    monkeypatch.setattr(localize_output, "find_spec", lambda name: None)
     (tmp_path / "film.mp4").write_bytes(b"not decoded")
     status, out, _ = fustal("tiny", videos[0], "--plot", tmp_path / "plots", "--video", tmp_path / "film.mp4")
     assert status == 0
@@ -322,9 +324,7 @@ def test_modalities_in_separate_files(run, videos, fustal, tmp_path):
 
 def test_names_of_videos(tmp_path):
     assert list(find_files(["a/v_-x.npy", "b.c.npy"], [])) == ["v_-x", "b.c"]
-    assert find_files(["a/_v_{modality}.npy"], ["rgb", "flow"]) == {
-        "_v": [localize.Path("a/_v_rgb.npy"), localize.Path("a/_v_flow.npy")]
-    }
+    assert find_files(["a/_v_{modality}.npy"], ["rgb", "flow"]) == {"_v": [Path("a/_v_rgb.npy"), Path("a/_v_flow.npy")]}
     assert list(find_files(["rgb/{modality}_v.npy"], ["rgb"])) == ["v"]
 
 
