@@ -92,8 +92,11 @@ def test_notebook_runs_in_the_browser(lab, browser, name):
             if "viz.explore(" in cell.source:
                 check_control(cells.nth(place))
         first = next(place for place, cell in enumerate(sources) if "exercise" in cell.metadata.get("tags", []))
-        check_solution(cells.nth(first + 1), sources[first + 1].source)
-        check_exercise(page, cells.nth(first), sources[first + 1].source)
+        for place, cell in enumerate(sources):
+            if "solution" in cell.metadata.get("tags", []):
+                assert cells.nth(place).is_hidden(), "a solution that is shown before it is asked for"
+        check_solution(cells.nth(first + 1), cells.nth(first + 2), sources[first + 2].source)
+        check_exercise(page, cells.nth(first), sources[first + 2].source)
         cells.last.scroll_into_view_if_needed()
         assert cells.count() == len(sources)
         assert "Recap" in cells.last.inner_text()
@@ -171,11 +174,10 @@ def check_control(cell):
     raise AssertionError("the figure did not change")
 
 
-def check_solution(cell, source):
-    """A solution is folded; a click shows its code. (JupyterLab unfolds the output of every cell that it runs.)"""
-    cell.scroll_into_view_if_needed()
-    assert cell.locator(".cm-content").count() == 0
-    cell.locator(".jp-InputPlaceholder").click()
+def check_solution(heading, cell, source):
+    """A solution is below a folded heading; a click on "1 cell hidden" shows it."""
+    heading.scroll_into_view_if_needed()
+    heading.locator(".jp-showHiddenCellsButton").click()
     shown = cell.locator(".cm-content")
     shown.wait_for(timeout=30_000)
     assert "".join(shown.inner_text().split()) == "".join(source.split())
@@ -187,6 +189,6 @@ def check_exercise(page, cell, solution):
     assert "Right." not in output.inner_text()
     cell.locator(".cm-content").click()
     page.keyboard.press("Control+A")
-    page.keyboard.insert_text(solution.removeprefix("# Solution\n"))
+    page.keyboard.insert_text(solution)
     page.keyboard.press("Control+Enter")
     output.get_by_text("Right.").wait_for(timeout=1000 * PATIENCE)

@@ -110,12 +110,15 @@ def test_headings_are_in_order(notebook, stage):
     lines = "\n".join(_markdown(notebook)).splitlines()
     headings = [line for line in lines if re.match(r"#+ ", line)]
     assert re.match(rf"# {number} · \S", headings[0])
-    assert all(heading.startswith("## ") for heading in headings[1:]), "one H1, and no level skipped"
-    titles = [heading.removeprefix("## ") for heading in headings[1:]]
+    assert not any(heading.startswith("# ") for heading in headings[1:]), "one H1"
+    titles = [heading.removeprefix("## ") for heading in headings if heading.startswith("## ")]
     sections = [title for title in titles if re.match(r"\d", title)]
     chapter = f"{number}." if number.isdigit() else ""
     assert [title.split()[0] for title in sections] == [f"{chapter}{i}" for i in range(1, len(sections) + 1)]
     assert titles == ["Parameters", *sections, "Checks", "What was written", "Exercises", "Recap"]
+    lower = headings[headings.index("## Exercises") + 1 : headings.index("## Recap")]
+    assert [heading.split()[0] for heading in lower] == ["###", "####"] * (len(lower) // 2), "no level skipped"
+    assert len(headings) == 1 + len(titles) + len(lower)
 
 
 def test_begins_with_learning_goals_and_requirements(notebook):
@@ -183,14 +186,14 @@ def test_lines_of_code_are_seen_whole(notebook):
 def test_exercises_have_solutions_that_fit(notebook):
     kinds = []
     for i, cell in enumerate(notebook.cells):
-        exercise = re.match(r"\*\*(\d) · (\w+)\.\*\*", cell.source)
+        exercise = re.match(r"### (\d) · (\w+)\n", cell.source)
         if exercise:
-            stub, solution = notebook.cells[i + 1 : i + 3]
+            stub, heading, solution = notebook.cells[i + 1 : i + 4]
             assert stub.metadata.tags == ["exercise", "skip-execution"], "papermill and nbclient skip them"
             assert solution.metadata.tags == ["solution", "skip-execution", "hide-cell"]
-            assert solution.metadata.jupyter.source_hidden
-            assert solution.metadata.jupyter.outputs_hidden, "an output would give the answer away"
-            assert solution.source.startswith("# Solution\n"), "JupyterLab shows the first line of a hidden cell"
+            assert heading.source == "#### Solution"
+            # JupyterLab opens hidden outputs when it runs all cells, and leaves a folded heading as it is
+            assert heading.metadata["jp-MarkdownHeadingCollapsed"]
             assert missing_from(solution.source, stub.source) == []
             assert last_call(stub.source).startswith("viz.check("), "the answer is checked"
             assert last_call(solution.source).startswith("viz.check(")
