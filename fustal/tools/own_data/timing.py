@@ -234,7 +234,7 @@ def _line_in_words(fps: float | str, fit: Fit) -> str:
     line, rest, rate = fit.line, fit.rest, fit.rate
     slope = f"{line.slope:.3g} frames" if fps == "annotation" else f"{line.slope / rate:.3g} s"
     intercept = f"{np.median(rest) / rate:.2f} ± {spread(rest) / 2 / rate:.2f} s"
-    words = f": duration over snippets of {len(rest)} videos has slope {slope}, intercept {intercept}"
+    words = f": {len(rest)} videos last {slope} for each snippet (slope) and {intercept} more (intercept)"
     apart = line.high - line.low
     # Other slopes matter if they move the end of a video by more than a quarter of a stride.
     if fit.exact and apart > 0.01 * fit.stride and apart * np.ptp(line.lengths) > fit.stride / 4:

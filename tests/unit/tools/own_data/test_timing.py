@@ -129,7 +129,7 @@ def test_some_wrong_durations_do_not_change_the_line():
 def test_the_line_is_reported():
     lengths, table = videos(25, 8, 64, *SHORT)
     how = guess(lengths, table).how
-    assert "of 40 videos has slope 0.32 s, intercept 2.4" in how
+    assert "40 videos last 0.32 s for each snippet (slope) and 2.4" in how
     assert "window: 64 frames, as durations are 2.4" in how
 
 
