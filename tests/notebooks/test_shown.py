@@ -36,3 +36,12 @@ def test_the_shown_copy_has_figures_with_alt_text(name):
 
 def test_nothing_else_is_shown():
     assert sorted(path.name for path in (ROOT / "docs" / "notebooks").iterdir()) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_shown_solutions_are_right(name):
+    shown = nbformat.read(ROOT / "docs" / "notebooks" / name, as_version=4)
+    solutions = [cell for cell in shown.cells if "solution" in cell.metadata.get("tags", [])]
+    assert solutions
+    for cell in solutions:
+        assert "Right." in "".join(output.get("text", "") for output in cell.outputs), cell.source
