@@ -15,8 +15,9 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from fustal import ROOT
-from fustal.data.cards import load_dataset
+from fustal.data.cards import Dataset, load_dataset
 from fustal.data.demo import ensure
+from fustal.data.features import FeatureStore
 from fustal.data.files import one_line
 from fustal.data.names import OUTPUTS
 from fustal.data.writing import Busy, check_target, held, publish
@@ -68,6 +69,7 @@ def run_chain(
         if name in needed and not is_done(params, name, data, outputs):
             what = "is not done with these parameters, inputs and code: run it first"
             raise InputError(f"{outputs / params.run / name}: {what}")
+    _check_features(dataset, [name for name in needed if name in stages])
     with _alone(outputs / params.run, report):
         for number, stage in enumerate(CHAIN.values(), 1):
             if stage.name not in stages:
@@ -88,6 +90,15 @@ def run_chain(
             for line in warned:
                 report(f"    {line}")
             report(f"{title}: {time.monotonic() - started:.0f} s")
+
+
+def _check_features(dataset: Dataset, stages: Sequence[str]) -> None:
+    """Raises an InputError, before the first stage begins, if a file that one of them reads is missing or cut off."""
+    for grid in dataset.grids:
+        if grid in stages:  # a grid has the name of the first stage that reads it
+            store = FeatureStore(dataset, grid)
+            for video in dataset.videos.index:
+                store.length(video)
 
 
 def _finish_notebook(stage: Stage, folder: Path) -> None:

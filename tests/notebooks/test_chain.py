@@ -204,19 +204,42 @@ def test_a_stage_can_be_opened_again_in_the_same_notebook(again, monkeypatch, na
 
 
 def test_invalid_input_of_a_stage_is_status_2(tmp_path):
-    demo = load_dataset("demo")
-    data = tmp_path.resolve() / "data"
-    shutil.copytree(demo.root, data)
-    card = (ROOT / "params" / "datasets" / "demo.yaml").read_text()
-    (tmp_path / "card.yaml").write_text(card.replace("name: demo", "name: mine").replace("../../data/demo", str(data)))
-    first_file = FeatureStore(demo, "generator").paths(demo.split("train")[0])[0]
-    broken = data / first_file.relative_to(demo.root)
-    broken.write_bytes(b"broken")
+    broken = file_of_a_copy(tmp_path, "generator")
+    features = np.load(broken)
+    features[3] = np.nan
+    np.save(broken, features)
     done = run_chain(tmp_path, dataset=tmp_path / "card.yaml")
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {broken}: is not a readable .npy file")
+    assert done.stderr.startswith(f"error: {broken}: ")
+    assert "NaN or infinity in snippet 3" in done.stderr
     assert done.stderr.count("\n") == 1
     assert (tmp_path / "demo" / "notebooks" / "01_generator_training.partial.ipynb").exists()
+
+
+@pytest.mark.parametrize("stage", ["generator", "student"])
+def test_a_missing_or_broken_file_stops_a_run_before_its_first_stage(tmp_path, stage):
+    missing = file_of_a_copy(tmp_path, stage)
+    for what in ("is not a readable .npy file", "no such feature file"):
+        if what.startswith("no"):
+            missing.unlink()
+        else:
+            missing.write_bytes(b"broken")
+        done = run_chain(tmp_path, dataset=tmp_path / "card.yaml")
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: {missing}: {what}")
+        assert done.stderr.count("\n") == 1
+        assert not (tmp_path / "demo" / "notebooks").exists()
+
+
+def file_of_a_copy(folder, stage):
+    """Copies the demo's data, with a card; returns the features of a training video for a stage."""
+    demo = load_dataset("demo")
+    data = folder.resolve() / "data"
+    shutil.copytree(demo.root, data)
+    card = (ROOT / "params" / "datasets" / "demo.yaml").read_text()
+    (folder / "card.yaml").write_text(card.replace("name: demo", "name: mine").replace("../../data/demo", str(data)))
+    first = FeatureStore(demo, stage).paths(demo.split("train")[0])[0]
+    return data / first.relative_to(demo.root)
 
 
 def papermill(target, *options, outputs):
