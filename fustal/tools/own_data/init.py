@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,7 +148,7 @@ def _init(folder: Path, root: str, name: str, given: Given, annotations: Path | 
     return [
         *_summary(found),
         f"video score: {video_score(known).why}",
-        *_notes(found, known),
+        *_notes(found),
         *_oddities(folder / "card.yaml"),
         f"wrote {written}; next:",
         f"  fustal validate {shlex.quote(str(folder / 'card.yaml'))}",
@@ -261,6 +262,8 @@ def find_annotations(folder: Path) -> Path:
     found = []
     others = []
     for path in walk(folder, (*TABLES, ".json"), depth=2):
+        if path.name == EXTRACTION:
+            continue
         reason = _why_not(path)
         if reason:
             others.append(reason)
@@ -270,7 +273,7 @@ def find_annotations(folder: Path) -> Path:
         listed = ", ".join(path.relative_to(folder).as_posix() for path in found)
         raise InputError(f"{folder}: holds several annotations ({listed}): choose one with --annotations FILE")
     if not found:
-        more = f" ({others[0]})" if others else ""
+        more = f" ({'; '.join(others[:EXAMPLES])})" if others else ""
         form = "a CSV with columns video and label, or a JSON with a 'database'"
         raise InputError(f"{folder}: holds no annotations: write {form}{more}")
     return found[0]
@@ -357,8 +360,9 @@ def _summary(found: Found) -> list[str]:
     """Lines on annotations, features and split."""
     labels, split = found.labels, found.split
     classes = sorted(set(labels.label))
-    named = one_line(", ".join(classes[:EXAMPLES])) + ", ..." * (len(classes) > EXAMPLES)
-    counts = f"{len(found.videos)} videos, {len(classes)} classes ({named}), {labels.start.notna().sum()} segments"
+    counts = (
+        f"{len(found.videos)} videos, {len(classes)} classes ({_first(classes)}), {labels.start.notna().sum()} segments"
+    )
     lines = [f"annotations: {found.annotations}, {counts}"]
     for features, step in zip(found.features, found.grids, strict=True):
         modalities = f" ({', '.join(features.modalities)})" if features.modalities else ""
@@ -367,33 +371,38 @@ def _summary(found: Found) -> list[str]:
     return lines + [f"note: {note}" for note in split.notes]
 
 
-def _notes(found: Found, known: Known) -> list[str]:
+def _notes(found: Found) -> list[str]:
     """Lines on videos that are not used, are used in part, lack features, or have no label."""
     listed = set(found.videos.index)
     stored = stored_videos(found.features)
     train = set(found.split.train)
     used = train.union(found.split.test)
     unlabelled = (train & listed).difference(found.labels.video)
-    counts = (
+    kinds = (
         (
-            len(unlabelled),
+            unlabelled,
             "training videos are listed without a label, which means that no action occurs in them: "
             "do not list videos whose content is unknown",
         ),
         (
-            (known.generator > LONG).sum(),
+            [video for video, length in found.features[0].lengths.items() if length > LONG],
             f"videos have more than {LONG} snippets, of which the generator uses {LONG}, evenly spaced",
         ),
         (
-            (known.student > LONGEST).sum(),
+            [video for video, length in found.features[-1].lengths.items() if length > LONGEST],
             f"videos have more than {LONGEST} snippets: the student trains on parts of them",
         ),
-        (len(used - stored), "videos of the split files have no features: fustal validate lists them"),
-        (len(listed - stored - used), "annotated videos have no features: left out"),
-        (len((listed & stored) - used), "annotated videos are in neither part: left out"),
-        (len(stored - listed - used), "feature files belong to no annotated video: left out"),
+        (used - stored, "videos of the split files have no features: fustal validate lists them"),
+        (listed - stored - used, "annotated videos have no features: left out"),
+        ((listed & stored) - used, "annotated videos are in neither part: left out"),
+        (stored - listed - used, "feature files belong to no annotated video: left out"),
     )
-    return [f"note: {count} {what}" for count, what in counts if count]
+    return [f"note: {len(videos)} {what} ({_first(videos)})" for videos, what in kinds if len(videos)]
+
+
+def _first(names: Collection[str]) -> str:
+    """The first of some names, for a message."""
+    return one_line(", ".join(sorted(names)[:EXAMPLES])) + ", ..." * (len(names) > EXAMPLES)
 
 
 def _oddities(card: Path) -> list[str]:

@@ -114,7 +114,10 @@ def find_features(folder: Path, videos: Collection[str]) -> list[Features]:
     named = _by_pattern(folder, paths, set(videos))
     if not named:
         what = f"no .npy file is named after a video of the annotations ({paths[0].name} and {next(iter(videos))!r})"
-        raise InputError(f"{folder}: {what}: rename the files, or the videos in the annotations")
+        stems = {Path(video).stem for video in videos}
+        without = _by_pattern(folder, paths, stems)
+        fix = "rename the files, or the videos in the annotations"
+        raise InputError(f"{folder}: {what}: {'leave out the endings of the videos' if without else fix}")
     joined = _join_subsets(folder, named)
     # Arrays of three dimensions, such as joints or frames beside the features, are not meant to be features.
     tables = [one for one in joined if not _is_of_three_dimensions(one)]

@@ -127,7 +127,7 @@ def test_activitynet_tests_on_validation_what_has_features(root):
     assert (card["train_subset"], card["test_subset"]) == ("training", "validation")
     dataset = checked(root)
     assert (dataset.split("train"), dataset.split("test")) == (TRAIN[1:], TEST)
-    assert "note: 1 annotated videos have no features: left out" in lines
+    assert "note: 1 annotated videos have no features: left out (train_0)" in lines
 
 
 def test_training_validation_and_labelled_test_tests_on_test(root):
@@ -173,7 +173,7 @@ def test_names_that_contain_other_names(root):
     lines = init(root)
     assert grid_of(card_of(root))[0] == "clip{video}.npy"
     assert checked(root).split("test") == videos[20:29]
-    assert "note: 1 feature files belong to no annotated video: left out" in lines
+    assert "note: 1 feature files belong to no annotated video: left out (30)" in lines
 
 
 def test_new_videos_whose_names_contain_annotated_ones(root):
@@ -642,6 +642,17 @@ def _one_video(root):
     table(root, ["train_0,A,12"], "video,label,duration")
 
 
+def _names_with_endings(root):
+    save(root, TRAIN)
+    table(root, [f"{video}.mp4,A,20" for video in TRAIN], "video,label,duration")
+
+
+def _other_columns(root):
+    save(root, TRAIN)
+    (root / "extraction.json").write_text("{}")
+    table(root, [f"{video},A" for video in TRAIN], "file,class")
+
+
 def _text_in_the_way(root):
     save(root, TRAIN)
     table(root, [f"{video},A,20" for video in TRAIN], "video,label,duration")
@@ -656,7 +667,9 @@ def _text_in_the_way(root):
         (_two_annotations, r"labels\.csv, a/gt\.json.*--annotations FILE"),
         (_broken_annotations, r"no annotations.*gt\.json: cannot be read as JSON"),
         (_no_features, r"holds no \.npy file"),
-        (_other_names, r"test_0\.npy and 'train_1'"),
+        (_other_names, r"test_0\.npy and 'train_1'.*rename the files"),
+        (_names_with_endings, "leave out the endings of the videos"),
+        (_other_columns, r"labels\.csv: its columns are file, class"),
         (_float64, r"train_1\.npy.*float64.*array.astype"),
         (_class_folders, r"of different videos in several places \(A/\{video\}\.npy, B/\{video\}\.npy\)"),
         (_validation_folder, "holds folders test, val: name them train and test"),
