@@ -26,7 +26,7 @@ from pydantic import BaseModel, Field
 
 from fustal.data.annotations import SEGMENT_COLUMNS
 from fustal.data.cards import Dataset, Grid
-from fustal.data.extraction import VIDEOS, Extraction, find_videos
+from fustal.data.extraction import VIDEOS, Extraction, find_videos, videos_in
 from fustal.data.features import FeatureStore
 from fustal.data.files import digest, one_line, printable, read_json, validated
 from fustal.data.names import find_run
@@ -188,7 +188,9 @@ def load(run: str, device: str | None = None) -> Trained:
     if device:
         params = params.model_copy(update={"device": device})
     weights = folder / WEIGHTS
-    if weights.exists() and digest(weights) != record.outputs.get(WEIGHTS):
+    if not weights.exists():
+        raise InputError(f"{weights}: no such file of weights: run notebook {notebook} again")
+    if digest(weights) != record.outputs.get(WEIGHTS):
         raise InputError(f"{weights}: has changed since it was written: run notebook {notebook} again")
     torch.set_num_threads(params.threads or os.cpu_count() or 1)
     model = start_average(Student.from_params(params, record.task.dim, len(record.task.classes)))
@@ -237,7 +239,7 @@ def localize_files(
 
     Args:
         run: see `load`.
-        features: files of features, see `find_files`; or videos, from which they are extracted.
+        features: files of features, see `find_files`; or videos or folders of them, from which they are extracted.
         output: where the detections go.
         fps: see `Trained.localize`.
         device: see `load`.
@@ -252,8 +254,10 @@ def localize_files(
     output.check()
     trained = load(run, device)
     with tempfile.TemporaryDirectory(prefix="fustal-") as folder:
-        if any(Path(text).suffix.lower() in VIDEOS for text in features):
+        if any(_is_video(Path(text)) for text in features):
             pictures = find_videos(features)
+            if output.video:
+                raise InputError(f"--video {output.video}: is for features, and {features[0]} is shown itself")
             output.check_apart({video: [path] for video, path in pictures.items()})
             files = _extracted(trained, pictures, weights, Path(folder))
         else:
@@ -265,6 +269,11 @@ def localize_files(
         stages = known_of(run, durations) if output.page else {}
         found = trained.detect(store)
         return output.write(found, durations, pictures, stages)
+
+
+def _is_video(path: Path) -> bool:
+    """Whether a path names a video, or a folder of videos."""
+    return path.suffix.lower() in VIDEOS or (path.is_dir() and bool(videos_in(path)))
 
 
 def _extracted(

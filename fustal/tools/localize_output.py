@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fustal.data.features import FeatureStore
 from fustal.data.files import open_regular
 from fustal.data.results import write_results
 from fustal.data.writing import check_output
@@ -22,6 +23,9 @@ MAX_PRINTED = 10
 
 TRACKS = ("truth", "detections", "student", "generator")
 """The time lines of a page, in their order. All but the detections are left out where they are not known."""
+
+SAME: dict[str, float] = {"rel_tol": 0.02, "abs_tol": 2}
+"""Durations of one video agree so well: its last snippet may end before it."""
 
 HEAD = 500
 """Bytes at the beginning of a PNG file in which Matplotlib writes its name."""
@@ -47,8 +51,8 @@ class Output:
 
     def check(self) -> None:
         """Raises an InputError, before anything is computed, where the output could not be written."""
-        if self.min_score is not None and math.isnan(self.min_score):
-            raise InputError(f"--min-score {self.min_score}: is not a number")
+        if self.min_score is not None and not 0 <= self.min_score <= 1:
+            raise InputError(f"--min-score {self.min_score}: is not between 0 and 1")
         if self.file:
             if self.file.suffix not in (".json", ".csv"):
                 raise InputError(f"--out {self.file}: ends in neither .json nor .csv")
@@ -104,7 +108,7 @@ class Output:
         shown = choose(found, minimum)
         # Read before anything is written, as a video can be broken
         frames = frames_of(pictures, durations) if self.folder else {}
-        lines = []
+        lines = doubts(self.video, *durations.values()) if self.video else []
         if self.file:
             kept = found if self.min_score is None else shown
             write = write_results if self.file.suffix == ".json" else write_csv
@@ -114,7 +118,8 @@ class Output:
             lines += table(shown, durations)
         if self.folder:
             draw(shown, durations, self.folder, frames)
-            lines.append(f"{len(durations)} timelines of detections of score {minimum:g} or more: {self.folder}")
+            plural = "" if len(durations) == 1 else "s"
+            lines.append(f"{len(durations)} timeline{plural} of detections of score {minimum:g} or more: {self.folder}")
             if pictures and not frames:
                 lines.append("no frames of the video above the timeline: pip install 'fustal[video]'")
         if self.page:
@@ -126,13 +131,33 @@ class Output:
         return lines
 
 
+def doubts(film: Path, duration: float) -> list[str]:
+    """A warning where a video is much longer or shorter than features; without the extra `video` none.
+
+    Args:
+        film: the video that is shown.
+        duration: end of the last snippet of the features, in s.
+    """
+    if find_spec("av") is None:
+        return []
+    from fustal.video import decode
+
+    try:
+        seconds = decode.duration(film)  # 0: not known
+    except InputError:  # a browser may play what PyAV cannot read
+        return []
+    if not seconds or math.isclose(seconds, duration, **SAME):
+        return []
+    return [f"warning: {film} lasts {seconds:.1f} s, and the features {duration:.1f} s: are they of this video?"]
+
+
 def known_of(run: str, durations: Mapping[str, float]) -> dict[str, pd.DataFrame]:
     """True segments of a video, and what the stages of a run found in it, where the run's data set has the video.
 
     A video is that of the data set if it has its name and about its duration.
 
     Args:
-        run: see `load`.
+        run: name of the run, see `localize.load`.
         durations: name of the only video -> s.
 
     Returns:
@@ -145,7 +170,11 @@ def known_of(run: str, durations: Mapping[str, float]) -> dict[str, pd.DataFrame
     dataset = reported.dataset
     if dataset is None or video not in dataset.videos.index:
         return {}
-    if not math.isclose(dataset.videos.duration[video], duration, rel_tol=0.02, abs_tol=2):
+    try:
+        usual = FeatureStore(dataset, "student").duration(video)
+    except InputError:  # its features are gone
+        return {}
+    if not math.isclose(usual, duration, **SAME):
         return {}
     files = {name: DETECTIONS[name] for name in ("student", "generator")}
     known = {}

@@ -267,10 +267,18 @@ def test_a_page_with_true_segments_and_other_stages(run, trained, videos, fustal
         f"{page}: truth, detections, student, without a video\n"
     )
     assert tracks_of(page)[0] == {"truth", "detections", "student"}
-    shutil.copy(trained[1] / "test0.npy", tmp_path / "test0.npy")
-    np.save(tmp_path / "test1.npy", np.ones((40, 6), np.float32))
+    del database["test1"]["duration"]
+    (tmp_path / "gt.json").write_text(json.dumps({"database": database}))
+    fustal("tiny", videos[1], "--page", page)
+    assert tracks_of(page)[0] == {"detections"}, "neither the annotations nor features tell a duration"
+    shutil.copy(videos[1], tmp_path / "test1.npy")
+    fustal("tiny", videos[1], "--page", page)
+    assert tracks_of(page)[0] == {"truth", "detections", "student"}
+    (tmp_path / "new").mkdir()
+    shutil.copy(trained[1] / "test0.npy", tmp_path / "new" / "test0.npy")
+    np.save(tmp_path / "new" / "test1.npy", np.ones((40, 6), np.float32))
     for other in ("test0", "test1"):
-        fustal("tiny", tmp_path / f"{other}.npy", "--page", page)
+        fustal("tiny", tmp_path / "new" / f"{other}.npy", "--page", page)
         assert tracks_of(page)[0] <= {"detections"}, "a video that the data set has not, or not of this duration"
 
 
@@ -291,6 +299,16 @@ def test_pictures_in_the_timeline(run, videos, fustal, tmp_path):
     assert err.startswith(f"error: {broken}: is cut off, or is no video: ")
     assert err.count("\n") == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_a_film_of_another_duration_is_doubted(run, videos, fustal, tmp_path):
+    pytest.importorskip("av", reason="pip install '.[video]'")
+    for seconds, doubted in ((31, False), (20, True)):
+        film = tmp_path / f"{seconds}.mp4"
+        film_of(film, seconds=seconds)
+        out = fustal("tiny", videos[0], "--page", tmp_path / "page.html", "--video", film)[1]
+        warning = f"warning: {film} lasts {seconds:.1f} s, and the features 32.0 s: are they of this video?\n"
+        assert (warning in out) == doubted
 
 
 def test_without_the_extra_the_timeline_has_no_pictures_and_says_so(run, videos, fustal, tmp_path, monkeypatch):
@@ -387,7 +405,8 @@ def test_files_that_are_not_features_of_the_run(make, message, videos, fustal, t
         (["--page", "a.html", "--video", "missing.mp4"], "error: missing.mp4: no such file"),
         (["--video", "file"], "--video file: nothing shows it: give --page or --plot as well"),
         (["--out", "film.csv", "--plot", "new", "--video", "film.csv"], "film.csv: is also read"),
-        (["--min-score", "nan"], "--min-score nan: is not a number"),
+        (["--min-score", "nan"], "--min-score nan: is not between 0 and 1"),
+        (["--min-score", "2"], "--min-score 2.0: is not between 0 and 1"),
         (["--device", "moon"], "error: device: Input should be 'auto', 'cpu' or 'cuda'"),
         (["a\nb.npy"], "must be usable as the name of a file"),
     ],
@@ -546,6 +565,8 @@ def test_a_video_is_extracted_as_the_run_was_and_localised(run, videos, film, fu
     rows = [line.split(",") for line in (tmp_path / "found.csv").read_text().splitlines()[1:]]
     expected = load("tiny").localize({"film": np.load(videos[0])})
     best, right = max(rows, key=lambda row: float(row[2])), expected.loc[expected.score.idxmax()]
+    assert fustal("tiny", film.parent, "--out", tmp_path / "folder.csv")[0] == 0
+    assert (tmp_path / "folder.csv").read_bytes() == (tmp_path / "found.csv").read_bytes()
     assert best[:2] == ["film", right.label]
     np.testing.assert_allclose(
         [float(number) for number in best[2:]], right[["score", "start", "end"]].astype(float), atol=0.15
@@ -563,6 +584,11 @@ def test_a_video_is_extracted_as_the_run_was_and_localised(run, videos, film, fu
         ),
         ({"extraction": extraction(backbone="stripes:other")}, (), "--backbone stripes:other: AttributeError"),
         ({}, ("absent.mkv",), "absent.mkv: no such file"),
+        (
+            {},
+            ("--video", "film.mkv", "--plot", "plots"),
+            "--video film.mkv: is for features, and film.mkv is shown itself",
+        ),
     ],
 )
 def test_videos_that_cannot_be_extracted_as_the_run_was(run, film, fustal, tmp_path, entries, arguments, message):
