@@ -294,8 +294,12 @@ def _stage_row(run: ReportedRun, stage: Stage, where: Path) -> dict[str, str]:
     date = str(record.provenance.get("date", "")).replace("T", " ").replace("Z", " UTC")
     note = f"taken from {record.taken_from}" if record.taken_from else ""
     changed = changed_file(stage, run.params, run.folder, record.inputs | record.outputs)
+    makers = [Path(name).parts[0] for name in record.inputs]
+    again = [name for name in makers if name not in run.records and (run.folder / name / STARTED).exists()]
     if changed:
         note = f"{changed} has changed since"
+    elif again:
+        note = f"has read {again[0]}, which has been started again since"
     return row | {"date": date, "seconds": _number(record.seconds, digits=1), "note": note}
 
 

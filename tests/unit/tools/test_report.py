@@ -260,6 +260,21 @@ def test_changed_files_are_reported(make, undrawn):
     assert commits[0].startswith("generator: decade; selection: c0ffee; ")
 
 
+def test_a_stage_before_that_has_been_started_again_is_reported(make, undrawn):
+    folder = make()
+    (folder / "student" / "started.json").write_text("{}")
+    (folder / "student" / "stage.json").unlink()
+    notes = {row[0]: row[4] for row in read().cells("Stages of the run")[1:]}
+    again = "has read student, which has been started again since"
+    assert notes == {
+        "generator": "",
+        "selection": "",
+        "student": "has not finished",
+        "distilled": again,
+        "evaluation": again,
+    }
+
+
 def test_parameters_of_another_version(make, undrawn):
     folder = make()
     for path in folder.glob("*/stage.json"):
