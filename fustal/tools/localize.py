@@ -268,7 +268,7 @@ def localize_files(
         durations = {video: store.duration(video) for video in files}
         stages = known_of(run, durations) if output.page else {}
         found = trained.detect(store)
-        return output.write(found, durations, pictures, stages)
+        return output.write(found, durations, pictures, stages, trained.folder.name)
 
 
 def _is_video(path: Path) -> bool:

@@ -92,6 +92,7 @@ class Output:
         durations: Mapping[str, float],
         pictures: Mapping[str, Path],
         stages: Mapping[str, pd.DataFrame],
+        run: str,
     ) -> list[str]:
         """Writes the detections.
 
@@ -100,6 +101,7 @@ class Output:
             durations: name of a video -> s.
             pictures: name of a video -> its file, for videos that can be shown.
             stages: what is known of the video of the page, see `known_of`.
+            run: its name, for the page.
 
         Returns:
             The lines to print.
@@ -126,7 +128,11 @@ class Output:
             ((video, duration),) = durations.items()
             known = {"detections": found, **stages}
             tracks = {name: known[name] for name in TRACKS if name in known}
-            what = write_page(self.page, pictures.get(video), tracks, duration, title=video, min_score=minimum)
+            about = f"Detections of the run {run}."
+            if len(tracks) > 1:
+                about += " Truth is from its data set, the other rows are from its stages."
+            shown_video = pictures.get(video)
+            what = write_page(self.page, shown_video, tracks, duration, title=video, about=about, min_score=minimum)
             lines.append(f"{self.page}: {', '.join(tracks)}, {what}")
         return lines
 

@@ -9,7 +9,7 @@ const lines = element("lines");
 const inner = document.querySelector(".inner");
 const list = document.querySelector("ol");
 const bars = all(".bar");
-const items = all("li button"); // in the order of time, as the captions
+const items = all("li button"); // the number of a caption is the place of its detection here
 const STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 18000, 36000]; // s
 
 /** Takes the place of a video: the same methods and events, without pictures. */
@@ -91,6 +91,7 @@ function keepInSight() {
 function seek(time) {
   player.currentTime = Math.max(0, Math.min(time, duration));
   draw();
+  if (zoom > 1) keepInSight();
 }
 
 function listen(to) {
@@ -120,11 +121,13 @@ function choose() {
   element("value").textContent = minimum.toFixed(2);
   element("count").textContent = `${count} of ${items.length} detections`;
   element("none").hidden = count > 0;
-  for (const [place, cue] of cues.entries()) {
+  for (const cue of cues) {
+    const item = items[cue.id - 1];
     const track = video.textTracks[0];
-    if (!enough(items[place])) {
-      if (cue.track) track.removeCue(cue);
-    } else if (!cue.track) track.addCue(cue);
+    // Captions of the lowest scores would cover the picture
+    const captioned = enough(item) && item.dataset.score >= Number(slider.defaultValue);
+    if (captioned && !cue.track) track.addCue(cue);
+    if (!captioned && cue.track) track.removeCue(cue);
   }
   draw();
 }
@@ -184,12 +187,19 @@ element("less").addEventListener("click", () => zoomBy(0.5));
 element("more").addEventListener("click", () => zoomBy(2));
 element("play").addEventListener("click", toggle);
 for (const item of items) item.addEventListener("click", () => goTo(item));
+for (const button of all("button")) {
+  // After a click of the mouse, Space plays the video, and does not press the button again
+  button.addEventListener("click", (event) => event.detail > 0 && button.blur());
+}
+lines.addEventListener("scroll", () => inner.style.setProperty("--scrolled", `${lines.scrollLeft}px`));
 new ResizeObserver(drawTicks).observe(lines);
 
 const KEYS = {
   " ": toggle,
   ArrowLeft: (event) => seek(player.currentTime - (event.shiftKey ? 0.1 : 1)),
   ArrowRight: (event) => seek(player.currentTime + (event.shiftKey ? 0.1 : 1)),
+  Home: () => seek(0),
+  End: () => seek(duration),
   n: () => goToNext(true),
   p: () => goToNext(false),
   "+": () => zoomBy(2),
@@ -201,7 +211,7 @@ function onKey(event) {
   if (!action || event.ctrlKey || event.altKey || event.metaKey) return;
   // Space presses a button that has the focus, and arrows move the slider
   if (event.target.matches("button") && event.key === " ") return;
-  if (event.target === slider && event.key.startsWith("Arrow")) return;
+  if (event.target === slider && /^(Arrow|Home|End)/.test(event.key)) return;
   event.preventDefault();
   event.stopPropagation(); // to the video, which has keys of its own
   action(event);

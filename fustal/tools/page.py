@@ -160,7 +160,7 @@ def _source(video: Path, page: Path) -> tuple[str, str]:
         return quote(address), f"which reads the video from {address}: keep both together"
     # Browsers look at the content. Of a type that they do not know, such as Matroska, they do not even try it.
     kind = "video/webm" if video.suffix.lower() == ".webm" else "video/mp4"
-    return _data_url(kind, content), f"with the video, {len(content) / 1e6:.1f} MB"
+    return _data_url(kind, content), f"with the video, {len(content) / 1e6:.2g} MB"
 
 
 def _data_url(kind: str, content: bytes) -> str:
@@ -183,9 +183,10 @@ def _rows(tracks: Mapping[str, pd.DataFrame]) -> list[ClassRows]:
         lanes = {}
         for name, frame in tracks.items():
             part = frame[frame.label == label]
-            if "score" in part:  # high bars first, as the later ones lie in front
-                part = part.sort_values("score", ascending=False, kind="stable")
             if len(part):
+                # Long bars first, then high ones, as the later ones lie in front
+                keys = ["length", "score"] if "score" in part else ["length"]
+                part = part.assign(length=part.end - part.start).sort_values(keys, ascending=False, kind="stable")
                 lanes[name] = _bars(part)
         pattern, colour = divmod(place, len(colours))
         rows.append(ClassRows(label, colours[colour], pattern % PATTERNS, lanes))
