@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from fustal.data.annotations import SEGMENT_COLUMNS
 from fustal.data.cards import Grid
@@ -288,7 +289,7 @@ def build(root: Path, grids: Mapping[str, Grid], train: int = 45, test: int = 15
     if {stage: grid.stride for stage, grid in grids.items()} != extractor.made.strides() or dense.fps != FPS:
         raise InputError(f"rendered: the grids of its card must be of {FPS} fps, and the generator's stride the window")
     (root / "videos").mkdir(parents=True)
-    for video, duration in videos.duration.items():
+    for video, duration in tqdm(videos.duration.items(), desc="rendered", unit="video", total=len(videos)):
         path = root / "videos" / f"{video}.mp4"
         own = segments[segments.video == video].reset_index(drop=True)
         write_video(path, draw(video, duration, own, seed))
