@@ -103,7 +103,7 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
         raise InputError(f"{path}: {what}: {_reason(error)}") from None
     with container:
         stream = container.streams.best("video")
-        if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+        if stream is None or is_cover(stream):
             kinds = sorted({stream.type for stream in container.streams if stream.type != "video"})
             raise InputError(f"{path}: has no video stream, only {', '.join(kinds) or 'a picture'}")
         if stream.codec_context is None:
@@ -111,9 +111,14 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
+def is_cover(stream: Any) -> bool:
+    """Whether a stream is only a picture, such as the cover of an album."""
+    return bool(stream.disposition & needed("av").stream.Disposition.attached_pic)
+
+
 def pictures(path: Path, container: Any, stream: Any, note: Callable[[str], None]) -> Iterator[Picture]:
     """All frames of a stream in the order in which they are shown."""
-    count = len(container.streams.video)
+    count = sum(not is_cover(other) for other in container.streams.video)
     if count > 1:
         note(f"{path}: has {count} video streams; number {stream.index} is used")
     usual = 1 / float(stream.average_rate or 25)  # seconds of a frame

@@ -281,6 +281,26 @@ def test_of_several_streams_one_is_used_and_named(tmp_path):
     assert frames[0].shape == (32, 32, 3)
 
 
+def test_a_cover_is_no_second_video(tmp_path):
+    path = tmp_path / "v.mp4"
+    with av.open(str(path), "w") as container:
+        film = container.add_stream("libx264", rate=25)
+        film.width, film.height, film.pix_fmt = 64, 48, "yuv420p"
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 200, 200, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        for stream, count in ((cover, 1), (film, 10)):
+            for i in range(count):
+                picture = np.full((stream.height, stream.width, 3), 100, np.uint8)
+                frame = av.VideoFrame.from_ndarray(picture)
+                frame.pts = i
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    notes = []
+    frames = list(grid_frames(path, 25, notes.append))
+    assert (len(frames), frames[0].shape, notes) == (10, (48, 64, 3), [])
+
+
 def sound(path):
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000, layout="mono")
