@@ -15,6 +15,9 @@ from fustal.exceptions import InputError
 
 EXTRACTION = "extraction.json"
 
+SOURCES = "sources.json"
+"""Beside the record: name of a video -> bytes of the file of which its features were made."""
+
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv", ".3gp")
 """Endings of the names of video files, where a folder is searched for them."""
 
@@ -61,6 +64,16 @@ def read_extraction(folder: Path) -> Extraction | None:
     """
     path = folder / EXTRACTION
     return validated(Extraction, read_json(path), path) if path.exists() else None
+
+
+def read_sources(folder: Path) -> dict[str, int]:
+    """Name of a video -> bytes of the file of which its features in a folder were made, where that is known.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    path = folder / SOURCES
+    return read_json(path) if path.exists() else {}
 
 
 def find_videos(given: Sequence[str]) -> dict[str, Path]:

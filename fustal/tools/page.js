@@ -39,6 +39,7 @@ class Clock extends EventTarget {
   }
 }
 
+const begins = Number(lines.dataset.begins); // s, at which the video's own time begins: in Chromium not always 0
 let duration = Number(lines.dataset.duration); // s
 let zoom = 1;
 let player = null;
@@ -55,17 +56,22 @@ function clock(seconds, digits = 1) {
   return `${minutes}:${two(s % 60)}` + (digits ? `.${whole % unit}` : "");
 }
 
+/** Seconds from the beginning of the video. */
+function now() {
+  return player === video ? Math.max(0, player.currentTime - begins) : player.currentTime;
+}
+
 // --- the play head ---------------------------------------------------------------------------------------------------
 
 function draw() {
-  const now = player.currentTime;
-  const part = Math.min(now / duration, 1);
+  const time = now();
+  const part = Math.min(time / duration, 1);
   element("head").style.left = `${100 * part}%`;
   element("head").style.setProperty("--part", part);
-  element("head").firstChild.textContent = clock(now);
-  element("time").textContent = clock(now);
+  element("head").firstChild.textContent = clock(time);
+  element("time").textContent = clock(time);
   element("play").textContent = player.paused ? "Play" : "Pause";
-  for (const one of shown) one.classList.toggle("now", one.dataset.start <= now && now < one.dataset.end);
+  for (const one of shown) one.classList.toggle("now", one.dataset.start <= time && time < one.dataset.end);
   const found = items.filter((item) => item.classList.contains("now"));
   element("now").textContent = [...new Set(found.map((item) => item.dataset.label))].join(", ");
   if (found.length && found.at(-1) !== current) {
@@ -89,7 +95,7 @@ function keepInSight() {
 }
 
 function seek(time) {
-  player.currentTime = Math.max(0, Math.min(time, duration));
+  player.currentTime = Math.max(0, Math.min(time, duration)) + (player === video ? begins : 0);
   draw();
   if (zoom > 1) keepInSight();
 }
@@ -122,6 +128,7 @@ function choose() {
   element("count").textContent = `${count} of ${items.length} detections`;
   element("none").hidden = count > 0;
   for (const cue of cues) {
+    // Browsers sort captions that begin together by their ends, the longest first: their numbers tell which is which
     const item = items[cue.id - 1];
     const track = video.textTracks[0];
     // Captions of the lowest scores would cover the picture
@@ -160,12 +167,12 @@ function goTo(item) {
 }
 
 function goToNext(forward) {
-  const now = player.currentTime;
+  const time = now();
   const grace = player.paused ? 0.01 : 1; // s: while it plays, P must not find the same detection again
   const chosen = items.filter((item) => shown.includes(item));
   const found = forward
-    ? chosen.find((item) => item.dataset.start > now + 0.01)
-    : chosen.findLast((item) => item.dataset.start < now - grace);
+    ? chosen.find((item) => item.dataset.start > time + 0.01)
+    : chosen.findLast((item) => item.dataset.start < time - grace);
   if (found) goTo(found);
 }
 
@@ -196,8 +203,8 @@ new ResizeObserver(drawTicks).observe(lines);
 
 const KEYS = {
   " ": toggle,
-  ArrowLeft: (event) => seek(player.currentTime - (event.shiftKey ? 0.1 : 1)),
-  ArrowRight: (event) => seek(player.currentTime + (event.shiftKey ? 0.1 : 1)),
+  ArrowLeft: (event) => seek(now() - (event.shiftKey ? 0.1 : 1)),
+  ArrowRight: (event) => seek(now() + (event.shiftKey ? 0.1 : 1)),
   Home: () => seek(0),
   End: () => seek(duration),
   n: () => goToNext(true),
@@ -230,8 +237,8 @@ function withoutVideo() {
 
 function withDuration() {
   // A video may be longer than its features; of a recording by a browser the duration is not known.
-  if (Number.isFinite(video.duration) && video.duration > duration) {
-    duration = video.duration;
+  if (Number.isFinite(video.duration) && video.duration - begins > duration) {
+    duration = video.duration - begins;
     inner.style.setProperty("--duration", duration);
     drawTicks();
   }

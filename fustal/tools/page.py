@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
@@ -101,10 +102,12 @@ def write_page(
     check_page(path, *([video] if video else []))
     source, contents = _source(video, path) if video else ("", "without a video")
     embedded = source.startswith("data:")
+    begins = _begins(video) if video else 0.0
     main = next((name for name, frame in tracks.items() if "score" in frame), "")
     found = tracks[main] if main else pd.DataFrame(columns=["label", "score", "start", "end"])
     # In the order of the captions: the number of a caption is the place of its detection in the list
     found = found.sort_values(["start", "end", "score"], ascending=[True, True, False], kind="stable")
+    captions = found.assign(start=found.start + begins, end=found.end + begins)
     rows = _rows(tracks)
     script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
     text = rendered(
@@ -113,7 +116,7 @@ def write_page(
         about=about,
         source=source,
         left_out=video.name if video and not embedded else "",
-        captions=_data_url("text/vtt", cues(found, "vtt").encode(errors="replace")),
+        captions=_data_url("text/vtt", cues(captions, "vtt").encode(errors="replace")),
         main=main,
         found=[(row.label, bar) for row, bar in zip(found.itertuples(), _bars(found), strict=True)],
         rows=rows,
@@ -121,6 +124,7 @@ def write_page(
         black=any("score" not in frame and len(frame) for frame in tracks.values()),
         looks={row.label: (row.colour, row.pattern) for row in rows},
         duration=max(duration, 1e-3),
+        begins=begins,
         min_score=min_score,
         lowest=min(0.0, found.score.min()) if len(found) else 0.0,
         highest=max(1.0, found.score.max()) if len(found) else 1.0,
@@ -157,10 +161,23 @@ def _source(video: Path, page: Path) -> tuple[str, str]:
         content = file.read(EMBEDDED + 1)
     if len(content) > EMBEDDED:
         address = Path(os.path.relpath(video, page.parent)).as_posix()
-        return quote(address), f"which reads the video from {address}: keep both together"
+        return quote(os.fsencode(address)), f"which reads the video from {address}: keep both together"
     # Browsers look at the content. Of a type that they do not know, such as Matroska, they do not even try it.
     kind = "video/webm" if video.suffix.lower() == ".webm" else "video/mp4"
     return _data_url(kind, content), f"with the video, {len(content) / 1e6:.2g} MB"
+
+
+def _begins(video: Path) -> float:
+    """The time stamp (s) at which a video begins, at which Chromium begins to count; 0 if it cannot be read."""
+    if find_spec("av") is None:
+        return 0.0
+    from fustal.video.decode import beginning, open_video  # slow to import
+
+    try:
+        with open_video(video) as (container, stream):
+            return max(0.0, beginning(container, stream))
+    except InputError:  # a clock takes its place
+        return 0.0
 
 
 def _data_url(kind: str, content: bytes) -> str:

@@ -5,6 +5,7 @@ windows of such frames and returns the pooled features before the classifier.
 """
 
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -135,18 +136,26 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             values = load_file(file)
         else:
             values = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file can raise any exception
-        raise InputError(f"{file}: cannot be read as weights: {one_line(error)[:200]}") from None
-    if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
+    except pickle.UnpicklingError:
+        # PyTorch's message advises to load the file in a way that runs its code
+        raise InputError(f"{file}: cannot be read as weights: is broken, or holds more than arrays by name") from None
+    except Exception as error:  # a broken file can raise any exception, some without a message
+        what = f"{type(error).__name__} {one_line(error)[:200]}".strip()
+        raise InputError(f"{file}: cannot be read as weights: {what}") from None
+    if not isinstance(values, dict) or not all(_is_named_array(*item) for item in values.items()):
         raise InputError(f"{file}: must hold arrays by name, a network's state_dict()")
     return values
+
+
+def _is_named_array(name: object, value: object) -> bool:
+    return isinstance(name, str) and isinstance(value, Tensor)
 
 
 def _put(values: dict[str, Tensor], network: nn.Module, name: str, file: Path) -> None:
     """Loads weights into a network.
 
     Raises:
-        InputError: an array is missing, unknown or of another shape.
+        InputError: an array is missing, unknown or of another shape or kind.
     """
     own = network.state_dict()
     for key in own:
@@ -155,6 +164,8 @@ def _put(values: dict[str, Tensor], network: nn.Module, name: str, file: Path) -
         if own[key].shape != values[key].shape:
             shapes = f"{tuple(values[key].shape)}, not {tuple(own[key].shape)}"
             raise InputError(f"{file}: does not fit {name}: {shown(key)} has the shape {shapes}")
+        if own[key].is_floating_point() and not values[key].is_floating_point():
+            raise InputError(f"{file}: does not fit {name}: {shown(key)} is of {values[key].dtype}")
     unknown = sorted(values.keys() - own.keys())
     if unknown:
         raise InputError(f"{file}: does not fit {name}, which has no {shown(unknown[0])}")

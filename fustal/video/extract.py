@@ -7,7 +7,7 @@ import os
 import shlex
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,8 +17,16 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fustal.data.extraction import EXTRACTION, PATTERNS, Extraction, find_videos, read_extraction
-from fustal.data.files import digest, one_line
+from fustal.data.extraction import (
+    EXTRACTION,
+    PATTERNS,
+    SOURCES,
+    Extraction,
+    find_videos,
+    read_extraction,
+    read_sources,
+)
+from fustal.data.files import digest, kind_of, one_line
 from fustal.data.writing import atomic, write_json
 from fustal.engine.device import pick_device
 from fustal.exceptions import InputError
@@ -31,6 +39,10 @@ WAYS = {"backbone": "--backbone", "weights": "--weights", "fps": "--fps", "strid
 """Setting in the record -> the option of the command that gives it."""
 
 
+class BackboneError(InputError):
+    """A backbone cannot compute the features of a video."""
+
+
 @dataclass(frozen=True)
 class Extractor:
     """A backbone on a device, with the grid on which it is used.
@@ -40,12 +52,14 @@ class Extractor:
         made: what the record tells.
         device: where the network computes.
         batch: windows at a time.
+        dim: features of a snippet, D; None: not known before the first ones.
     """
 
     backbone: Backbone
     made: Extraction
     device: torch.device
     batch: int = 8
+    dim: int | None = None
 
     def features(self, frames: Iterable[np.ndarray], strides: Collection[int]) -> dict[int, np.ndarray]:
         """The features of one video. Besides them, only a window of frames and a batch of windows are in memory.
@@ -59,6 +73,9 @@ class Extractor:
 
         Returns:
             Stride -> float16 (T, D).
+
+        Raises:
+            BackboneError: the backbone raises an error, or returns something else than finite features.
         """
         rows: dict[int, list[np.ndarray]] = {stride: [] for stride in strides}
         clips: list[Tensor] = []
@@ -88,10 +105,13 @@ class Extractor:
             step: is called after each frame.
 
         Raises:
-            InputError: see `grid_frames`.
+            InputError: see `grid_frames` and `features`.
         """
         frames = grid_frames(path, self.made.fps, report)
-        return self.features(_counted(frames, step) if step else frames, strides)
+        try:
+            return self.features(_counted(frames, step) if step else frames, strides)
+        except BackboneError as error:
+            raise InputError(f"{path}: {error}") from None
 
     def _windows(self, frames: Iterable[np.ndarray], strides: Collection[int]) -> Iterator[tuple[int, Tensor]]:
         """The first frame of each window that a grid has, and the window (C, window, h, w)."""
@@ -104,25 +124,45 @@ class Extractor:
             before = frame
             start = count - window
             if start >= 0 and any(start % stride == 0 for stride in strides):
-                yield start, torch.stack(tuple(recent), dim=1)
+                yield start, self._window(recent)
         if len(recent) < window:
             missing = window - len(recent)
-            yield 0, torch.stack((*recent, *[recent[-1]] * missing), dim=1)
+            yield 0, self._window([*recent, *[recent[-1]] * missing])
 
     def _prepared(self, frame: np.ndarray) -> Tensor:
-        return self.backbone.transform(torch.from_numpy(frame).permute(2, 0, 1))
+        with self._named():
+            return self.backbone.transform(torch.from_numpy(frame).permute(2, 0, 1))
+
+    def _window(self, frames: Iterable[Tensor]) -> Tensor:
+        with self._named():  # a transform of one's own may keep the sizes of frames, which can differ
+            return torch.stack(tuple(frames), dim=1)
 
     def _compute(self, clips: list[Tensor], starts: list[int], rows: dict[int, list[np.ndarray]]) -> None:
         """Appends the features of a batch of windows to the rows of each grid that has them, and empties the batch."""
-        values = self.run(torch.stack(clips))
+        with self._named():
+            values = self.run(torch.stack(clips))
+        expected = (len(clips), self.dim or values.shape[-1])
+        if values.shape != expected:
+            raise BackboneError(
+                f"backbone {self.made.backbone}: returns features of shape {values.shape}, not {expected}"
+            )
         if not np.isfinite(values).all():
-            raise InputError(f"backbone {self.made.backbone}: its features are not finite numbers in float16")
+            raise BackboneError(f"backbone {self.made.backbone}: its features are not finite numbers in float16")
         for start, value in zip(starts, values, strict=True):
             for stride, parts in rows.items():
                 if start % stride == 0:
                     parts.append(value)
         clips.clear()
         starts.clear()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Turns an error of the transform or the network into one line."""
+        try:
+            yield
+        except Exception as error:  # both may be the user's code
+            what = f"{type(error).__name__}: {one_line(error)[:200]}"
+            raise BackboneError(f"backbone {self.made.backbone}: {what}") from None
 
     def run(self, clips: Tensor) -> np.ndarray:
         """Features of windows (B, C, window, h, w): float16 (B, D). Only a GPU computes in lower precision."""
@@ -171,9 +211,9 @@ def make_extractor(
     except Exception as error:  # networks raise all kinds of exceptions
         what = f"does not take windows of {window} frames: {one_line(error)[:200]}"
         raise InputError(f"--backbone {backbone}: {what}") from None
-    if len(shape) != 2:
-        raise InputError(f"--backbone {backbone}: returns features of shape {shape}, not (B, D)")
-    return extractor
+    if len(shape) != 2 or shape[0] != 1 or shape[1] == 0:
+        raise InputError(f"--backbone {backbone}: returns features of shape {shape} for one window, not (1, D)")
+    return replace(extractor, dim=shape[1])
 
 
 def again(made: Extraction, weights: Path | None, device: str, whose: str) -> Extractor:
@@ -200,7 +240,8 @@ def extract(
 ) -> tuple[list[str], list[str]]:
     """The command `fustal extract`: writes the features of videos, and the record of how they were made.
 
-    Features that are there are not made again. A video that cannot be read is left out.
+    Features that are there are not made again. A video that cannot be read is left out, also one with features of
+    a file of another size.
 
     Args:
         videos: see `find_videos`.
@@ -219,12 +260,19 @@ def extract(
     check_folder(out, made)
     wrong = []
     missing = {}
+    sources = read_sources(out)
     for video, path in found.items():
-        if not all(target.exists() for target in _targets(out, video, made)):
-            try:
-                missing[video] = duration(path)
-            except InputError as error:
-                wrong.append(str(error))
+        targets = _targets(out, video, made)
+        if all(target.exists() for target in targets):
+            size = path.stat().st_size
+            if sources.get(video, size) != size:
+                what = f"has {size} bytes, and its features were made of a file of {sources[video]}"
+                wrong.append(f"{path}: {what}: remove {targets[0]} to make them again, or give another --out")
+            continue
+        try:
+            missing[video] = duration(path)
+        except InputError as error:
+            wrong.append(str(error))
     seconds = 1 / made.fps
     written = 0
     silent = bool(os.environ.get("TQDM_DISABLE")) or not missing
@@ -236,7 +284,7 @@ def extract(
             except InputError as error:
                 wrong.append(str(error))
                 continue
-            _write(out, video, features, made)
+            _write(out, video, found[video], features, made)
             written += 1
     lines = [f"{written} of {len(found)} videos extracted, {len(found) - written - len(wrong)} were there: {out}"]
     if written and not (out / "card.yaml").exists():
@@ -250,13 +298,18 @@ def _targets(out: Path, video: str, made: Extraction) -> list[Path]:
     return [out / PATTERNS[stage].format(video=video) for stage in made.strides()]
 
 
-def _write(out: Path, video: str, features: dict[int, np.ndarray], made: Extraction) -> None:
+def _write(out: Path, video: str, path: Path, features: dict[int, np.ndarray], made: Extraction) -> None:
     """Writes the features of a video; before the first ones, the record of how they are made."""
+    check_folder(out, made)  # another process may have begun meanwhile
     if not (out / EXTRACTION).exists():
         write_json(made.model_dump(), out / EXTRACTION)
+    write_json(read_sources(out) | {video: path.stat().st_size}, out / SOURCES)
     for target, stride in zip(_targets(out, video, made), made.strides().values(), strict=True):
-        with atomic(target) as temporary:
-            np.save(temporary, features[stride])
+        try:
+            with atomic(target) as temporary:
+                np.save(temporary, features[stride])
+        except OSError as error:  # such as a full disk
+            raise InputError(f"{target}: cannot be written: {one_line(error)}") from None
 
 
 def _counted(frames: Iterable[np.ndarray], step: Callable[[], object]) -> Iterator[np.ndarray]:
@@ -269,8 +322,11 @@ def check_folder(out: Path, made: Extraction) -> None:
     """Checks that a folder holds no features that were made differently.
 
     Raises:
-        InputError: its features were made differently, or not by `fustal extract`.
+        InputError: its features were made differently, or not by `fustal extract`; or it is no folder.
     """
+    for folder in (out, out / "features", *(out / Path(pattern).parent for pattern in PATTERNS.values())):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder}: {kind_of(folder)}: give another --out")
     before = read_extraction(out)
     if before:
         check_same(before, made, f"{out / EXTRACTION}", "give another --out")

@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from fustal.data.files import one_line
 from fustal.exceptions import InputError
 from fustal.video import needed
-from fustal.video.decode import beginning, open_video
+from fustal.video.decode import BROADCAST, beginning, open_video, pictures, upright
 
 HEIGHT = 120
 """Pixels, maximum height of a frame; figures are smaller than videos."""
+
+UNSEARCHABLE = (*BROADCAST, "avi")
+"""Formats without an index of times: a search finds frames that are near, or none."""
 
 
 def frames_at(file: Path, times: Sequence[float]) -> list[np.ndarray]:
@@ -28,31 +30,60 @@ def frames_at(file: Path, times: Sequence[float]) -> list[np.ndarray]:
     Raises:
         InputError: the file has no pictures, or cannot be decoded.
     """
+    frames = _searched(file, times) or _read(file, times)
+    return [_small(frame) for frame in frames]
+
+
+def _searched(file: Path, times: Sequence[float]) -> list[Any]:
+    """The frames at some times, by a search for each; none if the file cannot be searched."""
     av = needed("av")
     with open_video(file) as (container, stream):
+        if container.format.name in UNSEARCHABLE:
+            return []
         try:
-            return [_picture(_frame_at(container, stream, time)) for time in times]
-        except (av.FFmpegError, EOFError) as error:
-            raise InputError(f"{file}: cannot be decoded: {one_line(error)}") from None
+            return [_frame_at(container, stream, time) for time in times]
+        except (av.FFmpegError, LookupError):
+            return []
 
 
 def _frame_at(container: Any, stream: Any, time: float) -> Any:
-    """The last frame that begins at or before a time (s)."""
-    start = beginning(container)
+    """The last frame that begins at or before a time (s).
+
+    Raises:
+        LookupError: the search leads behind it.
+    """
+    start = beginning(container, stream)
     container.seek(int((time + start) / float(stream.time_base)), stream=stream)  # to the key frame before
     found = None
     for frame in container.decode(stream):
-        if found is not None and frame.time is not None and frame.time - start > time:
+        if frame.time is None or frame.time - start > time:
             break
         found = frame
     if found is None:
-        raise EOFError(f"no frame at {time:.2f} s")
+        raise LookupError
     return found
 
 
-def _picture(frame: Any) -> np.ndarray:
+def _read(file: Path, times: Sequence[float]) -> list[Any]:
+    """The frames at some times, from the beginning of the file on."""
+    found: list[Any] = [None] * len(times)
+    with open_video(file) as (container, stream):
+        for picture in pictures(file, container, stream, lambda line: None):
+            for place, time in enumerate(times):
+                if found[place] is None or picture.start <= time:
+                    found[place] = picture.frame
+            if picture.start > max(times):
+                break
+    if None in found:
+        raise InputError(f"{file}: no frame of the video can be decoded")
+    return found
+
+
+def _small(frame: Any) -> np.ndarray:
     """A frame as a small upright picture (height, width, 3)."""
-    small = frame
-    if frame.height > HEIGHT:
-        small = frame.reformat(max(round(frame.width * HEIGHT / frame.height), 1), HEIGHT)
-    return np.rot90(small.to_ndarray(format="rgb24"), frame.rotation // 90)
+    turned = round(frame.rotation / 90) % 2
+    height = frame.width if turned else frame.height
+    if height <= HEIGHT:
+        return upright(frame)
+    width = max(round((frame.height if turned else frame.width) * HEIGHT / height), 1)
+    return upright(frame, *((HEIGHT, width) if turned else (width, HEIGHT)))

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import html
+import os
 import re
 
 import pandas as pd
@@ -169,6 +170,17 @@ def test_a_large_video_is_read_beside_the_page_which_says_so(written, tmp_path, 
     assert "It is read from the file a b#1?%.mp4: keep both together." in parsed.text
     text = write_page(tmp_path / "page.html", tmp_path / "videos/a b#1?%.mp4", {}, 9.0, title="v")
     assert text == "which reads the video from videos/a b#1?%.mp4: keep both together"
+
+
+def test_a_large_video_whose_name_is_no_utf_8(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "EMBEDDED", 9)
+    video = tmp_path / os.fsdecode(b"caf\xe9.mp4")
+    try:
+        video.write_bytes(10 * b"x")
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    write_page(tmp_path / "page.html", video, {"detections": FOUND}, 9.0, title="v")
+    assert Page((tmp_path / "page.html").read_text()).all("video")[0]["src"] == "caf%E9.mp4"
 
 
 def test_messages(tmp_path):

@@ -76,6 +76,11 @@ def test_weights_of_other_classes_fit(s3d):
             r"'features.2.0.weight' has the shape \(3,\), not \(64, 64, 1, 1, 1\)",
         ),
         (lambda values: values.update(epoch=7), "must hold arrays by name"),
+        (lambda values: values.update({7: torch.zeros(1)}), "must hold arrays by name"),
+        (
+            lambda values: values.update({"features.2.0.weight": values["features.2.0.weight"] + 0j}),
+            "'features.2.0.weight' is of torch.complex64",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_named_in_one_line(s3d, tmp_path, change, message):
@@ -99,9 +104,17 @@ class Code:
 def test_code_in_weights_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"weight": Code()}, "weights.pth")
-    with pytest.raises(InputError, match=r"weights.pth: cannot be read as weights"):
+    with pytest.raises(InputError, match=r"weights.pth: cannot be read as weights") as caught:
         read_weights(tmp_path / "weights.pth")
     assert not (tmp_path / "ran").exists()
+    assert "weights_only" not in str(caught.value), "no advice to run it"
+
+
+@pytest.mark.parametrize(("content", "reason"), [(b"", "EOFError"), (b"hello", "KeyError 101")])
+def test_each_message_about_broken_weights_has_a_reason(tmp_path, content, reason):
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(InputError, match=f"cannot be read as weights: {reason}$"):
+        read_weights(tmp_path / "weights.pth")
 
 
 def test_without_a_network_the_file_to_download_is_named(tmp_path, monkeypatch):

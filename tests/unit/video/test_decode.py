@@ -92,6 +92,35 @@ def test_variable_rate_shows_the_last_frame_at_each_time(tmp_path):
     assert np.abs(found - expected).max() <= 2
 
 
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "ts"])
+def test_pauses_of_seconds_with_frames_in_another_order(tmp_path, ending):
+    """The durations in an MP4 are those to the next frame that is decoded: 5 s for one that is shown for 40 ms."""
+    stamps = np.cumsum([0] + 20 * [40] + [5000] + 20 * [40] + [900] + 17 * [40]).tolist()
+    levels = [20 + 37 * i % 200 for i in range(60)]
+    path = tmp_path / f"v.{ending}"
+    write_video(path, gray(levels), 25, "libx264", stamps, Fraction(1, 1000))
+    found = levels_of(path, 25)
+    middles = 20 + 40 * np.arange(len(found))  # ms
+    expected = np.array(levels)[np.searchsorted(stamps, middles + 1, side="right") - 1]
+    assert len(found) == pytest.approx((stamps[-1] + 40) / 40, abs=1)
+    assert np.abs(found - expected).max() <= 2
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_avi_gives_its_frames_one_after_the_other_as_it_has_no_times_for_showing(tmp_path, codec):
+    levels = [20 + 4 * i for i in range(50)]
+    path = tmp_path / "v.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"bf": "2"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for picture in gray(levels):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode())
+    found = levels_of(path, 25)
+    assert len(found) == 50
+    assert np.abs(np.subtract(found, levels)).max() <= 5
+
+
 def test_half_and_double_rate(tmp_path):
     levels = [20 + 4 * i for i in range(50)]
     path = tmp_path / "v.mp4"
@@ -110,6 +139,62 @@ def test_a_picture_shorter_than_a_frame_of_the_grid_is_still_a_video(tmp_path):
     path = tmp_path / "v.mp4"
     write_video(path, gray([100]), 100)
     assert len(levels_of(path, 5)) == 1
+
+
+def test_joined_recordings_follow_one_another(tmp_path):
+    """Their time stamps begin again, or go on an hour later."""
+    levels = [20 + 2 * i for i in range(100)]
+    write_video(tmp_path / "a.ts", gray(levels), 25)
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(2 * (tmp_path / "a.ts").read_bytes())
+    assert np.abs(np.subtract(levels_of(joined, 25), levels + levels)).max() <= 2
+    later = [40 * i + 3_600_000 * (i >= 50) for i in range(100)]
+    write_video(tmp_path / "later.ts", gray(levels), 25, "libx264", later, Fraction(1, 1000))
+    assert np.abs(np.subtract(levels_of(tmp_path / "later.ts", 25), levels)).max() <= 2
+
+
+def test_wrong_time_stamps_neither_stop_the_time_nor_move_the_frames_after_them(tmp_path):
+    """One bit of a time stamp in an FLV file is wrong: it is 9 hours, 2 minutes or 2 seconds too late."""
+    levels = [20 + 2 * i for i in range(100)]
+    path = tmp_path / "v.flv"
+    write_video(path, gray(levels), 25, "flv")
+    content = path.read_bytes()
+    tags = []
+    place = 13
+    while place < len(content):
+        tags.append(place)
+        place += 15 + int.from_bytes(content[place + 1 : place + 4], "big")
+    tag = [tag for tag in tags if content[tag] == 9][30]
+    for byte, bit, right in ((7, 2, 31), (4, 2, 31), (5, 8, 82)):  # the highest byte is the last
+        wrong = bytearray(content)
+        wrong[tag + byte] ^= bit
+        path.write_bytes(wrong)
+        found = levels_of(path, 25)
+        assert len(found) == 100
+        assert np.abs(np.subtract(found[:30], levels[:30])).max() <= 3
+        assert np.abs(np.subtract(found[right:], levels[right:])).max() <= 3
+
+
+@pytest.mark.parametrize("begin", [-1.0, 5.0])
+def test_a_video_may_begin_at_any_time(tmp_path, begin):
+    levels = [20 + 4 * i for i in range(50)]
+    write_video(tmp_path / "v.mp4", gray(levels), 25)
+    path = tmp_path / "v.ts"
+    with (
+        av.open(str(tmp_path / "v.mp4")) as source,
+        av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as target,
+    ):
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is None:
+                continue
+            moved = round(begin / packet.time_base)
+            packet.pts += moved
+            packet.dts += moved
+            packet.stream = stream
+            target.mux(packet)
+    assert np.abs(np.subtract(levels_of(path, 25), levels)).max() <= 2
+    assert duration(path) == pytest.approx(2, abs=0.05)
 
 
 # --- memory and repetition --------------------------------------------------------------------------------------------
@@ -194,6 +279,26 @@ def test_of_several_streams_one_is_used_and_named(tmp_path):
     assert len(frames) == 10
     assert notes == [f"{path}: has 2 video streams; number 0 is used"]
     assert frames[0].shape == (32, 32, 3)
+
+
+def test_a_cover_is_no_second_video(tmp_path):
+    path = tmp_path / "v.mp4"
+    with av.open(str(path), "w") as container:
+        film = container.add_stream("libx264", rate=25)
+        film.width, film.height, film.pix_fmt = 64, 48, "yuv420p"
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 200, 200, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        for stream, count in ((cover, 1), (film, 10)):
+            for i in range(count):
+                picture = np.full((stream.height, stream.width, 3), 100, np.uint8)
+                frame = av.VideoFrame.from_ndarray(picture)
+                frame.pts = i
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    notes = []
+    frames = list(grid_frames(path, 25, notes.append))
+    assert (len(frames), frames[0].shape, notes) == (10, (48, 64, 3), [])
 
 
 def sound(path):

@@ -1,8 +1,10 @@
 """Features of videos: each on its own times, each frame prepared once, resumed file by file, and never mixed."""
 
 import json
+import re
 import sys
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from fustal.data.features import FeatureStore
 from fustal.exceptions import InputError
 from fustal.video import extract as extract_module
 from fustal.video.backbones import Backbone
-from fustal.video.extract import Extractor, check_same, extract, make_extractor
+from fustal.video.extract import Extractor, check_folder, check_same, extract, make_extractor
 from fustal.video.rendered import write_video
 
 pytest.importorskip("av", reason="pip install '.[video]'")
@@ -95,6 +97,54 @@ def test_each_picture_is_prepared_once_and_memory_does_not_grow_with_the_video()
 def test_features_that_are_not_finite_in_float16_are_refused():
     with pytest.raises(InputError, match="backbone grays: its features are not finite numbers in float16"):
         grays(transform=lambda frame: frame.float() * 1e6).features(frames(9)[1:], {8})
+
+
+class Failing(nn.Module):
+    """Returns what a function makes of the features, from the second batch on."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+        self.calls = 0
+
+    def forward(self, clips):
+        self.calls += 1
+        features = clips.mean(dim=(1, 3, 4))
+        return self.change(features) if self.calls > 1 else features
+
+
+def fail(features):
+    raise RuntimeError("not\nenough")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (fail, "RuntimeError: not enough"),
+        (lambda features: features * float("nan"), "its features are not finite numbers in float16"),
+        (lambda features: features[:1], r"returns features of shape \(1, 8\), not \(3, 8\)"),
+        (lambda features: features[:, :5], r"returns features of shape \(3, 5\), not \(3, 8\)"),
+        (lambda features: features[..., None], r"returns features of shape \(3, 8, 1\), not \(3, 8\)"),
+        (lambda features: (features,), "AttributeError: 'tuple' object"),
+    ],
+)
+def test_an_error_of_a_backbone_names_the_video(tmp_path, change, message):
+    write_video(tmp_path / "v.mp4", gray(range(20, 120)), 25)
+    extractor = replace(grays(), backbone=Backbone(lambda frame: frame.float(), Failing(change)), dim=8)
+    lines, wrong = extract([str(tmp_path / "v.mp4")], tmp_path / "data", extractor)
+    assert lines[0].startswith("0 of 1 videos extracted, 0 were there")
+    assert len(wrong) == 1
+    assert re.match(re.escape(f"{tmp_path}/v.mp4: backbone grays: ") + message, wrong[0])
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_transform_that_does_not_take_a_size_names_the_video(tmp_path):
+    def transform(frame):
+        raise ValueError(f"no {tuple(frame.shape)}")
+
+    write_video(tmp_path / "v.mp4", gray(range(20, 60)), 25)
+    with pytest.raises(InputError, match=r"v\.mp4: backbone grays: ValueError: no \(3, 48, 64\)"):
+        grays(transform=transform).extract(tmp_path / "v.mp4", {4})
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -182,6 +232,63 @@ def test_a_second_call_makes_only_what_is_missing(fustal, clips, tmp_path):
     for file, (content, time) in before.items():
         assert file.read_bytes() == content, "a second extraction gives the same bits"
         assert (file.stat().st_mtime_ns == time) == (file.stem != "v1")
+
+
+def test_another_file_with_the_name_of_an_extracted_video_is_refused(fustal, clips, tmp_path):
+    out = tmp_path / "data"
+    fustal("extract", clips / "v0.mp4", "--out", out, *SMALL)
+    features = out / "features" / "generator" / "v0.npy"
+    before = features.read_bytes()
+    other = tmp_path / "other" / "v0.mp4"
+    other.parent.mkdir()
+    write_video(other, gray(range(20, 120)), 25)
+    sizes = [(path / "v0.mp4").stat().st_size for path in (clips, other.parent)]
+    status, printed, errors = fustal("extract", other, "--out", out, *SMALL)
+    assert status == 2
+    assert printed.splitlines()[0] == f"0 of 1 videos extracted, 0 were there: {out}"
+    what = f"has {sizes[1]} bytes, and its features were made of a file of {sizes[0]}"
+    assert errors == f"error: {other}: {what}: remove {features} to make them again, or give another --out\n"
+    assert features.read_bytes() == before
+    features.unlink()
+    assert fustal("extract", other, "--out", out, *SMALL)[0] == 0
+    assert fustal("extract", other, "--out", out, *SMALL)[0] == 0, "now they are its own"
+
+
+def test_two_processes_with_different_settings_do_not_mix_their_features(clips, tmp_path):
+    """The other one begins after this one has found the folder empty."""
+    out = tmp_path / "data"
+
+    def transform(frame):
+        if not out.exists():
+            extract([str(clips / "v1.mkv")], out, make_extractor("motion", None, 25, 2, 8, "cpu"))
+        return frame.float()
+
+    with pytest.raises(
+        InputError, match="the features were made with --backbone motion, not grays: give another --out"
+    ):
+        extract([str(clips)], out, grays(transform=transform))
+    assert sorted(file.stem for file in out.rglob("*.npy")) == ["v1", "v1"]
+
+
+def test_a_full_disk_names_the_file_that_could_not_be_written(fustal, clips, tmp_path, monkeypatch):
+    def full(path, features):
+        raise OSError("5312 requested and 1936 written")
+
+    monkeypatch.setattr(extract_module.np, "save", full)
+    status, _, errors = fustal("extract", clips, "--out", tmp_path / "data", *SMALL)
+    assert status == 2
+    file = tmp_path / "data" / "features" / "generator" / "v0.npy"
+    assert errors == f"error: {file}: cannot be written: 5312 requested and 1936 written\n"
+    assert not list((tmp_path / "data").rglob("*.npy"))
+
+
+@pytest.mark.parametrize("name", ["", "features", "features/student"])
+def test_a_file_in_the_place_of_a_folder_is_named_before_the_work(clips, tmp_path, name):
+    place = tmp_path / "data" / name if name else tmp_path / "data"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("mine")
+    with pytest.raises(InputError, match=f"{re.escape(str(place))}: is a file: give another --out"):
+        check_folder(tmp_path / "data", grays().made)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,10 @@ from tests.films import SPEED, film_of, left_of
 av = pytest.importorskip("av", reason="pip install '.[video]'")
 
 
-@pytest.mark.parametrize(("name", "codec"), [("v.mp4", "libx264"), ("v.webm", "libvpx"), ("v.mkv", "libx264")])
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("v.mp4", "libx264"), ("v.webm", "libvpx"), ("v.mkv", "libx264"), ("v.ts", "libx264"), ("v.avi", "mpeg4")],
+)
 def test_the_frame_that_is_shown_at_a_time(tmp_path, name, codec):
     film_of(tmp_path / name, codec=codec)
     times = [3.5, 0.0, 1.0, 1.019, 3.98, 2.45]  # in any order; a frame lasts 0.04 s
@@ -77,6 +80,6 @@ def test_a_rotated_video_is_turned_upright(tmp_path, degrees, row, column):
         container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
         container.mux(stream.encode())
     (frame,) = frames_at(tmp_path / "v.mp4", [0.0])
-    assert frame.shape == ((96, 160, 3) if degrees in (0, 180) else (160, 96, 3))
+    assert frame.shape == ((96, 160, 3) if degrees in (0, 180) else (HEIGHT, 72, 3))
     corners = {(r, c): int(frame[r, c, 0]) for r in (0, -1) for c in (0, -1)}
     assert max(corners, key=corners.get) == (row, column)
