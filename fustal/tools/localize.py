@@ -254,10 +254,9 @@ def localize_files(
     output.check()
     trained = load(run, device)
     with tempfile.TemporaryDirectory(prefix="fustal-") as folder:
-        if any(_is_video(Path(text)) for text in features):
+        if _are_videos(features, output, weights):
+            _checked_fps(trained.task.grid, fps)  # before hours of extraction
             pictures = find_videos(features)
-            if output.video:
-                raise InputError(f"--video {output.video}: is for features, and {features[0]} is shown itself")
             output.check_apart({video: [path] for video, path in pictures.items()})
             files = _extracted(trained, pictures, weights, Path(folder))
         else:
@@ -269,6 +268,23 @@ def localize_files(
         stages = known_of(run, durations) if output.page else {}
         found = trained.detect(store)
         return output.write(found, durations, pictures, stages, trained.folder.name)
+
+
+def _are_videos(features: Sequence[str], output: Output, weights: Path | None) -> bool:
+    """Whether videos are given, or folders of videos, and not features.
+
+    Raises:
+        InputError: both are given, or an option that has no effect.
+    """
+    videos = [text for text in features if _is_video(Path(text))]
+    if videos and len(videos) < len(features):
+        other = next(text for text in features if text not in videos)
+        raise InputError(f"{other}: is no video, as {videos[0]} is: give videos or features, not both")
+    if videos and output.video:
+        raise InputError(f"--video {output.video}: is for features, and {videos[0]} is shown itself")
+    if weights and not videos:
+        raise InputError(f"--weights {weights}: is for videos, and {features[0]} holds features")
+    return bool(videos)
 
 
 def _is_video(path: Path) -> bool:

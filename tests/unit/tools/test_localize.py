@@ -406,6 +406,7 @@ def test_files_that_are_not_features_of_the_run(make, message, videos, fustal, t
         (["--video", "file"], "--video file: nothing shows it: give --page or --plot as well"),
         (["--out", "film.csv", "--plot", "new", "--video", "film.csv"], "film.csv: is also read"),
         (["--min-score", "nan"], "--min-score nan: is not between 0 and 1"),
+        (["--weights", "file"], "--weights file: is for videos, and"),
         (["--min-score", "2"], "--min-score 2.0: is not between 0 and 1"),
         (["--device", "moon"], "error: device: Input should be 'auto', 'cpu' or 'cuda'"),
         (["a\nb.npy"], "must be usable as the name of a file"),
@@ -584,6 +585,8 @@ def test_a_video_is_extracted_as_the_run_was_and_localised(run, videos, film, fu
         ),
         ({"extraction": extraction(backbone="stripes:other")}, (), "--backbone stripes:other: AttributeError"),
         ({}, ("absent.mkv",), "absent.mkv: no such file"),
+        ({}, ("test0.npy",), "test0.npy: is no video, as film.mkv is: give videos or features, not both"),
+        ({"extraction": extraction(backbone="stripes:other")}, ("--fps", "25"), "fps 25: the run's features are of"),
         (
             {},
             ("--video", "film.mkv", "--plot", "plots"),
