@@ -3,6 +3,7 @@
 `fustal extract VIDEOS... --out FOLDER`
 """
 
+import math
 import os
 import shlex
 from collections import deque
@@ -273,14 +274,14 @@ def extract(
             missing[video] = duration(path)
         except InputError as error:
             wrong.append(str(error))
-    seconds = 1 / made.fps
     written = 0
     silent = bool(os.environ.get("TQDM_DISABLE")) or not missing
-    with tqdm(total=round(sum(missing.values()), 1), unit="s", desc="extract", disable=silent) as bar:
+    frames = math.ceil(sum(missing.values()) * made.fps)
+    with tqdm(total=frames, unit="s", unit_scale=1 / made.fps, desc="extract", disable=silent) as bar:
         for video in missing:
             bar.set_postfix_str(video)
             try:
-                features = extractor.extract(found[video], made.strides().values(), report, lambda: bar.update(seconds))
+                features = extractor.extract(found[video], made.strides().values(), report, bar.update)
             except InputError as error:
                 wrong.append(str(error))
                 continue
@@ -288,7 +289,9 @@ def extract(
             written += 1
     lines = [f"{written} of {len(found)} videos extracted, {len(found) - written - len(wrong)} were there: {out}"]
     if written and not (out / "card.yaml").exists():
-        lines.append(f"next: write {out / 'labels.csv'} with the columns video, label (docs/own_data.md), then:")
+        lines.append(
+            f"next: write {out / 'labels.csv'} with the columns video (no ending) and label (docs/own_data.md), then:"
+        )
         lines.append(f"  fustal init {shlex.quote(str(out))}")
     return lines, wrong
 

@@ -170,7 +170,7 @@ def test_from_videos_to_a_card(fustal, clips, tmp_path):
     status, printed, errors = fustal("extract", clips, "--out", out, *SMALL)
     assert (status, errors) == (0, "")
     assert printed.splitlines()[0] == f"3 of 3 videos extracted, 0 were there: {out}"
-    assert f"next: write {out}/labels.csv with the columns video, label" in printed
+    assert f"next: write {out}/labels.csv with the columns video (no ending) and label" in printed
     (out / "labels.csv").write_text("video,label,start,end\nv0,a,0.1,0.9\nv1,b,0.2,1\nv2,a,1,2\n")
     status, printed, errors = fustal("init", out)
     assert (status, errors) == (0, "")
