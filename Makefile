@@ -50,8 +50,9 @@ soak: export TQDM_DISABLE = 1
 soak: setup
 	$(BIN)/python -m tests.soak
 
+# Its root is the repository: the notebooks show pictures of docs.
 lab: setup
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 # Runs every notebook from top to bottom, exercises included. Commit the files that it writes.
 show: setup .venv/video

@@ -42,7 +42,8 @@ PATIENCE = 600
 def lab(tmp_path_factory):
     """URL of a JupyterLab with copies of the notebooks and its own folder of runs."""
     home = tmp_path_factory.mktemp("lab")
-    shutil.copytree(ROOT / "notebooks", home / "notebooks")
+    for folder in ("notebooks", "docs/real"):
+        shutil.copytree(ROOT / folder, home / folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -56,9 +57,9 @@ def lab(tmp_path_factory):
         file.write_text(json.dumps(setting), encoding="utf-8")
     environment["JUPYTERLAB_SETTINGS_DIR"] = str(home / "settings")
     options = ["--no-browser", "--allow-root", f"--port={port}", f"--IdentityProvider.token={token}"]
-    command = [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={home / 'notebooks'}"]
+    command = [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={home}"]
     with open(home / "log", "w") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as server:
-        url = f"http://127.0.0.1:{port}/lab/tree/{{}}?token={token}&reset"
+        url = f"http://127.0.0.1:{port}/lab/tree/notebooks/{{}}?token={token}&reset"
         try:
             wait_for(url.format(""), home / "log")
             yield url
@@ -91,6 +92,9 @@ def test_notebook_runs_in_the_browser(lab, browser, name):
         for place, cell in enumerate(sources):
             if "viz.explore(" in cell.source:
                 check_control(cells.nth(place))
+        for place, cell in enumerate(sources):
+            if cell.cell_type == "markdown" and "](../docs/real/" in cell.source:
+                check_figure(cells.nth(place))
         first = next(place for place, cell in enumerate(sources) if "exercise" in cell.metadata.get("tags", []))
         for place, cell in enumerate(sources):
             if "solution" in cell.metadata.get("tags", []):
