@@ -5,7 +5,6 @@ windows of such frames and returns the pooled features before the classifier.
 """
 
 import os
-import pickle
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -136,11 +135,10 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             values = load_file(file)
         else:
             values = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        # PyTorch's message advises to load the file in a way that runs its code
-        raise InputError(f"{file}: cannot be read as weights: is broken, or holds more than arrays by name") from None
     except Exception as error:  # a broken file can raise any exception, some without a message
         what = f"{type(error).__name__} {one_line(error)[:200]}".strip()
+        if what.startswith("UnpicklingError"):  # its message advises to load the file in a way that runs its code
+            what = "is broken, or holds more than arrays by name"
         raise InputError(f"{file}: cannot be read as weights: {what}") from None
     if not isinstance(values, dict) or not all(_is_named_array(*item) for item in values.items()):
         raise InputError(f"{file}: must hold arrays by name, a network's state_dict()")
