@@ -290,16 +290,16 @@ def build(root: Path, grids: Mapping[str, Grid], train: int = 45, test: int = 15
     if {stage: grid.stride for stage, grid in grids.items()} != extractor.made.strides() or dense.fps != FPS:
         raise InputError(f"rendered: the grids of its card must be of {FPS} fps, and the generator's stride the window")
     (root / "videos").mkdir(parents=True)
-    for grid in grids.values():
-        (root / grid.pattern).parent.mkdir(parents=True, exist_ok=True)
 
     def make(video: str) -> None:
-        path = root / "videos" / f"{video}.mp4"
+        film = root / "videos" / f"{video}.mp4"
         own = segments[segments.video == video].reset_index(drop=True)
-        write_video(path, draw(video, videos.duration[video], own, seed))
-        features = extractor.extract(path, {grid.stride for grid in grids.values()})
+        write_video(film, draw(video, videos.duration[video], own, seed))
+        features = extractor.extract(film, {grid.stride for grid in grids.values()})
         for grid in grids.values():
-            np.save(root / grid.pattern.format(video=video), features[grid.stride])
+            path = root / grid.pattern.format(video=video)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, features[grid.stride])
 
     with ThreadPoolExecutor(2) as pool:  # one draws while another one encodes or reads
         for _ in tqdm(pool.map(make, videos.index), desc="rendered", unit="video", total=len(videos)):
