@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from fustal.exceptions import InputError
 from fustal.runs.chain import DETECTIONS
 from fustal.tools.export import MIN_SCORE, choose, write_csv
 from fustal.tools.page import check_page, write_page
+from fustal.video import is_installed
 
 MAX_PRINTED = 10
 """Maximum number of detections of a video that are printed."""
@@ -144,7 +144,7 @@ def doubts(film: Path, duration: float) -> list[str]:
         film: the video that is shown.
         duration: end of the last snippet of the features, in s.
     """
-    if find_spec("av") is None:
+    if not is_installed():
         return []
     from fustal.video import decode
 
@@ -203,7 +203,7 @@ def frames_of(pictures: Mapping[str, Path], durations: Mapping[str, float]) -> d
     Raises:
         InputError: a file cannot be decoded.
     """
-    if find_spec("av") is None:
+    if not is_installed():
         return {}
     from fustal.video.frames import frames_at
     from fustal.viz.film import moments

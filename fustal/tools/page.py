@@ -9,7 +9,6 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,6 +19,7 @@ from fustal.data.writing import atomic, check_output
 from fustal.exceptions import InputError
 from fustal.tools.export import MIN_SCORE, cues
 from fustal.tools.templates import rendered
+from fustal.video import is_installed
 
 PATTERNS = 4
 """Number of patterns of bars, among them none: further classes have the same colours with another pattern."""
@@ -169,7 +169,7 @@ def _source(video: Path, page: Path) -> tuple[str, str]:
 
 def _begins(video: Path) -> float:
     """The time stamp (s) at which a video begins, at which Chromium begins to count; 0 if it cannot be read."""
-    if find_spec("av") is None:
+    if not is_installed():
         return 0.0
     from fustal.video.decode import beginning, open_video  # slow to import
 

@@ -4,6 +4,7 @@ Nothing outside this package imports PyAV or torchvision, and nothing here does 
 """
 
 import importlib
+from importlib.util import find_spec
 from types import ModuleType
 
 from fustal.exceptions import InputError
@@ -19,3 +20,8 @@ def needed(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise InputError(f"videos need PyAV and torchvision: pip install 'fustal[video]' ({error})") from None
+
+
+def is_installed() -> bool:
+    """Whether the extra is installed, for what is also useful without it. Nothing is imported."""
+    return find_spec("av") is not None

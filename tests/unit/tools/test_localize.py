@@ -312,7 +312,7 @@ def test_a_film_of_another_duration_is_doubted(run, videos, fustal, tmp_path):
 
 
 def test_without_the_extra_the_timeline_has_no_pictures_and_says_so(run, videos, fustal, tmp_path, monkeypatch):
-    monkeypatch.setattr(localize_output, "find_spec", lambda name: None)
+    monkeypatch.setattr(localize_output, "is_installed", lambda: False)
     (tmp_path / "film.mp4").write_bytes(b"not decoded")
     status, out, _ = fustal("tiny", videos[0], "--plot", tmp_path / "plots", "--video", tmp_path / "film.mp4")
     assert status == 0
